@@ -1,0 +1,96 @@
+"""Reading weight and text files from disk, with one clear sentence for everything that can be wrong with them."""
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from ..errors import CheckpointError
+
+WHOLE = ("model.safetensors", "pytorch_model.bin")
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+def read_json(path: Path) -> dict:
+    """The JSON object in `path`, {} when there is no such file. Raises CheckpointError when it is not one."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}).") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} should hold a JSON object.")
+    return value
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of one .safetensors or pickled .bin file, memory-mapped where the format allows.
+
+    Pickles are read with `weights_only=True`. Raises CheckpointError for a missing, truncated or corrupt file.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist.")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (safetensors.SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged or incomplete, download it again ({_first_line(error)}).") from None
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is damaged, or holds more than tensors and is not loaded for safety ({_first_line(error)})."
+        ) from None
+    if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
+        raise CheckpointError(f"{path} does not hold a table of named tensors.")
+    return tensors
+
+
+def read_folder_tensors(folder: Path, read=read_tensors) -> dict[str, torch.Tensor]:
+    """All tensors of a folder: one whole file, or the shards that an index names.
+
+    Args:
+        read: reads one file; a host may pass its own reader.
+    """
+    for name in WHOLE[:1] + INDEXES[:1] + WHOLE[1:] + INDEXES[1:]:
+        path = folder / name
+        if not path.is_file():
+            continue
+        if name in WHOLE:
+            return read(path)
+        return _read_shards(folder, path, read)
+    raise CheckpointError(f"{folder} has no weights: none of {', '.join(WHOLE + INDEXES)} is there.")
+
+
+def _read_shards(folder, index_path, read):
+    weight_map = read_json(index_path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index_path} names no shards.")
+    shards = sorted(set(weight_map.values()))
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if missing:
+        raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which {index_path.name} names.")
+    tensors = {}
+    for shard in shards:
+        tensors.update(read(folder / shard))
+    absent = sorted(set(weight_map) - set(tensors))
+    if absent:
+        raise CheckpointError(f"{folder}: the shards lack {absent[0]}, which {index_path.name} promises.")
+    return tensors
+
+
+def read_header(path: Path) -> tuple[dict[str, str], list[str]]:
+    """Metadata and tensor names of a .safetensors file, without its data."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, list(file.keys())
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged or incomplete, download it again ({_first_line(error)}).") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

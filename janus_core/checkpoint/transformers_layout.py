@@ -1,0 +1,90 @@
+"""Names and config of the Hugging Face transformers layout (`model_type: janus`), turned into the published ones."""
+
+import re
+
+import torch
+
+from ..errors import CheckpointError
+
+# Applied in order to each converted name; the first part that matches an anchor settles the module.
+_RULES = [
+    (r"^lm_head\.", "language_model.lm_head."),
+    (r"^model\.language_model\.", "language_model.model."),
+    (r"^model\.vision_model\.encoder\.layers\.", "vision_model.vision_tower.blocks."),
+    (r"^model\.vision_model\.embeddings\.patch_embedding\.", "vision_model.vision_tower.patch_embed.proj."),
+    (r"^model\.vision_model\.embeddings\.position_embedding\.weight$", "vision_model.vision_tower.pos_embed"),
+    (r"^model\.vision_model\.post_layernorm\.", "vision_model.vision_tower.norm."),
+    (r"^(vision_model\..*)\.self_attn\.projection_layer\.", r"\1.attn.proj."),
+    (r"^(vision_model\..*)\.self_attn\.", r"\1.attn."),
+    (r"^(vision_model\..*)\.layer_norm([12])\.", r"\1.norm\2."),
+    (r"^model\.generation_embeddings\.", "gen_embed."),
+    (r"^model\.generation_head\.proj_out\.", "gen_head.output_mlp_projector."),
+    (r"^model\.generation_head\.", "gen_head."),
+    (r"^model\.vqmodel\.", "gen_vision_model."),
+    (r"^(gen_vision_model\.decoder)\.up\.", r"\1.conv_blocks."),
+    (r"^(gen_vision_model\.encoder)\.down\.", r"\1.conv_blocks."),
+    (r"^(gen_vision_model\..*conv_blocks\.\d+)\.block\.", r"\1.res."),
+    (r"^(gen_vision_model\.\w+\.mid)\.block_1\.", r"\1.0."),
+    (r"^(gen_vision_model\.\w+\.mid)\.attn_1\.", r"\1.1."),
+    (r"^(gen_vision_model\.\w+\.mid)\.block_2\.", r"\1.2."),
+]
+_ALIGNERS = {"generation_aligner": "gen_aligner", "aligner": "aligner"}
+
+
+def is_converted(names) -> bool:
+    """Whether these tensor names are the converted layout's."""
+    return any(name.startswith("model.vqmodel.") for name in names)
+
+
+def published_name(name: str) -> str:
+    """The published name of a converted tensor (q, k and v of the vision tower still apart)."""
+    aligner = re.match(r"^model\.(generation_aligner|aligner)\.(fc1|hidden_layers\.(\d+))\.(weight|bias)$", name)
+    if aligner:
+        index = 0 if aligner[2] == "fc1" else 2 * (int(aligner[3]) + 1)
+        return f"{_ALIGNERS[aligner[1]]}.layers.{index}.{aligner[4]}"
+    for pattern, replacement in _RULES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def published_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Renames converted tensors, joins the vision tower's q, k and v, and restores tied or reshaped ones."""
+    out, parts = {}, {}
+    for name, tensor in tensors.items():
+        name = published_name(name)
+        split = re.match(r"^(vision_model\..*\.attn)\.([qkv])_proj\.(weight|bias)$", name)
+        if split:
+            parts.setdefault(f"{split[1]}.qkv.{split[3]}", {})[split[2]] = tensor
+        elif name == "vision_model.vision_tower.pos_embed":
+            out[name] = tensor.unsqueeze(0)
+        else:
+            out[name] = tensor
+    for name, qkv in parts.items():
+        if len(qkv) != 3:
+            raise CheckpointError(f"The weights lack a part of {name} (q, k and v are needed).")
+        out[name] = torch.cat([qkv["q"], qkv["k"], qkv["v"]])
+    embedding = out.get("language_model.model.embed_tokens.weight")
+    if embedding is not None:
+        out.setdefault("language_model.lm_head.weight", embedding)
+    return out
+
+
+def published_config(config: dict, chat_template: str) -> tuple[dict, dict]:
+    """The published form of a converted config.json and of what its chat template says.
+
+    Returns:
+        (config, processor_config).
+    """
+    vision, vq = config.get("vision_config") or {}, config.get("vq_config") or {}
+    published = {
+        "model_type": "multi_modality",
+        "language_config": config.get("text_config") or {},
+        "vision_config": {
+            "params": {k: vision[k] for k in ("image_size", "num_attention_heads", "layer_norm_eps") if k in vision}
+        },
+        "gen_vision_config": {
+            "params": {"image_token_size": vq.get("num_embeddings"), "n_embed": vq.get("embed_dim")}
+        },
+    }
+    plain = bool(chat_template) and "<|User|>" not in chat_template
+    return published, {"sft_format": "deepseek_old" if plain else "deepseek"}

@@ -1,0 +1,165 @@
+"""python -m janus_core: generate, describe, convert."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from PIL.PngImagePlugin import PngInfo
+from tqdm import tqdm
+
+from . import __version__, image, pipeline
+from .checkpoint import read_checkpoint, save_single_file
+from .errors import JanusError
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def size(text: str) -> tuple[int, int]:
+    """WIDTHxHEIGHT."""
+    width, _, height = text.lower().partition("x")
+    return int(width), int(height)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m janus_core", description="Janus, Janus-Pro and JanusFlow.")
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(dest="command", required=True)
+
+    def command(name, function, text):
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(function=function)
+        return sub
+
+    def model_arguments(sub):
+        sub.add_argument("--model", required=True, help="checkpoint folder or single .safetensors file")
+        sub.add_argument("--device", help="cpu, cuda, mps; the best there is by default")
+        sub.add_argument("--dtype", choices=DTYPES, help="weights and arithmetic; the file's by default")
+        sub.add_argument("--seed", type=int, default=0)
+
+    sub = command("generate", generate, "Draw pictures of a prompt.")
+    sub.add_argument("prompt")
+    model_arguments(sub)
+    sub.add_argument("--out", type=Path, default=Path("janus.png"), help="PNG file; numbered when --count is over 1")
+    sub.add_argument("--negative", default="", help="what the picture should not show")
+    sub.add_argument("--count", type=int, default=1, help="pictures to draw")
+    sub.add_argument("--size", type=size, help="WIDTHxHEIGHT in pixels; the model's own by default")
+    sub.add_argument("--cfg", type=float, help="guidance: 5 for Janus-Pro and 2 for JanusFlow by default")
+    ar = sub.add_argument_group("Janus and Janus-Pro")
+    ar.add_argument("--temperature", type=float, help="1 by default; 0 is greedy")
+    ar.add_argument("--top-k", type=int)
+    ar.add_argument("--top-p", type=float)
+    flow = sub.add_argument_group("JanusFlow")
+    flow.add_argument("--vae", help="SDXL VAE: a diffusers folder or sdxl_vae.safetensors")
+    flow.add_argument("--steps", type=int, help="30 by default")
+    flow.add_argument("--image", help="picture to start from, with --denoise below 1")
+    flow.add_argument("--denoise", type=float, help="1 by default")
+
+    sub = command("describe", describe, "Answer a question about pictures.")
+    sub.add_argument("image", nargs="+", help="picture files; each gets an answer")
+    sub.add_argument("question")
+    model_arguments(sub)
+    sub.add_argument("--together", action="store_true", help="ask once about all the pictures")
+    sub.add_argument("--max-new-tokens", type=int, default=512)
+    sub.add_argument("--temperature", type=float, default=0.0, help="0 (greedy) by default")
+    sub.add_argument("--top-p", type=float, default=0.95)
+
+    sub = command("convert", convert, "Make one .safetensors file of a checkpoint folder.")
+    sub.add_argument("model", help="checkpoint folder, in the published or the transformers layout")
+    sub.add_argument("out", help="file to write; ComfyUI finds it in models/janus")
+    return top
+
+
+class Progress:
+    """A progress bar that a pipeline reports to."""
+
+    def __init__(self, unit: str):
+        self.bar = tqdm(unit=unit)
+
+    def __call__(self, done: int, total: int):
+        self.bar.total = total
+        self.bar.update(done - self.bar.n)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.bar.close()
+
+
+def load(args, **kwargs):
+    return pipeline.load(args.model, device=args.device, dtype=DTYPES.get(args.dtype), **kwargs)
+
+
+def generate(args):
+    pipe = load(args, vae=args.vae)
+    common = {
+        "negative_prompt": args.negative,
+        "num_images": args.count,
+        "seed": args.seed,
+        "size": args.size,
+        "guidance": args.cfg,
+    }
+    tokens = {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p}
+    steps = {"steps": args.steps, "denoise": args.denoise}
+    is_flow = isinstance(pipe, pipeline.JanusFlowPipeline)
+    own, foreign = (steps, tokens) if is_flow else (tokens, {**steps, "image": args.image, "vae": args.vae})
+    given = [name for name, value in foreign.items() if value is not None]
+    if given:
+        raise JanusError(f"--{given[0].replace('_', '-')} is not for {pipe.model.family}.")
+    settings = {name: value for name, value in {**common, **own}.items() if value is not None}
+    if args.image:
+        settings["latents"] = pipe.encode(image.open_picture(args.image))
+    with Progress("step" if is_flow else "token") as progress:
+        pictures = pipe(args.prompt, callback=progress, **settings)
+    settings.pop("latents", None)
+    record = {"prompt": args.prompt, "model": str(args.model), "image": args.image, **settings}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    for k, picture in enumerate(pictures):
+        info = PngInfo()
+        info.add_itxt("parameters", json.dumps({**record, "index": k}, ensure_ascii=False))
+        info.add_itxt("Software", f"janus_core {__version__}")
+        path = args.out if len(pictures) == 1 else args.out.with_stem(f"{args.out.stem}_{k:03}")
+        picture.save(path, format="PNG", pnginfo=info)
+        print(path)
+
+
+def describe(args):
+    pipe = load(args)
+    pictures = [image.open_picture(path) for path in args.image]
+    with Progress("token") as progress:
+        answers = pipe.describe(
+            [pictures] if args.together else pictures,
+            args.question,
+            max_new_tokens=args.max_new_tokens,
+            temperature=args.temperature,
+            top_p=args.top_p,
+            seed=args.seed,
+            callback=progress,
+        )
+    for path, answer in zip(args.image, answers):
+        print(answer.strip() if len(answers) == 1 else f"{path}: {answer.strip()}")
+
+
+def convert(args):
+    checkpoint = read_checkpoint(args.model)
+    save_single_file(checkpoint, args.out)
+    print(f"{args.out}: {len(checkpoint.tensors)} tensors, family {checkpoint.family}")
+
+
+def main(argv=None) -> int:
+    """Runs the command line; a JanusError becomes one line on stderr and exit status 1."""
+    args = parser().parse_args(argv)
+    try:
+        args.function(args)
+    except JanusError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (torch.OutOfMemoryError, MemoryError):
+        print("error: out of memory: use a smaller --count or --size, or --dtype bf16.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("cancelled", file=sys.stderr)
+        return 130
+    return 0

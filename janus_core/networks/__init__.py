@@ -1,0 +1,1 @@
+"""The networks. None of them knows of checkpoints, prompts or sampling."""

@@ -1,0 +1,1 @@
+"""The samplers: picture tokens, rectified flow, and text."""

@@ -1,0 +1,101 @@
+"""Euler integration of the rectified flow with classifier-free guidance (arXiv 2411.07975, section 3.2)."""
+
+from typing import Callable, Iterator, NamedTuple
+
+import torch
+
+from ..errors import SamplingError
+from ..janusflow import JanusFlow
+from ..prompt import check_context
+from .choice import check_range
+
+
+class FlowStep(NamedTuple):
+    """One step of a run."""
+
+    step: int
+    z: torch.Tensor  # latents after the step, [B, 4, H, W]
+    data: torch.Tensor  # the model's present estimate of the picture's latents
+
+
+def flow_times(steps: int, denoise: float = 1.0) -> list[float]:
+    """Times 0 (noise) to 1 (data) of a run, `steps` + 1 of them.
+
+    With `denoise` < 1 the path has int(steps / denoise) uniform steps, of which the last `steps` are run.
+
+    Raises:
+        SamplingError: steps not in 1 to 10000 or denoise not in (0, 1].
+    """
+    check_range("steps", steps, 1, 10000)
+    check_range("denoise", denoise, 1e-6, 1)
+    total = steps if denoise >= 1 else int(steps / denoise)
+    return [i / total for i in range(total - steps, total + 1)]
+
+
+class Prompt(NamedTuple):
+    """One side of the guidance, one row for all images or one per image."""
+
+    embeds: torch.Tensor  # [n, L, hidden], without the last token
+    visible: torch.Tensor | None  # bool [n, L]; None sees every token
+
+
+def joined(a: Prompt, b: Prompt) -> Prompt:
+    """Both prompts' rows as one batch; their lengths must agree."""
+    visible = [torch.ones(p.embeds.shape[:2], dtype=torch.bool, device=p.embeds.device)
+               if p.visible is None else p.visible for p in (a, b)]
+    return Prompt(torch.cat((a.embeds, b.embeds)), torch.cat(visible))
+
+
+def guided_velocity(model: JanusFlow, positive: Prompt, negative: Prompt | None, z, cfg: float) -> Callable:
+    """The guided velocity `cfg v_c - (cfg - 1) v_u` as a function of (z, t), with the prompts encoded once.
+
+    Sides of one length go through the model as one batch; a cfg of exactly 1 leaves the negative side out.
+
+    Args:
+        z: latents of the run [B, 4, H, W], for their batch and size.
+
+    Raises:
+        PromptError: prompt and latents do not fit the context.
+        SamplingError: cfg is out of range.
+    """
+    check_range("cfg", cfg, 0, 100)
+    B, _, H, W = z.shape
+    image_tokens = model.image_tokens(H, W)
+
+    def encode(prompt: Prompt):
+        rows, L, _ = prompt.embeds.shape
+        check_context(L + 1 + image_tokens, model.params.llama.max_positions)
+        return model.encode_prompt(prompt.embeds, prompt.visible, image_tokens)
+
+    if cfg == 1:
+        sides = [encode(positive).repeat(B // len(positive.embeds))]
+    elif positive.embeds.shape == negative.embeds.shape:
+        sides = [encode(joined(positive, negative)).repeat(B // len(positive.embeds))]
+    else:
+        sides = [encode(p).repeat(B // len(p.embeds)) for p in (positive, negative)]
+
+    def velocity(z, t: float):
+        rows = torch.cat((z, z)) if cfg != 1 and len(sides) == 1 else z
+        t = torch.full((len(rows),), 1000 * t, device=z.device)
+        v = torch.cat([model.velocity(rows, t, side) for side in sides])
+        if cfg == 1:
+            return v
+        v_c, v_u = v.chunk(2)
+        return cfg * v_c - (cfg - 1) * v_u
+
+    return velocity
+
+
+def sample_steps(velocity: Callable, z: torch.Tensor, times: list[float]) -> Iterator[FlowStep]:
+    """Integrates dz/dt = velocity(z, t) over `times` with Euler's method; stop iterating to cancel.
+
+    Raises:
+        SamplingError: the velocity is not finite.
+    """
+    for step, (t, t_next) in enumerate(zip(times, times[1:])):
+        v = velocity(z, t)
+        data = z + (1 - t) * v
+        z = z + (t_next - t) * v
+        if not z.isfinite().all():
+            raise SamplingError(f"The model's output is not finite at step {step}: use bf16 or fp32 weights.")
+        yield FlowStep(step, z, data)
