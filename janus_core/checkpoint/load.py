@@ -70,20 +70,21 @@ def family_of_config(config: dict) -> str | None:
 
 
 def detect_family(path: str | Path) -> str | None:
-    """The family of a checkpoint folder or single file, from its config or header alone; None if it is neither.
+    """The family of a checkpoint folder or .safetensors file, from its config or header alone.
 
-    Never raises for files that cannot be read: they are nobody's.
+    Returns:
+        "janus", "janusflow", or None for another model.
+
+    Raises:
+        CheckpointError: it cannot be told, because the file is damaged or the folder has no config.
     """
     path = Path(path)
-    try:
-        if path.is_dir():
-            return family_of_config(read_json(path / "config.json"))
-        if path.suffix == ".safetensors" and path.is_file():
-            metadata, names = read_header(path)
-            return family_of_names(names) if "tokenizer" in metadata else None
-    except CheckpointError:
-        pass
-    return None
+    if path.is_dir():
+        config = read_json(path / "config.json")
+        if not config:
+            raise CheckpointError(f"{path} has no config.json.")
+        return family_of_config(config)
+    return family_of_names(read_header(path)[1])
 
 
 def read_checkpoint(path: str | Path, read=read_tensors) -> Checkpoint:
@@ -160,7 +161,7 @@ def _checkpoint(path, tensors, config, tokenizer, tokenizer_config, processor_co
 
 
 def build_model(
-    checkpoint: Checkpoint, operations=torch.nn, attention=default_attention, dtype=None, device="cpu", factory=None
+    checkpoint: Checkpoint, operations=torch.nn, attention=default_attention, dtype=None, device="cpu", network=None
 ) -> Janus | JanusFlow:
     """The checkpoint's model with its weights, for inference.
 
@@ -171,17 +172,17 @@ def build_model(
         operations: the namespace that layers come from.
         attention: the attention function (see janus_core.attention).
         dtype: dtype of the weights; None keeps the file's.
-        factory: a subclass of the family's model to build instead.
+        network: a subclass of the family's model to build instead.
 
     Raises:
         CheckpointError: the weights do not fit together or the config.
     """
     if checkpoint.family == JanusFlow.family:
         params = janusflow_params(checkpoint.tensors, checkpoint.config)
-        model = (factory or JanusFlow)(params, operations, attention, device="meta", dtype=dtype)
+        model = (network or JanusFlow)(params, operations, attention, device="meta", dtype=dtype)
     else:
         params = janus_params(checkpoint.tensors, checkpoint.config)
-        model = (factory or Janus)(params, operations, attention, device="meta", dtype=dtype)
+        model = (network or Janus)(params, operations, attention, device="meta", dtype=dtype)
     tensors = {k: v for k, v in checkpoint.tensors.items() if not k.startswith(VQ_PREFIX)}
     assign(model, tensors, checkpoint.path, dtype, device)
     if checkpoint.family == Janus.family:

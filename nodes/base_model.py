@@ -1,0 +1,61 @@
+"""What both MODELs share: the config object that ComfyUI's BaseModel wants, and the wrapper that guards sampling."""
+
+import comfy.model_base
+import comfy.model_management
+import comfy.ops
+import comfy.patcher_extension
+import comfy.supported_models_base
+import torch
+
+from ..janus_core.checkpoint import Checkpoint, build_model
+from ..janus_core.networks.llama import KVCache
+from .attention import attention
+
+WEIGHT_DTYPES = {"default": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+COMPUTE_DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+
+
+class ModelConfig(comfy.supported_models_base.BASE):
+    """The settings of a Janus MODEL; a subclass names its latent format."""
+
+    unet_extra_config = {}
+    sampling_settings = {"shift": 1.0, "multiplier": 1000}
+    supported_inference_dtypes = COMPUTE_DTYPES
+
+    def __init__(self, weight_dtype, compute_dtype):
+        super().__init__({"disable_unet_model_creation": True})
+        self.set_inference_dtype(weight_dtype, compute_dtype)
+
+
+class JanusBaseModel(comfy.model_base.BaseModel):
+    """A BaseModel whose network is built from a Janus checkpoint.
+
+    Args:
+        network: the class of the network, a subclass of Janus or JanusFlow.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, config_class, network, weight_dtype, load_device, offload_device):
+        weight_dtype = weight_dtype or checkpoint.dtype
+        compute_dtype = comfy.model_management.unet_manual_cast(weight_dtype, load_device, COMPUTE_DTYPES)
+        config = config_class(weight_dtype, compute_dtype)
+        super().__init__(config, comfy.model_base.ModelType.FLOW, device=offload_device)
+        self.diffusion_model = build_model(
+            checkpoint,
+            operations=comfy.ops.pick_operations(weight_dtype, compute_dtype, load_device=load_device),
+            attention=attention,
+            dtype=weight_dtype,
+            device=offload_device,
+            network=network,
+        )
+        self.diffusion_model.dtype = weight_dtype
+        comfy.model_management.archive_model_dtypes(self.diffusion_model)
+
+    def cache_bytes(self, rows: int, positions: int) -> int:
+        """Memory of a key/value cache in the inference dtype."""
+        return KVCache.bytes(self.diffusion_model.params.llama, rows, positions, self.get_dtype_inference())
+
+    def activation_bytes(self, rows: int, positions: int) -> int:
+        """Memory of the decoder's activations in one forward pass, attention's mask and scores included."""
+        llama = self.diffusion_model.params.llama
+        per_position = 8 * llama.hidden_size + 3 * llama.intermediate_size + 2 * llama.heads * positions
+        return rows * positions * per_position * self.get_dtype_inference().itemsize

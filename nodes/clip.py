@@ -1,0 +1,134 @@
+"""The CLIP of both families: prompts to embeddings, and questions about pictures to text.
+
+It is made on the MODEL's module through a clone of the MODEL's patcher, so the weights exist once and are loaded once.
+"""
+
+import comfy.hooks
+import comfy.model_management
+import comfy.sd
+import torch
+
+from ..janus_core.image import array_to_picture, understanding_pixels
+from ..janus_core.prompt import PromptEncoder, question_embeds
+from ..janus_core.sampling import text
+from ..janus_core.sampling.choice import Choice
+from . import conditioning
+
+TOKENS, IMAGES = "janus", "janus_images"
+
+
+class JanusTokenizer:
+    """The tokenizer that ComfyUI's CLIP calls."""
+
+    def __init__(self, prompts: PromptEncoder):
+        self.prompts = prompts
+
+    def tokenize_with_weights(self, text, return_word_ids=False, **kwargs):
+        """A prompt; or, when called with an `image` argument as stock text generation does, a question.
+
+        `(words:1.2)` is literal text: every weight is 1.
+        """
+        tokens = {conditioning.TEXT: text}
+        if "image" in kwargs:
+            tokens[IMAGES] = kwargs["image"]
+        ids = self.prompts.generation_ids(text).tolist()
+        tokens[TOKENS] = [[(i, 1.0, k) if return_word_ids else (i, 1.0) for k, i in enumerate(ids)]]
+        return tokens
+
+    def decode(self, ids, skip_special_tokens=True):
+        return self.prompts.decode(ids)
+
+    def state_dict(self):
+        return {}
+
+
+class JanusTextModel:
+    """The `cond_stage_model` of a Janus CLIP, on the MODEL's own module.
+
+    Args:
+        model: a JanusBaseModel.
+    """
+
+    def __init__(self, model, prompts: PromptEncoder):
+        self.model = model
+        self.prompts = prompts
+        self.execution_device = None
+
+    @property
+    def network(self):
+        return self.model.diffusion_model
+
+    def state_dict(self):
+        return self.model.state_dict()
+
+    def reset_clip_options(self):
+        self.execution_device = None
+
+    def set_clip_options(self, options):
+        self.execution_device = options.get("execution_device", self.execution_device)
+
+    def embed(self, ids):
+        """Token ids [L] to float32 embeddings [L, hidden] where ComfyUI keeps what passes between nodes."""
+        embedded = self.network.embed_text(ids.to(self.execution_device), torch.float32)
+        return embedded.to(comfy.model_management.intermediate_device())
+
+    def encode_token_weights(self, tokens):
+        tensor, extra = conditioning.encode(self.network, self.prompts, tokens[conditioning.TEXT], self.embed)
+        return tensor, None, extra
+
+    def answer_bytes(self, answers: int, max_new_tokens: int, pictures: int = 1) -> int:
+        """Memory of answering so many questions at once."""
+        length = pictures * self.network.params.siglip.tokens + 256
+        return self.model.cache_bytes(answers, length + max_new_tokens) + self.model.activation_bytes(answers, length)
+
+    def memory_estimation_function(self, tokens, device=None):
+        return self.answer_bytes(1, 512) if IMAGES in tokens else 0
+
+    def answers(self, pictures, question: str, max_new_tokens: int, choice: Choice, seed: int):
+        """Answers a question about each picture.
+
+        Args:
+            pictures: IMAGE [B, H, W, C] in [0, 1], or None for a question without a picture.
+
+        Yields:
+            int64 [B, n] after each token, see janus_core.sampling.text.
+        """
+        dtype, device = self.model.get_dtype_inference(), self.execution_device
+        siglip = self.network.params.siglip
+        asked = self.prompts.question_ids(question, siglip.tokens, 0 if pictures is None else 1)
+        if pictures is None:
+            embeds = self.network.embed_text(asked.ids.to(device), dtype)[None]
+        else:
+            pixels = torch.stack([understanding_pixels(array_to_picture(p), siglip.image_size) for p in pictures])
+            seen = self.network.embed_pictures(pixels.to(device, dtype))
+            embeds = question_embeds(self.network, asked, seen, dtype)
+        return text.sample_steps(
+            self.network, embeds, max_new_tokens, self.prompts.eos, choice=choice, seed=seed
+        )
+
+    def generate(self, tokens, do_sample, max_length, temperature, top_k, top_p, seed=None, **kwargs):
+        """What stock text generation calls; about the first picture of a batch."""
+        pictures = tokens.get(IMAGES)
+        choice = Choice(temperature if do_sample else 0, top_k, top_p)
+        steps = self.answers(
+            None if pictures is None else pictures[:1], tokens[conditioning.TEXT], max_length, choice, seed or 0
+        )
+        for ids in steps:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+        return text.strip_end(ids[0], self.prompts.eos)
+
+
+def make_clip(patcher, checkpoint) -> comfy.sd.CLIP:
+    """The CLIP that shares a MODEL patcher's weights."""
+    prompts = PromptEncoder.of(checkpoint)
+    clip = comfy.sd.CLIP(no_init=True)
+    clip.cond_stage_model = JanusTextModel(patcher.model, prompts)
+    clip.tokenizer = JanusTokenizer(prompts)
+    clip.patcher = patcher.clone()
+    clip.patcher.is_clip = True
+    clip.patcher.hook_mode = comfy.hooks.EnumHookMode.MinVram
+    clip.layer_idx = None
+    clip.use_clip_schedule = False
+    clip.apply_hooks_to_conds = None
+    clip.tokenizer_options = {}
+    return clip

@@ -1,0 +1,140 @@
+"""The rectified-flow MODEL: JanusFlow under ComfyUI's conventions.
+
+ComfyUI's sigma is 1 - t and its velocity points from data to noise, so the network runs at t = 1 - sigma and its
+output is negated.
+"""
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.ldm.common_dit
+import comfy.patcher_extension
+import torch
+
+from ..janus_core.errors import SamplingError
+from ..janus_core.janusflow import JanusFlow
+from ..janus_core.prompt import check_context
+from . import conditioning
+from .base_model import JanusBaseModel, ModelConfig
+
+SIGMAS = 3000  # stock `simple` then hits every step count that divides it exactly
+PROMPTS = "janus_prompts"  # key in transformer_options
+
+
+class JanusFlowModelConfig(ModelConfig):
+    latent_format = comfy.latent_formats.SDXL
+
+
+class PromptCache:
+    """The prompts' keys and values of one sampling run.
+
+    It lives in the run's transformer_options, so it ends with the run and can never meet other weights.
+    """
+
+    def __init__(self):
+        self.prompts = {}
+
+    def get(self, key, encode):
+        if key not in self.prompts:
+            self.prompts[key] = encode()
+        return self.prompts[key]
+
+
+class JanusFlowNetwork(JanusFlow):
+    """JanusFlow called as ComfyUI calls a diffusion model."""
+
+    def forward(self, x, timesteps, context=None, control=None, transformer_options={}, **kwargs):
+        wrappers = comfy.patcher_extension.get_all_wrappers(
+            comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options
+        )
+        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._forward, self, wrappers)
+        return executor.execute(x, timesteps, context, control, transformer_options, **kwargs)
+
+    def _forward(
+        self, x, timesteps, context, control, transformer_options={}, janus_prompt=None, janus_visible=None, **kwargs
+    ):
+        height, width = x.shape[-2:]
+        stride = self.params.uvit.stride
+        x = comfy.ldm.common_dit.pad_to_patch_size(x, (stride, stride))
+        image_tokens = self.image_tokens(*x.shape[-2:])
+
+        def encode():
+            return self.encode_prompt(janus_prompt, janus_visible.bool(), image_tokens, transformer_options)
+
+        prompts, conds = transformer_options.get(PROMPTS), transformer_options.get("uuids")
+        if prompts is None or conds is None:
+            prompt = encode()
+        else:
+            prompt = prompts.get((tuple(conds), x.device, x.dtype, tuple(x.shape)), encode)
+        v = self.velocity(x, timesteps, prompt, transformer_options)
+        return -v[..., :height, :width]
+
+
+class JanusFlowModel(JanusBaseModel):
+    def __init__(self, checkpoint, weight_dtype, load_device, offload_device):
+        super().__init__(checkpoint, JanusFlowModelConfig, JanusFlowNetwork, weight_dtype, load_device, offload_device)
+        self.model_sampling.set_parameters(shift=1.0, timesteps=SIGMAS, multiplier=1000)
+
+    def process_timestep(self, timestep, **kwargs):
+        """ComfyUI's timestep (sigma times the sampling's multiplier) to 1000 t."""
+        return 1000 * (1 - timestep / getattr(self.model_sampling, "multiplier", 1))
+
+    def extra_conds(self, **kwargs):
+        embeds = kwargs["cross_attn"]
+        return {
+            "janus_prompt": comfy.conds.CONDRegular(embeds),
+            "janus_visible": comfy.conds.CONDRegular(conditioning.visible_tokens(embeds, kwargs)),
+        }
+
+    def extra_conds_shapes(self, **kwargs):
+        embeds = kwargs.get("cross_attn")
+        return {} if embeds is None else {"janus_prompt": list(embeds.shape)}
+
+    def memory_required(self, input_shape, cond_shapes={}):
+        """Bytes of one step on a batch of latents: prompts' cache, activations of decoder and ConvNeXt blocks."""
+        rows, _, *size = input_shape
+        uvit = self.diffusion_model.params.uvit
+        tokens = size[-1] * size[-2] // uvit.stride**2 + 1
+        length = tokens + max((shape[1] for shape in cond_shapes.get("janus_prompt", ())), default=64)
+        blocks = 4 * 3 * (uvit.channels + uvit.decoder_channels) * tokens * rows * self.get_dtype_inference().itemsize
+        return self.cache_bytes(rows, length) + self.activation_bytes(rows, length) + blocks
+
+
+def prepare_flow_sampling(executor, noise, latent_image, *args, **kwargs):
+    """OUTER_SAMPLE wrapper: aligns empty negative prompts, checks the latent, and gives the run its prompt cache."""
+    guider = executor.class_obj
+    model = guider.model_patcher.model
+    channels = model.latent_format.latent_channels
+    if noise.shape[1] != channels:
+        raise SamplingError(
+            f"This latent has {noise.shape[1]} channels, JanusFlow needs an SDXL latent of {channels}: use Empty Latent "
+            "Image, or VAE Encode with the SDXL VAE."
+        )
+    params = model.diffusion_model.params
+    tokens = -(-noise.shape[-1] // params.uvit.stride) * -(-noise.shape[-2] // params.uvit.stride) + 1
+    for conds in guider.conds.values():
+        for cond in conds:
+            conditioning.check_family(cond, "janusflow")
+    align_negatives(guider.conds)
+    for conds in guider.conds.values():
+        for cond in conds:
+            check_context(cond["cross_attn"].shape[1] + tokens, params.llama.max_positions)
+    if not any("hooks" in cond for conds in guider.conds.values() for cond in conds):
+        guider.model_options["transformer_options"][PROMPTS] = PromptCache()
+    return executor(noise, latent_image, *args, **kwargs)
+
+
+def align_negatives(conds: dict[str, list[dict]]):
+    """Replaces empty prompts on every side but the positive by the unconditional row of the positive's length."""
+    positive = conds.get("positive") or [cond for side in conds.values() for cond in side]
+    if not positive:
+        return
+    length = positive[0]["cross_attn"].shape[1]
+    for side, entries in conds.items():
+        for cond in entries if side != "positive" else ():
+            if conditioning.is_unconditional(cond["cross_attn"], cond):
+                cond["cross_attn"], cond[conditioning.MASK] = conditioning.unconditional(cond, length)
+
+
+def flow_sigmas(times: list[float]) -> torch.Tensor:
+    """SIGMAS of janus_core's flow times, float32."""
+    return torch.tensor([1 - t for t in times], dtype=torch.float64).float()

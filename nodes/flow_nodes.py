@@ -1,0 +1,92 @@
+"""JanusFlow Sampler and JanusFlow Scheduler."""
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+from comfy_api.latest import io
+
+from ..janus_core.errors import SamplingError
+from ..janus_core.sampling.choice import check_range
+from ..janus_core.sampling.flow import flow_times
+from .flow_model import JanusFlowModel, flow_sigmas
+
+STEPS = dict(default=30, min=1, max=10000, tooltip="Euler steps. The paper uses 30.")
+DENOISE = dict(default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Below 1 starts from the latent: less changes it less.")
+
+
+def sigmas_of(steps: int, denoise: float):
+    """Uniform SIGMAS, exact for every step count; empty for a denoise of 0, as in stock schedulers."""
+    return flow_sigmas(flow_times(steps, denoise) if denoise > 0 else [])
+
+
+class JanusFlowScheduler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="JanusFlowScheduler",
+            display_name="JanusFlow Scheduler",
+            category="Janus/sampling",
+            description="The published uniform steps as SIGMAS for SamplerCustom, exact for every step count (stock "
+            "`simple` is exact for counts that divide 3000).",
+            search_aliases=["janus", "sigmas", "scheduler"],
+            inputs=[io.Int.Input("steps", **STEPS), io.Float.Input("denoise", **DENOISE)],
+            outputs=[io.Sigmas.Output()],
+        )
+
+    @classmethod
+    def execute(cls, steps, denoise) -> io.NodeOutput:
+        return io.NodeOutput(sigmas_of(steps, denoise))
+
+
+class JanusFlowSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="JanusFlowSampler",
+            display_name="JanusFlow Sampler",
+            category="Janus/sampling",
+            description="Draws with JanusFlow as published: Euler on uniform steps with guidance. KSampler and the "
+            "custom samplers work as well.",
+            search_aliases=["janus", "janus flow", "ksampler", "rectified flow"],
+            inputs=[
+                io.Model.Input("model", tooltip="From Load JanusFlow."),
+                io.Conditioning.Input("positive"),
+                io.Conditioning.Input("negative"),
+                io.Latent.Input("latent_image", tooltip="Empty Latent Image at 384x384, or a picture from VAE Encode "
+                                "(SDXL VAE) with denoise below 1."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+                             tooltip="The noise; means the same here and in KSampler."),
+                io.Int.Input("steps", **STEPS),
+                io.Float.Input("cfg", default=2.0, min=0.0, max=100.0, step=0.1, round=0.01,
+                               tooltip="Guidance. The paper uses 2; 1 is none and twice as fast."),
+                io.Float.Input("denoise", **DENOISE),
+            ],
+            outputs=[io.Latent.Output(tooltip="An SDXL latent: decode it with VAE Decode and the SDXL VAE.")],
+        )
+
+    @classmethod
+    def execute(cls, model, positive, negative, latent_image, seed, steps, cfg, denoise) -> io.NodeOutput:
+        if not isinstance(model.model, JanusFlowModel):
+            raise SamplingError("JanusFlow Sampler needs the MODEL of Load JanusFlow (Janus-Pro draws with Janus Token Sampler).")
+        check_range("cfg", cfg, 0, 100)
+        samples = comfy.sample.fix_empty_latent_channels(
+            model, latent_image["samples"], latent_image.get("downscale_ratio_spacial")
+        )
+        noise = comfy.sample.prepare_noise(samples, seed, latent_image.get("batch_index"))
+        out = {k: v for k, v in latent_image.items() if not k.startswith("downscale_ratio")}
+        out["samples"] = comfy.sample.sample_custom(
+            model,
+            noise,
+            cfg,
+            comfy.samplers.sampler_object("euler"),
+            sigmas_of(steps, denoise),
+            positive,
+            negative,
+            samples,
+            noise_mask=latent_image.get("noise_mask"),
+            callback=latent_preview.prepare_callback(model, steps),
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=seed,
+        )
+        return io.NodeOutput(out)

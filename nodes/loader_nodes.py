@@ -1,0 +1,118 @@
+"""Load Janus-Pro and Load JanusFlow."""
+
+from pathlib import Path
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.patcher_extension
+from comfy_api.latest import io
+
+from ..janus_core.checkpoint import Checkpoint, read_checkpoint
+from ..janus_core.errors import CheckpointError
+from . import folders
+from .base_model import WEIGHT_DTYPES
+from .clip import make_clip
+from .conditioning import LOADERS
+from .flow_model import JanusFlowModel, prepare_flow_sampling
+from .token_model import JanusTokenModel, refuse_diffusion_sampling
+from .vae import JanusVAE
+
+KINDS = {
+    "janus": (JanusTokenModel, refuse_diffusion_sampling),
+    "janusflow": (JanusFlowModel, prepare_flow_sampling),
+}
+VQ = "janus_vq"  # attachment of the MODEL: the VAE that previews are decoded with
+
+
+def make_patcher(checkpoint: Checkpoint, weight_dtype: str, disable_dynamic=False):
+    """A MODEL of a checkpoint, without its attachments."""
+    model_class, wrapper = KINDS[checkpoint.family]
+    load_device = comfy.model_management.get_torch_device()
+    offload_device = comfy.model_management.unet_offload_device()
+    model = model_class(checkpoint, WEIGHT_DTYPES[weight_dtype], load_device, offload_device)
+    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher = patcher_class(model, load_device=load_device, offload_device=offload_device)
+    patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, "janus", wrapper)
+    return patcher
+
+
+def reload_patcher(path: Path, weight_dtype: str, disable_dynamic=False):
+    """What ComfyUI calls to make another copy of the MODEL, for another device or patcher kind."""
+    return make_patcher(read_checkpoint(path), weight_dtype, disable_dynamic)
+
+
+def load(model_name: str, weight_dtype: str, family: str):
+    """(checkpoint, MODEL) of a listed name. Raises CheckpointError when it is of the other family."""
+    path = folders.path_of(model_name)
+    checkpoint = read_checkpoint(path)
+    if checkpoint.family != family:
+        raise CheckpointError(f"{model_name} is of the other family: load it with {LOADERS[checkpoint.family]}.")
+    patcher = make_patcher(checkpoint, weight_dtype)
+    patcher.cached_patcher_init = (reload_patcher, (path, weight_dtype))
+    return checkpoint, patcher
+
+
+def loader_inputs(family: str):
+    return [
+        io.Combo.Input(
+            "model_name",
+            options=folders.names(family),
+            tooltip="A checkpoint folder or single .safetensors file in models/janus, or one of the pack's demos.",
+        ),
+        io.Combo.Input(
+            "weight_dtype",
+            options=list(WEIGHT_DTYPES),
+            default="default",
+            tooltip="How the weights are kept in memory. default: as in the file. ComfyUI picks the arithmetic.",
+            advanced=True,
+        ),
+    ]
+
+
+class JanusProLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="JanusProLoader",
+            display_name=LOADERS["janus"],
+            category="Janus/loaders",
+            description="Loads Janus, Janus-Pro-1B or Janus-Pro-7B: the model that draws, the text encoder that also "
+            "describes pictures, and the picture tokenizer. The weights are shared, and loaded once.",
+            search_aliases=["janus", "janus pro", "deepseek", "autoregressive"],
+            inputs=loader_inputs("janus"),
+            outputs=[
+                io.Model.Output(tooltip="For Janus Token Sampler."),
+                io.Clip.Output(tooltip="Encodes prompts, and answers questions in Janus Describe Image."),
+                io.Vae.Output(tooltip="The VQ tokenizer: VAE Decode makes pictures of token latents."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model_name, weight_dtype) -> io.NodeOutput:
+        checkpoint, patcher = load(model_name, weight_dtype, "janus")
+        vae = JanusVAE(checkpoint)
+        patcher.set_attachments(VQ, vae)
+        return io.NodeOutput(patcher, make_clip(patcher, checkpoint), vae)
+
+
+class JanusFlowLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="JanusFlowLoader",
+            display_name=LOADERS["janusflow"],
+            category="Janus/loaders",
+            description="Loads JanusFlow-1.3B: the model for any stock sampler, and the text encoder that also "
+            "describes pictures. Decode its latents with the SDXL VAE (stock Load VAE).",
+            search_aliases=["janus", "janus flow", "deepseek", "rectified flow"],
+            inputs=loader_inputs("janusflow"),
+            outputs=[
+                io.Model.Output(tooltip="For KSampler, SamplerCustom or JanusFlow Sampler."),
+                io.Clip.Output(tooltip="Encodes prompts, and answers questions in Janus Describe Image."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model_name, weight_dtype) -> io.NodeOutput:
+        checkpoint, patcher = load(model_name, weight_dtype, "janusflow")
+        return io.NodeOutput(patcher, make_clip(patcher, checkpoint))

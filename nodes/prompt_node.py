@@ -1,0 +1,43 @@
+"""Janus Prompt (CFG)."""
+
+from comfy_api.latest import io
+
+from ..janus_core.errors import PromptError
+from .clip import JanusTextModel
+
+
+def text_model(clip) -> JanusTextModel:
+    """The Janus text model of a CLIP. Raises PromptError for any other CLIP."""
+    model = getattr(clip, "cond_stage_model", None)
+    if not isinstance(model, JanusTextModel):
+        raise PromptError("This node needs the CLIP output of Load Janus-Pro or Load JanusFlow.")
+    return model
+
+
+class JanusPromptEncode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="JanusPromptEncode",
+            display_name="Janus Prompt (CFG)",
+            category="Janus/conditioning",
+            description="Encodes a prompt with the model's own chat template, and the negative side that guidance "
+            "needs. An empty negative is the model's unconditional row, as published.",
+            search_aliases=["janus", "prompt", "clip text encode"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="From Load Janus-Pro or Load JanusFlow."),
+                io.String.Input("text", multiline=True, dynamic_prompts=True, tooltip="What to draw. Plain language; "
+                                "(word:1.2) is not a weight here."),
+                io.String.Input("negative_text", multiline=True, dynamic_prompts=True, default="",
+                                tooltip="What to move away from. Leave it empty for the published guidance."),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive"),
+                io.Conditioning.Output(display_name="negative"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip, text, negative_text="") -> io.NodeOutput:
+        text_model(clip)
+        return io.NodeOutput(*(clip.encode_from_tokens_scheduled(clip.tokenize(t)) for t in (text, negative_text)))

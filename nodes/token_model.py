@@ -1,0 +1,43 @@
+"""The autoregressive MODEL."""
+
+import comfy.latent_formats
+
+from ..janus_core.errors import SamplingError
+from ..janus_core.janus import Janus
+from .base_model import JanusBaseModel, ModelConfig
+
+
+class TokenLatentFormat(comfy.latent_formats.LatentFormat):
+    """Codebook vectors on the token grid, as they are."""
+
+    latent_channels = 8
+    spacial_downscale_ratio = 16
+
+
+class JanusModelConfig(ModelConfig):
+    latent_format = TokenLatentFormat
+
+
+class JanusTokenModel(JanusBaseModel):
+    """Janus and Janus-Pro. It predicts tokens, not noise, so only our sampler can drive it."""
+
+    def __init__(self, checkpoint, weight_dtype, load_device, offload_device):
+        super().__init__(checkpoint, JanusModelConfig, Janus, weight_dtype, load_device, offload_device)
+        vq = self.diffusion_model.params.vq
+        self.latent_format.latent_channels = vq.codebook_dim
+        self.latent_format.spacial_downscale_ratio = vq.downscale
+
+    def memory_required(self, input_shape, cond_shapes=None):
+        """Bytes to sample latents of this shape: two rows per picture, prompts of 512 tokens allowed for."""
+        B, _, h, w = input_shape
+        prompt = 512
+        rows = 2 * B
+        return self.cache_bytes(rows, prompt + h * w) + self.activation_bytes(2, prompt)
+
+
+def refuse_diffusion_sampling(executor, *args, **kwargs):
+    """OUTER_SAMPLE wrapper: every diffusion sampler ends here."""
+    raise SamplingError(
+        "This is a Janus-Pro model, which draws token by token: connect it to Janus Token Sampler instead of a "
+        "diffusion sampler."
+    )
