@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -154,6 +155,10 @@ class Server:
                 return history[prompt_id]["outputs"]
             time.sleep(0.05)
         raise RuntimeError("no history of a finished prompt")
+
+    def copy_input(self, source: Path, name: str | None = None):
+        """Puts a file into ComfyUI's input folder."""
+        shutil.copy(source, self.base / "input" / (name or source.name))
 
     def file(self, entry: dict) -> Path:
         """The path of a file that an output names."""
