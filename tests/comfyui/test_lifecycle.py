@@ -1,0 +1,143 @@
+"""Cancel, free, caches, previews, LoRA: what happens around a run."""
+
+import struct
+import time
+
+import pytest
+import torch
+from conftest import latent_of, pixels_of
+from graphs import flow_graph, outputs_of, token_graph
+from safetensors.torch import load_file, save_file
+
+SLOW_TOKENS = dict(text="a cat", size=768, temperature=1.0)  # 2304 tokens
+SLOW_FLOW = dict(text="a cat", seed=1, steps=3000)
+
+
+@pytest.mark.parametrize("build", [lambda: token_graph(**SLOW_TOKENS), lambda: flow_graph(**SLOW_FLOW)])
+def test_cancel_ends_within_a_second_and_the_next_run_works(server, build):
+    graph, sampler = build()
+    prompt_id = server.queue(graph)
+    cancelled = ended = None
+    for kind, data in server.events(prompt_id):
+        now = time.perf_counter()
+        if kind == "progress" and data["node"] == sampler and data["value"] >= 5 and cancelled is None:
+            server.post("/interrupt", {})
+            cancelled = now
+        if kind == "execution_interrupted":
+            ended = now
+        assert kind != "execution_success"
+    assert ended - cancelled < 1
+    graph, _ = token_graph(text="a cat")
+    assert outputs_of(graph, "SaveImage")[0] in server.run(graph)
+
+
+def test_free_then_run_gives_the_same_picture(server):
+    graph, _ = token_graph(text="a cat", seed=11, temperature=1.0)
+    node = outputs_of(graph, "SaveLatent")[0]
+    before = latent_of(server, server.run(graph), node)
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    time.sleep(1)
+    assert torch.equal(latent_of(server, server.run(graph), node), before)
+
+
+def test_two_runs_load_the_weights_once(start):
+    server = start("--verbose", "DEBUG")
+    for build in (lambda seed: token_graph(text="a cat", seed=seed), lambda seed: flow_graph(text="a cat", seed=seed)):
+        for seed in (1, 2):
+            server.run(build(seed)[0])
+    log = server.log()
+    for module in ("diffusion_model.gen_head.vision_head ", "diffusion_model.vision_gen_enc_aligner ", "quant_conv "):
+        assert log.count(f"loaded module regularly {module}") == 1, module
+
+
+@pytest.mark.parametrize("arguments", [("--cache-none",), ("--cache-lru", "1")])
+def test_other_caches(start, golden, arguments):
+    server = start(*arguments)
+    flow = golden("flow-a")
+    for _ in range(2):
+        graph, _ = token_graph(text="a cat")
+        assert pixels_of(server, server.run(graph), outputs_of(graph, "SaveImage")[0]).shape == (96, 96, 3)
+        graph, _ = flow_graph(text=flow.text["gen0.prompt"], seed=2100)
+        latent = latent_of(server, server.run(graph), outputs_of(graph, "SaveLatent")[0]) * 0.13025
+        assert (latent - flow.expected["gen0.steps30.cfg2.latent"]).abs().max() < 1e-4
+
+
+def test_previews_show_the_picture_as_it_forms(server):
+    """Both samplers send pictures while they run when previews are asked for, and none when they are off."""
+    for build in (lambda: token_graph(**{**SLOW_TOKENS, "size": 256}), lambda: flow_graph(text="a", seed=1, steps=20)):
+        for method in ("auto", "none"):
+            graph, sampler = build()
+            graph[sampler]["inputs"]["seed"] += method == "none"
+            prompt_id = server.queue(graph, preview_method=method)
+            previews = [data for kind, data in server.events(prompt_id) if kind == "preview"]
+            pictures = [p for p in previews if struct.unpack(">I", p[:4])[0] in (1, 4)]
+            assert bool(pictures) == (method == "auto")
+
+
+@pytest.fixture(scope="module")
+def lora(server, golden, tmp_path_factory):
+    """A LoRA on the first query and value projections, in the key style of ComfyUI's own LoRA files."""
+    torch.manual_seed(0)
+    tensors = {}
+    for name in ("q_proj", "v_proj"):
+        key = f"diffusion_model.language_model.model.layers.0.self_attn.{name}"
+        tensors[f"{key}.lora_A.weight"] = torch.randn(4, 96)
+        tensors[f"{key}.lora_B.weight"] = torch.randn(96, 4)
+    folder = server.base / "models" / "loras"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "test.safetensors")
+    return "test.safetensors"
+
+
+@pytest.mark.parametrize("build", [token_graph, lambda **kw: flow_graph(seed=4, steps=4, **kw)])
+def test_lora_acts_and_leaves_no_trace(server, lora, build):
+    graph, sampler = build(text="a cat")
+    node = outputs_of(graph, "SaveLatent")[0]
+    plain = latent_of(server, server.run(graph), node)
+    patched, sampler = build(text="a cat")
+    patched[sampler]["inputs"]["model"] = [
+        patched.add("LoraLoaderModelOnly", model=patched[sampler]["inputs"]["model"], lora_name=lora, strength_model=1.0), 0
+    ]  # fmt: skip
+    changed = latent_of(server, server.run(patched), node)
+    assert changed.isfinite().all() and not torch.allclose(plain, changed, atol=1e-3)
+    again, sampler = build(text="a cat", negative="")
+    again.add("EmptyLatentImage", width=64, height=64, batch_size=1)
+    server.post("/free", {"free_memory": True})
+    assert torch.equal(latent_of(server, server.run(again), node), plain)
+
+
+def test_both_precisions_of_a_checkpoint(server, golden):
+    """fp32 storage gives the golden picture as bf16 storage with float32 arithmetic does; fp16 stays close."""
+    ar = golden("ar-a")
+    latents = []
+    for weight_dtype in ("default", "fp32", "bf16"):
+        graph, _ = token_graph(text=ar.text["gen0.prompt"])
+        graph["1"]["inputs"]["weight_dtype"] = weight_dtype
+        latents.append(latent_of(server, server.run(graph), outputs_of(graph, "SaveLatent")[0]))
+    assert torch.equal(latents[0], latents[1]) and torch.equal(latents[0], latents[2])
+    graph, _ = flow_graph(text="a cat", seed=1, steps=3)
+    reference = latent_of(server, server.run(graph), outputs_of(graph, "SaveLatent")[0])
+    graph["1"]["inputs"]["weight_dtype"] = "fp16"
+    half = latent_of(server, server.run(graph), outputs_of(graph, "SaveLatent")[0])
+    assert torch.allclose(reference, half, atol=0.2) and not torch.equal(reference, half)
+
+
+def test_converted_and_single_files_are_listed_and_draw_the_same(server, golden, tmp_path):
+    from janus_core.checkpoint import read_checkpoint, save_single_file
+
+    ar = golden("ar-a")
+    save_single_file(read_checkpoint(ar.folder), server.base / "models" / "janus" / "sub" / "one.safetensors")
+    names = server.get("/object_info/JanusProLoader")["JanusProLoader"]["input"]["required"]["model_name"][1]["options"]
+    assert {"ar-a", "sub/one.safetensors"} <= set(names) and "flow-a" not in names
+    graph, _ = token_graph(text="a cat")
+    folder = latent_of(server, server.run(graph), outputs_of(graph, "SaveLatent")[0])
+    graph, _ = token_graph(text="a cat", name="sub/one.safetensors")
+    single = latent_of(server, server.run(graph), outputs_of(graph, "SaveLatent")[0])
+    assert torch.equal(folder, single)
+
+
+def test_saved_latents_hold_float32(server):
+    graph, _ = token_graph(text="a cat")
+    outputs = server.run(graph)
+    saved = load_file(server.file(outputs[outputs_of(graph, "SaveLatent")[0]]["latents"][0]))["latent_tensor"]
+    assert saved.dtype == torch.float32 and saved.shape == (1, 8, 6, 6)
