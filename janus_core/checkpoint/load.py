@@ -248,5 +248,6 @@ def save_single_file(checkpoint: Checkpoint, path: str | Path):
         safetensors.torch.save_file(tensors, partial, metadata=metadata_of(checkpoint))
         partial.replace(path)
     except (OSError, safetensors.SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        if partial.exists():
+            partial.unlink()
         raise CheckpointError(f"{path} could not be written ({error}).") from None

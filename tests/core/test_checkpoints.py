@@ -1,0 +1,228 @@
+"""Every layout loads to the same tensors, and everything that can be wrong with one is one clear sentence."""
+
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import janus_core
+from janus_core.checkpoint import build_model, build_vq, detect_family, read_checkpoint, save_single_file
+from janus_core.errors import CheckpointError
+
+
+@pytest.fixture(params=["ar-a", "flow-a"])
+def folder(request, golden, tmp_path):
+    """A copy of a golden checkpoint, to be changed."""
+    target = tmp_path / request.param
+    shutil.copytree(golden(request.param).folder, target, ignore=shutil.ignore_patterns("expected*", "picture*"))
+    return target
+
+
+def tensors_of(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def write_shards(folder, suffix):
+    tensors = tensors_of(folder)
+    names = sorted(tensors)
+    stem = "model" if suffix == "safetensors" else "pytorch_model"
+    weight_map = {}
+    for k in range(3):
+        shard = f"{stem}-{k + 1:05}-of-00003.{suffix}"
+        part = {name: tensors[name] for name in names[k::3]}
+        save_file(part, folder / shard) if suffix == "safetensors" else torch.save(part, folder / shard)
+        weight_map.update(dict.fromkeys(part, shard))
+    index = f"{stem}.{suffix}.index.json"
+    (folder / index).write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "model.safetensors").unlink()
+
+
+def write_bin(folder, **kwargs):
+    torch.save(tensors_of(folder), folder / "pytorch_model.bin", **kwargs)
+    (folder / "model.safetensors").unlink()
+
+
+LAYOUTS = {
+    "safetensors": lambda folder: None,
+    "sharded safetensors": lambda folder: write_shards(folder, "safetensors"),
+    "bin": write_bin,
+    "old bin": lambda folder: write_bin(folder, _use_new_zipfile_serialization=False),
+    "sharded bin": lambda folder: write_shards(folder, "bin"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(folder, layout):
+    expected = tensors_of(folder)
+    LAYOUTS[layout](folder)
+    checkpoint = read_checkpoint(folder)
+    assert checkpoint.tensors.keys() == expected.keys()
+    assert all(torch.equal(checkpoint.tensors[n], t) for n, t in expected.items())
+    model = build_model(checkpoint)
+    assert all(torch.equal(p, expected[n]) for n, p in model.state_dict().items())
+    assert detect_family(folder) == checkpoint.family == model.family
+
+
+def test_single_file_round_trip(folder, tmp_path):
+    checkpoint = read_checkpoint(folder)
+    file = tmp_path / "out" / "one.safetensors"
+    save_single_file(checkpoint, file)
+    again = read_checkpoint(file)
+    assert again.tensors.keys() == checkpoint.tensors.keys()
+    assert all(torch.equal(again.tensors[n], t) for n, t in checkpoint.tensors.items())
+    assert (again.config, again.tokenizer, again.tokenizer_config, again.processor_config) == (
+        checkpoint.config, checkpoint.tokenizer, checkpoint.tokenizer_config, checkpoint.processor_config
+    )  # fmt: skip
+    assert detect_family(file) == checkpoint.family
+
+
+def test_weights_keep_the_files_dtype_unless_asked(folder):
+    checkpoint = read_checkpoint(folder)
+    assert {p.dtype for p in build_model(checkpoint).parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in build_model(checkpoint, dtype=torch.float32).parameters()} == {torch.float32}
+
+
+def test_loading_does_not_copy(folder):
+    """The model's parameters are the checkpoint's tensors themselves."""
+    checkpoint = read_checkpoint(folder)
+    for name, parameter in build_model(checkpoint).named_parameters():
+        assert parameter.data_ptr() == checkpoint.tensors[name].data_ptr()
+
+
+def test_published_7b_config_holds_little(folder):
+    """Head counts and the rest come from shapes when the config does not say."""
+    config = json.loads((folder / "config.json").read_text())
+    config["language_config"] = {"num_hidden_layers": 3, "vocab_size": 640, "max_position_embeddings": 4096, "head_dim": 32}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert build_model(read_checkpoint(folder)).params.llama.heads == 3
+
+
+def refused(path, *words, build=False):
+    with pytest.raises(CheckpointError) as error:
+        checkpoint = read_checkpoint(path)
+        if build:
+            build_model(checkpoint)
+            build_vq(checkpoint)
+    message = str(error.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+def test_nothing_there(tmp_path):
+    refused(tmp_path / "nowhere", "no checkpoint", "nowhere")
+
+
+def test_neither_folder_nor_safetensors(tmp_path):
+    (tmp_path / "x.txt").write_text("x")
+    refused(tmp_path / "x.txt", "neither")
+
+
+def test_another_model(folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": "llava"}))
+    refused(folder, "not a Janus", "llava")
+
+
+def test_another_models_weights(folder):
+    save_file({"a": torch.zeros(1)}, folder / "model.safetensors")
+    refused(folder, "not a Janus")
+
+
+def test_no_weights(folder):
+    (folder / "model.safetensors").unlink()
+    refused(folder, "no weights", "pytorch_model.bin")
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_a_missing_shard(folder, suffix):
+    write_shards(folder, suffix)
+    shard = next(folder.glob("*-00002-of-*"))
+    shard.unlink()
+    refused(folder, shard.name)
+
+
+@pytest.mark.parametrize("layout", ["safetensors", "bin", "old bin", "sharded safetensors", "sharded bin"])
+@pytest.mark.parametrize("keep", [0, 5, 0.5, 0.999])
+def test_truncated_files(folder, layout, keep):
+    LAYOUTS[layout](folder)
+    file = max((f for f in folder.iterdir() if f.suffix in (".safetensors", ".bin")), key=lambda f: f.name)
+    data = file.read_bytes()
+    file.write_bytes(data[: int(keep * len(data)) if keep < 1 else keep])
+    refused(folder, file.name)
+
+
+def test_corrupt_header(folder):
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[8:40] = b"\xff" * 32
+    (folder / "model.safetensors").write_bytes(data)
+    refused(folder, "damaged")
+
+
+def test_a_pickle_that_runs_code_is_not_loaded(folder, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    (folder / "model.safetensors").unlink()
+    with (folder / "pytorch_model.bin").open("wb") as file:
+        pickle.dump({"a": Evil()}, file)
+    refused(folder, "pytorch_model.bin")
+    torch.save({"a": Evil()}, folder / "pytorch_model.bin")
+    refused(folder, "safety")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_missing_tokenizer(folder):
+    (folder / "tokenizer.json").unlink()
+    refused(folder, "tokenizer.json")
+
+
+def test_a_tokenizer_of_another_model(folder):
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["added_tokens"] = [t for t in tokenizer["added_tokens"] if t["content"] != "<begin_of_image>"]
+    tokenizer["model"]["vocab"].pop("<begin_of_image>", None)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="<begin_of_image>"):
+        janus_core.load(folder, device="cpu")
+
+
+def test_config_that_is_not_json(folder):
+    (folder / "config.json").write_text("{")
+    refused(folder, "config.json", "JSON")
+
+
+def test_a_missing_weight(folder):
+    tensors = tensors_of(folder)
+    del tensors["language_model.model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    refused(folder, "layers.1.mlp.up_proj.weight", build=True)
+
+
+def test_a_weight_of_another_shape(folder):
+    tensors = tensors_of(folder)
+    tensors["language_model.model.norm.weight"] = torch.zeros(7)
+    save_file(tensors, folder / "model.safetensors")
+    refused(folder, "language_model.model.norm.weight", "do not fit", build=True)
+
+
+@pytest.mark.parametrize("key,value", [("num_hidden_layers", 4), ("hidden_size", 64), ("num_attention_heads", 5)])
+def test_a_config_that_does_not_fit(folder, key, value):
+    config = json.loads((folder / "config.json").read_text())
+    config["language_config"][key] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    refused(folder, "do not fit", build=True)
+
+
+def test_a_single_file_without_a_tokenizer(folder):
+    refused(folder / "model.safetensors", "no tokenizer", "convert")
+
+
+def test_a_single_file_that_cannot_be_written(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="could not be written"):
+        save_single_file(read_checkpoint(folder), tmp_path / "file" / "x.safetensors")
+    with pytest.raises(CheckpointError, match="safetensors"):
+        save_single_file(read_checkpoint(folder), tmp_path / "x.bin")

@@ -1,0 +1,55 @@
+"""JanusFlow's VAE outside ComfyUI: a diffusers folder and the single file, offline."""
+
+import pytest
+import torch
+from PIL import Image
+from sdxl_layout import write_sdxl_vae
+
+import janus_core
+from janus_core.errors import CheckpointError, SamplingError
+from janus_core.vae import load_vae
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """(diffusers' model, its folder, the single file)."""
+    folder = tmp_path_factory.mktemp("vae")
+    vae = write_sdxl_vae(folder / "sdxl_vae.safetensors")
+    vae.save_pretrained(folder / "diffusers")
+    return vae.float(), folder / "diffusers", folder / "sdxl_vae.safetensors"
+
+
+def test_both_layouts_decode_and_encode_alike(files):
+    reference, *paths = files
+    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = reference.decode(z / 0.13025).sample
+        for path in paths:
+            vae = load_vae(path)
+            assert torch.allclose(vae.decode(z), expected, atol=1e-4)
+            assert vae.encode(expected).shape == z.shape
+
+
+def test_float16_becomes_float32(files):
+    assert load_vae(files[2], dtype=torch.float16).vae.dtype == torch.float32
+
+
+def test_a_picture_through_the_pipeline(golden, files):
+    pipe = janus_core.load(golden("flow-a").folder, device="cpu", dtype=torch.float32, vae=files[2])
+    assert pipe("a cat", steps=2)[0].size == (96, 96)
+    latents = pipe.encode(Image.new("RGB", (100, 70)))
+    assert latents.shape == (1, 4, 8, 12)
+    assert pipe("a cat", latents=latents, denoise=0.5, steps=2)[0].size == (96, 64)
+
+
+def test_without_a_vae_there_are_latents_only(golden):
+    pipe = janus_core.load(golden("flow-a").folder, device="cpu")
+    assert pipe.generate_latents("a", steps=1).shape == (1, 4, 12, 12)
+    with pytest.raises(SamplingError, match="SDXL VAE"):
+        pipe("a")
+
+
+def test_what_is_no_vae(golden, tmp_path):
+    for path in (tmp_path / "nowhere", golden("flow-a").folder, golden("flow-a").folder / "model.safetensors"):
+        with pytest.raises(CheckpointError):
+            load_vae(path)
