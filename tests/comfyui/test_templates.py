@@ -1,0 +1,84 @@
+"""Every template runs in a real ComfyUI on the golden checkpoints, and the schema snapshot is up to date."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from conftest import pixels_of
+from graphs import outputs_of, twin
+from workflow_files import FILES, SNAPSHOT, WORKFLOWS, inputs_of, is_combo, read
+
+OURS = ("Janus",)
+
+
+def snapshot_of(server) -> dict:
+    """/object_info of our nodes and of those that the workflows use, without what depends on a person's files."""
+    live = server.get("/object_info")
+    used = {node["type"] for path in WORKFLOWS for node in read(path)["nodes"]} | {n for n in live if n.startswith(OURS)}
+    out = {}
+    for name in sorted(used & set(live)):
+        info = {key: live[name][key] for key in ("input", "output", "output_is_list", "output_name", "display_name")}
+        for field, spec in inputs_of(info).items():
+            if field in FILES and is_combo(spec):
+                if isinstance(spec[0], list):
+                    spec[0] = []
+                else:
+                    spec[1]["options"] = []
+        out[name] = info
+    return out
+
+
+def test_the_schema_snapshot_is_up_to_date(server):
+    """Stock nodes differ between ComfyUI versions; ours must be as in the snapshot (JANUS_REFRESH=1 writes it)."""
+    live = snapshot_of(server)
+    if os.environ.get("JANUS_REFRESH"):
+        SNAPSHOT.write_text(json.dumps(live, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    saved = read(SNAPSHOT)
+    assert {n: saved[n] for n in saved if n.startswith(OURS)} == {n: live[n] for n in live if n.startswith(OURS)}
+    assert set(live) <= set(saved)
+
+
+@pytest.fixture(scope="module")
+def template(server, golden):
+    """A template's API twin on the golden checkpoints at their size."""
+    shutil.copy(golden("ar-a").folder / "picture.png", server.base / "input" / "example.png")
+
+    def template(name, **changes):
+        prompt = twin(name, **changes)
+        for node in prompt.values():
+            if node["class_type"] in ("JanusProLoader", "JanusFlowLoader"):
+                node["inputs"]["model_name"] = "ar-a" if node["class_type"] == "JanusProLoader" else "flow-a"
+            if node["class_type"] == "VAELoader":
+                node["inputs"]["vae_name"] = "sdxl_vae.safetensors"
+            if node["class_type"] in ("EmptyLatentImage", "ImageScale"):
+                node["inputs"].update(width=96, height=96)
+        return prompt
+
+    return template
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_template_runs(server, template, path):
+    prompt = template(path.stem)
+    outputs = server.run(prompt)
+    for node in outputs_of(prompt, "SaveImage"):
+        assert pixels_of(server, outputs, node).std() > 0
+    for node in outputs_of(prompt, "PreviewAny"):
+        assert outputs[node]["text"][0]
+
+
+def test_text_to_image_template_draws_the_golden_picture(server, template, golden):
+    ar = golden("ar-a")
+    prompt = template("janus_pro_text_to_image", **{"JanusTokenSampler.temperature": 0.0, "JanusPromptEncode.text": ar.text["gen0.prompt"]})
+    pixels = pixels_of(server, server.run(prompt), outputs_of(prompt, "SaveImage")[0])
+    expected = ((ar.expected["gen0.cfg5.image"][0].clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).numpy()
+    assert np.abs(pixels.astype(float) - expected).max() <= 2
+
+
+def test_ksampler_template_draws_one_picture_twice(server, template):
+    prompt = template("janusflow_ksampler")
+    outputs = server.run(prompt)
+    a, b = (pixels_of(server, outputs, node).astype(int) for node in outputs_of(prompt, "SaveImage"))
+    assert np.abs(a - b).max() <= 2
