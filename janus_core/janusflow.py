@@ -67,7 +67,7 @@ class JanusFlow(Understanding):
         self.vision_gen_dec_model = UViTDecoder(uvit, **kw)
 
     def embed_pictures(self, pixels):
-        """Pictures [B, 3, S, S] in [-1, 1] to what replaces begin-of-image and placeholders, [B, 1 + tokens, hidden]."""
+        """Pictures [B, 3, S, S] in [-1, 1] to what replaces begin-of-image and placeholders, [B, 1 + N, hidden]."""
         features = self.vision_und_enc_aligner(self.vision_und_enc_model(pixels))
         begin = self.beg_of_und_embed.to(features).expand(features.shape[0], 1, -1)
         return torch.cat((begin, features), dim=1)
@@ -83,8 +83,12 @@ class JanusFlow(Understanding):
         rows, L, _ = embeds.shape
         like = {"dtype": embeds.dtype, "device": embeds.device}
         cache = KVCache(self.params.llama, rows, L + 1 + image_tokens, **like)
-        self.llama(embeds, cache=cache, mask=causal_mask(L, 0, visible=visible, **like),
-                   transformer_options=transformer_options)
+        self.llama(
+            embeds,
+            cache=cache,
+            mask=causal_mask(L, 0, visible=visible, **like),
+            transformer_options=transformer_options,
+        )
         if visible is not None:
             visible = torch.cat((visible, visible.new_ones(rows, 1 + image_tokens)), dim=1)
         return FlowPrompt(cache, causal_mask(1 + image_tokens, L, visible=visible, **like))

@@ -1,7 +1,7 @@
 """The Python API: load a checkpoint, draw pictures, describe pictures."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import torch
 from PIL import Image

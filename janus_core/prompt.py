@@ -77,9 +77,7 @@ class PromptEncoder:
     @classmethod
     def of(cls, checkpoint) -> "PromptEncoder":
         """The encoder of a Checkpoint."""
-        return cls(
-            checkpoint.tokenizer, checkpoint.tokenizer_config, checkpoint.processor_config, checkpoint.family
-        )
+        return cls(checkpoint.tokenizer, checkpoint.tokenizer_config, checkpoint.processor_config, checkpoint.family)
 
     def _id(self, token: str) -> int:
         token_id = self.tokenizer.token_to_id(token)
@@ -87,7 +85,8 @@ class PromptEncoder:
             raise CheckpointError(f"tokenizer.json lacks the token {token}: it is of another model.")
         return token_id
 
-    def _chat(self, message: str) -> str:
+    def chat(self, message: str) -> str:
+        """The chat text of one message without a system prompt, up to where the answer begins."""
         message = message.strip()
         user = f"{self.user}: {message}\n\n" if message else f"{self.user}:"
         return f"{user}{self.assistant}:"
@@ -102,7 +101,7 @@ class PromptEncoder:
 
     def generation_text(self, prompt: str) -> str:
         """The chat text that asks for a picture of `prompt`, ending with the token that starts generation."""
-        return self._chat(prompt) + self.start_text
+        return self.chat(prompt) + self.start_text
 
     def generation_ids(self, prompt: str) -> torch.Tensor:
         """Token ids of `generation_text`, int64 [L]. An empty prompt is allowed."""
@@ -127,7 +126,7 @@ class PromptEncoder:
             raise PromptError(f"The question has {written} {IMAGE_PLACEHOLDER} for {pictures} pictures.")
         if not written:
             question = f"{IMAGE_PLACEHOLDER}\n" * pictures + question
-        return f"{SYSTEM_PROMPT}\n\n{self._chat(question)}"
+        return f"{SYSTEM_PROMPT}\n\n{self.chat(question)}"
 
     def question_ids(self, question: str, picture_tokens: int, pictures: int = 1) -> Question:
         """Token ids of `question_text`, each placeholder grown to begin-of-image, `picture_tokens`, end-of-image."""
@@ -149,7 +148,9 @@ class PromptEncoder:
 def check_context(length: int, max_positions: int):
     """Raises PromptError when a prompt and what will be generated exceed the model's context."""
     if length > max_positions:
-        raise PromptError(f"The prompt is too long: {length} tokens with the answer, the model has room for {max_positions}.")
+        raise PromptError(
+            f"The prompt is too long: {length} tokens with the answer, the model has room for {max_positions}."
+        )
 
 
 def question_embeds(model, question: Question, picture_embeds, dtype):

@@ -1,12 +1,15 @@
-"""The SDXL VAE that finishes JanusFlow's latents outside ComfyUI, by diffusers."""
+"""The VAE that finishes JanusFlow's latents outside ComfyUI, by diffusers: SDXL's, or a small one of TAESD's kind."""
 
+import re
 from pathlib import Path
 
 import torch
 
+from .checkpoint.files import read_header, read_json, read_tensors
 from .errors import CheckpointError
 
 CONFIG = Path(__file__).parent / "sdxl_vae"
+SDXL_SCALE = 0.13025  # z = SDXL_SCALE times the latent that an SDXL VAE reads and writes
 
 
 class LatentVAE:
@@ -14,39 +17,46 @@ class LatentVAE:
 
     Args:
         vae: diffusers' AutoencoderKL or AutoencoderTiny.
+        scale: z over what the network reads and writes; the VAE's own scaling factor when None.
     """
 
-    def __init__(self, vae):
+    def __init__(self, vae, scale: float | None = None):
         self.vae = vae
-        self.scale = vae.config.scaling_factor
+        self.scale = vae.config.scaling_factor if scale is None else scale
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """z: [B, 4, h, w]. Returns float32 pixels [B, 3, 8 h, 8 w] around [-1, 1]."""
         return self.vae.decode(z.to(self.vae.device, self.vae.dtype) / self.scale).sample.float()
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """pixels: [B, 3, H, W] in [-1, 1], sides multiples of 8. Returns float32 z, the posterior's mode."""
-        posterior = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist
-        return posterior.mode().float() * self.scale
+        """pixels: [B, 3, H, W] in [-1, 1], sides multiples of 8. Returns float32 z, of the posterior its mode."""
+        encoded = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype))
+        latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+        return latents.float() * self.scale
 
 
 def load_vae(path: str | Path, device="cpu", dtype=torch.float32) -> LatentVAE:
-    """Loads a diffusers VAE folder or a single VAE file in LDM's layout (sdxl_vae.safetensors), offline.
+    """Loads a VAE, offline: a diffusers folder, or a single file in LDM's layout (sdxl_vae.safetensors) or TAESD's.
 
-    float16 makes this VAE overflow, so it becomes float32.
+    float16 makes SDXL's overflow, so it becomes float32.
 
     Raises:
         CheckpointError: nothing there, or not a VAE.
     """
-    from diffusers import AutoencoderKL  # seconds to import, and only JanusFlow's pictures need it
+    from diffusers import AutoencoderKL, AutoencoderTiny  # seconds to import, and only JanusFlow's pictures need it
 
     path = Path(path).expanduser()
     if not path.exists():
         raise CheckpointError(f"There is no VAE at {path}.")
     dtype = torch.float32 if dtype == torch.float16 else dtype
+    scale = None
     try:
         if path.is_dir():
-            vae = AutoencoderKL.from_pretrained(path, torch_dtype=dtype, local_files_only=True)
+            tiny = read_json(path / "config.json").get("_class_name") == "AutoencoderTiny"
+            kind = AutoencoderTiny if tiny else AutoencoderKL
+            vae = kind.from_pretrained(path, torch_dtype=dtype, local_files_only=True)
+        elif _is_taesd(path):
+            vae, scale = _load_taesd(path, dtype)
         else:
             vae = AutoencoderKL.from_single_file(
                 str(path), config=str(CONFIG), torch_dtype=dtype, local_files_only=True
@@ -54,4 +64,29 @@ def load_vae(path: str | Path, device="cpu", dtype=torch.float32) -> LatentVAE:
     except Exception as error:  # diffusers raises many kinds for the same thing
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path} could not be loaded as an SDXL VAE ({reason}).") from None
-    return LatentVAE(vae.to(device).eval().requires_grad_(False))
+    return LatentVAE(vae.to(device).eval().requires_grad_(False), scale)
+
+
+def _is_taesd(path: Path) -> bool:
+    return path.suffix == ".safetensors" and "taesd_decoder.1.weight" in read_header(path)[1]
+
+
+def _load_taesd(path: Path, dtype):
+    """An AutoencoderTiny with a TAESD file's weights, and the z that its decoder's input of 1 stands for.
+
+    TAESD's decoder has a clamp as its layer 0, which diffusers applies outside of the layers; `vae_scale` turns an
+    SDXL latent into the decoder's input.
+    """
+    from diffusers import AutoencoderTiny
+
+    tensors = read_tensors(path)
+    scale = SDXL_SCALE / float(tensors.pop("vae_scale", SDXL_SCALE))
+    if float(tensors.pop("vae_shift", 0.0)) != 0:
+        raise CheckpointError(f"{path} shifts its latents, which SDXL's are not.")
+    weights = {}
+    for name, tensor in tensors.items():
+        part, index, rest = re.fullmatch(r"taesd_(encoder|decoder)\.(\d+)\.(.+)", name).groups()
+        weights[f"{part}.layers.{int(index) - (part == 'decoder')}.{rest}"] = tensor
+    vae = AutoencoderTiny()
+    vae.load_state_dict(weights)
+    return vae.to(dtype), scale

@@ -102,9 +102,7 @@ class JanusTextModel:
             pixels = torch.stack([understanding_pixels(array_to_picture(p), siglip.image_size) for p in pictures])
             seen = self.network.embed_pictures(pixels.to(device, dtype))
             embeds = question_embeds(self.network, asked, seen, dtype)
-        return text.sample_steps(
-            self.network, embeds, max_new_tokens, self.prompts.eos, choice=choice, seed=seed
-        )
+        return text.sample_steps(self.network, embeds, max_new_tokens, self.prompts.eos, choice=choice, seed=seed)
 
     def generate(self, tokens, do_sample, max_length, temperature, top_k, top_p, seed=None, **kwargs):
         """What stock text generation calls; about the first picture of a batch."""
@@ -113,9 +111,10 @@ class JanusTextModel:
         steps = self.answers(
             None if pictures is None else pictures[:1], tokens[conditioning.TEXT], max_length, choice, seed or 0
         )
-        for ids in steps:
+        answer = None
+        for answer in steps:
             comfy.model_management.throw_exception_if_processing_interrupted()
-        return text.strip_end(ids[0], self.prompts.eos)
+        return text.strip_end(answer[0], self.prompts.eos)
 
 
 def make_clip(patcher, checkpoint) -> comfy.sd.CLIP:

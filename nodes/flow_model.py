@@ -106,8 +106,8 @@ def prepare_flow_sampling(executor, noise, latent_image, *args, **kwargs):
     channels = model.latent_format.latent_channels
     if noise.shape[1] != channels:
         raise SamplingError(
-            f"This latent has {noise.shape[1]} channels, JanusFlow needs an SDXL latent of {channels}: use Empty Latent "
-            "Image, or VAE Encode with the SDXL VAE."
+            f"This latent has {noise.shape[1]} channels, JanusFlow needs an SDXL latent of {channels}: use Empty "
+            "Latent Image, or VAE Encode with the SDXL VAE."
         )
     params = model.diffusion_model.params
     tokens = -(-noise.shape[-1] // params.uvit.stride) * -(-noise.shape[-2] // params.uvit.stride) + 1

@@ -12,7 +12,9 @@ from ..janus_core.sampling.flow import flow_times
 from .flow_model import JanusFlowModel, flow_sigmas
 
 STEPS = dict(default=30, min=1, max=10000, tooltip="Euler steps. The paper uses 30.")
-DENOISE = dict(default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Below 1 starts from the latent: less changes it less.")
+DENOISE = dict(
+    default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Below 1 starts from the latent: less changes it less."
+)
 
 
 def sigmas_of(steps: int, denoise: float):
@@ -53,13 +55,29 @@ class JanusFlowSampler(io.ComfyNode):
                 io.Model.Input("model", tooltip="From Load JanusFlow."),
                 io.Conditioning.Input("positive"),
                 io.Conditioning.Input("negative"),
-                io.Latent.Input("latent_image", tooltip="Empty Latent Image at 384x384, or a picture from VAE Encode "
-                                "(SDXL VAE) with denoise below 1."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
-                             tooltip="The noise; means the same here and in KSampler."),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="Empty Latent Image at 384x384, or a picture from VAE Encode "
+                    "(SDXL VAE) with denoise below 1.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="The noise; means the same here and in KSampler.",
+                ),
                 io.Int.Input("steps", **STEPS),
-                io.Float.Input("cfg", default=2.0, min=0.0, max=100.0, step=0.1, round=0.01,
-                               tooltip="Guidance. The paper uses 2; 1 is none and twice as fast."),
+                io.Float.Input(
+                    "cfg",
+                    default=2.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Guidance. The paper uses 2; 1 is none and twice as fast.",
+                ),
                 io.Float.Input("denoise", **DENOISE),
             ],
             outputs=[io.Latent.Output(tooltip="An SDXL latent: decode it with VAE Decode and the SDXL VAE.")],
@@ -68,7 +86,9 @@ class JanusFlowSampler(io.ComfyNode):
     @classmethod
     def execute(cls, model, positive, negative, latent_image, seed, steps, cfg, denoise) -> io.NodeOutput:
         if not isinstance(model.model, JanusFlowModel):
-            raise SamplingError("JanusFlow Sampler needs the MODEL of Load JanusFlow (Janus-Pro draws with Janus Token Sampler).")
+            raise SamplingError(
+                "JanusFlow Sampler needs the MODEL of Load JanusFlow (Janus-Pro draws with Janus Token Sampler)."
+            )
         check_range("cfg", cfg, 0, 100)
         samples = comfy.sample.fix_empty_latent_channels(
             model, latent_image["samples"], latent_image.get("downscale_ratio_spacial")

@@ -26,10 +26,19 @@ class JanusPromptEncode(io.ComfyNode):
             search_aliases=["janus", "prompt", "clip text encode"],
             inputs=[
                 io.Clip.Input("clip", tooltip="From Load Janus-Pro or Load JanusFlow."),
-                io.String.Input("text", multiline=True, dynamic_prompts=True, tooltip="What to draw. Plain language; "
-                                "(word:1.2) is not a weight here."),
-                io.String.Input("negative_text", multiline=True, dynamic_prompts=True, default="",
-                                tooltip="What to move away from. Leave it empty for the published guidance."),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="What to draw. Plain language; (word:1.2) is not a weight here.",
+                ),
+                io.String.Input(
+                    "negative_text",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    default="",
+                    tooltip="What to move away from. Leave it empty for the published guidance.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive"),

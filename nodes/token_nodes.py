@@ -20,26 +20,61 @@ class JanusTokenSampler(io.ComfyNode):
                 io.Model.Input("model", tooltip="From Load Janus-Pro."),
                 io.Conditioning.Input("positive"),
                 io.Conditioning.Input("negative"),
-                io.Latent.Input("latent_image", tooltip="Size and batch: Empty Latent Image at 384x384. Or a token "
-                                "latent from VAE Encode with a noise mask, to redraw a part."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
-                             tooltip="The same seed draws the same picture on any device and in any batch."),
-                io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, round=0.01,
-                               tooltip="Guidance. 5 as published; 1 is none and twice as fast."),
-                io.Float.Input("temperature", default=1.0, min=0.0, max=5.0, step=0.05,
-                               tooltip="1 as published; 0 always takes the most likely token."),
-                io.Int.Input("top_k", default=0, min=0, max=1000000,
-                             tooltip="Choose among the k most likely tokens; 0 is off.", advanced=True),
-                io.Float.Input("top_p", default=1.0, min=0.0, max=1.0, step=0.01, advanced=True,
-                               tooltip="Choose among the likeliest tokens of this total probability; 1 is off."),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="Size and batch: Empty Latent Image at 384x384. Or a token "
+                    "latent from VAE Encode with a noise mask, to redraw a part.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="The same seed draws the same picture on any device and in any batch.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=5.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Guidance. 5 as published; 1 is none and twice as fast.",
+                ),
+                io.Float.Input(
+                    "temperature",
+                    default=1.0,
+                    min=0.0,
+                    max=5.0,
+                    step=0.05,
+                    tooltip="1 as published; 0 always takes the most likely token.",
+                ),
+                io.Int.Input(
+                    "top_k",
+                    default=0,
+                    min=0,
+                    max=1000000,
+                    tooltip="Choose among the k most likely tokens; 0 is off.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "top_p",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="Choose among the likeliest tokens of this total probability; 1 is off.",
+                ),
             ],
-            outputs=[io.Latent.Output(tooltip="A token latent: decode it with VAE Decode and the VAE of Load Janus-Pro.")],
+            outputs=[
+                io.Latent.Output(tooltip="A token latent: decode it with VAE Decode and the VAE of Load Janus-Pro.")
+            ],
         )
 
     @classmethod
-    def execute(
-        cls, model, positive, negative, latent_image, seed, cfg, temperature, top_k, top_p
-    ) -> io.NodeOutput:
+    def execute(cls, model, positive, negative, latent_image, seed, cfg, temperature, top_k, top_p) -> io.NodeOutput:
         return io.NodeOutput(
             sample(model, positive, negative, latent_image, seed, cfg, Choice(temperature, top_k, top_p))
         )

@@ -32,7 +32,10 @@ def sample(model, positive, negative, latent: dict, seed: int, cfg: float, choic
         SamplingError, PromptError: an input is of another family or out of range.
     """
     if not isinstance(model.model, JanusTokenModel):
-        raise SamplingError("Janus Token Sampler needs the MODEL of Load Janus-Pro (JanusFlow draws with KSampler or JanusFlow Sampler).")
+        raise SamplingError(
+            "Janus Token Sampler needs the MODEL of Load Janus-Pro (JanusFlow draws with KSampler or JanusFlow "
+            "Sampler)."
+        )
     network = model.model.diffusion_model
     batch, grid = latent_grid(latent, network.params.vq)
     kept = kept_tokens(latent, network, grid)
@@ -112,7 +115,9 @@ def kept_tokens(latent: dict, network, grid):
 
 def sides(positive, negative, batch: int, device, dtype):
     """Prompt embeddings of both sides on the device; an empty negative becomes the unconditional row."""
-    (tensor, _), (negative_tensor, extra) = (single(c, name) for c, name in ((positive, "positive"), (negative, "negative")))
+    (tensor, _), (negative_tensor, extra) = (
+        single(c, name) for c, name in ((positive, "positive"), (negative, "negative"))
+    )
     if conditioning.is_unconditional(negative_tensor, extra):
         negative_tensor, _ = conditioning.unconditional(extra, tensor.shape[1])
     for t in (tensor, negative_tensor):

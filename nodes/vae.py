@@ -64,6 +64,7 @@ class JanusVAE(comfy.sd.VAE):
         side = self.downscale_ratio
         if min(pixel_samples.shape[1:3]) < side:
             raise SamplingError(
-                f"The picture is {pixel_samples.shape[2]}x{pixel_samples.shape[1]}: each side needs at least {side} pixels."
+                f"The picture is {pixel_samples.shape[2]}x{pixel_samples.shape[1]}: each side needs at least {side} "
+                "pixels."
             )
         return super().encode(pixel_samples)

@@ -67,7 +67,10 @@ def problems(prompt: dict, object_info: dict) -> list[str]:
             if name not in specs:
                 found.append(f"{node_id} {node['class_type']}: no input {name}")
                 continue
-            found += [f"{node_id} {node['class_type']}.{name}: {p}" for p in _value_problems(name, specs[name], value, prompt, object_info)]
+            found += [
+                f"{node_id} {node['class_type']}.{name}: {p}"
+                for p in _value_problems(name, specs[name], value, prompt, object_info)
+            ]
     return found
 
 

@@ -124,7 +124,9 @@ def _read_folder(folder: Path, read) -> Checkpoint:
         template = _chat_template(folder, processor_config, tokenizer_config)
         tensors = transformers_layout.published_tensors(tensors)
         config, processor_config = transformers_layout.published_config(config, template)
-    return _checkpoint(folder, tensors, config, tokenizer.read_text(encoding="utf-8"), tokenizer_config, processor_config)
+    return _checkpoint(
+        folder, tensors, config, tokenizer.read_text(encoding="utf-8"), tokenizer_config, processor_config
+    )
 
 
 def _chat_template(folder: Path, *configs: dict) -> str:
@@ -190,7 +192,9 @@ def build_model(
     return model
 
 
-def build_vq(checkpoint: Checkpoint, operations=torch.nn, attention=default_attention, dtype=None, device="cpu") -> VQModel:
+def build_vq(
+    checkpoint: Checkpoint, operations=torch.nn, attention=default_attention, dtype=None, device="cpu"
+) -> VQModel:
     """The picture tokenizer of a Janus checkpoint, as build_model does it."""
     params = janus_params(checkpoint.tensors, checkpoint.config).vq
     model = VQModel(params, operations, attention, device="meta", dtype=dtype)
@@ -221,7 +225,7 @@ def assign(model: torch.nn.Module, tensors, path, dtype, device):
 
 
 def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
-    """What a single file's metadata holds beside the weights: keys config, tokenizer, tokenizer_config, processor_config."""
+    """A single file's metadata: keys config, tokenizer, tokenizer_config, processor_config."""
     values = (checkpoint.config, None, checkpoint.tokenizer_config, checkpoint.processor_config)
     metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in zip(METADATA, values)}
     return {**metadata, "tokenizer": checkpoint.tokenizer, "format": "pt"}

@@ -41,7 +41,9 @@ def _params_of(config: dict, key: str) -> dict:
 
 def _agree(config: dict, key: str, found: int):
     if key in config and config[key] != found:
-        raise CheckpointError(f"The weights do not fit the config: config.json says {key} {config[key]}, they have {found}.")
+        raise CheckpointError(
+            f"The weights do not fit the config: config.json says {key} {config[key]}, they have {found}."
+        )
 
 
 def llama_params(shapes: Shapes, config: dict) -> LlamaParams:

@@ -82,9 +82,7 @@ def published_config(config: dict, chat_template: str) -> tuple[dict, dict]:
         "vision_config": {
             "params": {k: vision[k] for k in ("image_size", "num_attention_heads", "layer_norm_eps") if k in vision}
         },
-        "gen_vision_config": {
-            "params": {"image_token_size": vq.get("num_embeddings"), "n_embed": vq.get("embed_dim")}
-        },
+        "gen_vision_config": {"params": {"image_token_size": vq.get("num_embeddings"), "n_embed": vq.get("embed_dim")}},
     }
     plain = bool(chat_template) and "<|User|>" not in chat_template
     return published, {"sft_format": "deepseek_old" if plain else "deepseek"}

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..attention import additive_mask, attention as default_attention
+from ..attention import additive_mask
+from ..attention import attention as default_attention
 
 
 @dataclass(frozen=True)
@@ -147,15 +148,11 @@ class Block(nn.Module):
 class Llama(nn.Module):
     """The decoder without its text head: embeddings in, normalised hidden states out."""
 
-    def __init__(
-        self, params: LlamaParams, operations=torch.nn, attention=default_attention, device=None, dtype=None
-    ):
+    def __init__(self, params: LlamaParams, operations=torch.nn, attention=default_attention, device=None, dtype=None):
         super().__init__()
         self.params = params
         self.embed_tokens = operations.Embedding(params.vocab_size, params.hidden_size, device=device, dtype=dtype)
-        self.layers = nn.ModuleList(
-            Block(params, operations, attention, device, dtype) for _ in range(params.layers)
-        )
+        self.layers = nn.ModuleList(Block(params, operations, attention, device, dtype) for _ in range(params.layers))
         self.norm = operations.RMSNorm(params.hidden_size, eps=params.norm_eps, device=device, dtype=dtype)
 
     def forward(self, x, positions=None, cache: KVCache | None = None, mask=None, transformer_options=None):
@@ -203,9 +200,7 @@ def causal_mask(length: int, past: int, dtype, device, visible=None):
 class CausalLM(nn.Module):
     """A Llama decoder and its text head, under the published names."""
 
-    def __init__(
-        self, params: LlamaParams, operations=torch.nn, attention=default_attention, device=None, dtype=None
-    ):
+    def __init__(self, params: LlamaParams, operations=torch.nn, attention=default_attention, device=None, dtype=None):
         super().__init__()
         self.model = Llama(params, operations, attention, device, dtype)
         self.lm_head = operations.Linear(params.hidden_size, params.vocab_size, bias=False, device=device, dtype=dtype)

@@ -65,9 +65,7 @@ class Block(nn.Module):
 class Siglip(nn.Module):
     """Patch features after the final norm; the checkpoint's attention pool is not used."""
 
-    def __init__(
-        self, params: SiglipParams, operations=torch.nn, attention=default_attention, device=None, dtype=None
-    ):
+    def __init__(self, params: SiglipParams, operations=torch.nn, attention=default_attention, device=None, dtype=None):
         super().__init__()
         self.params = params
         self.patch_embed = nn.Module()

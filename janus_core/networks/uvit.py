@@ -147,7 +147,10 @@ class UViTDecoder(nn.Module):
         )
 
     def forward(self, x, skip, t_emb):
-        """x: the language model's states [B, decoder_channels, h, w]; skip: the encoder's features. Returns [B, latent_channels, H, W]."""
+        """x: the language model's states [B, decoder_channels, h, w]; skip: the encoder's features.
+
+        Returns [B, latent_channels, H, W].
+        """
         x = self.input_norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         x = self.mid_block(torch.cat((x, skip), dim=1), t_emb)
         for out_conv in self.out_convs:

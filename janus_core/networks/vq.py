@@ -102,7 +102,9 @@ class Level(nn.Module):
 
 
 def middle(channels, ops):
-    return nn.ModuleList((ResBlock(channels, channels, ops), AttentionBlock(channels, ops), ResBlock(channels, channels, ops)))
+    return nn.ModuleList(
+        (ResBlock(channels, channels, ops), AttentionBlock(channels, ops), ResBlock(channels, channels, ops))
+    )
 
 
 class Encoder(nn.Module):

@@ -1,6 +1,7 @@
 """Euler integration of the rectified flow with classifier-free guidance (arXiv 2411.07975, section 3.2)."""
 
-from typing import Callable, Iterator, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 
@@ -41,8 +42,10 @@ class Prompt(NamedTuple):
 
 def joined(a: Prompt, b: Prompt) -> Prompt:
     """Both prompts' rows as one batch; their lengths must agree."""
-    visible = [torch.ones(p.embeds.shape[:2], dtype=torch.bool, device=p.embeds.device)
-               if p.visible is None else p.visible for p in (a, b)]
+    visible = [
+        torch.ones(p.embeds.shape[:2], dtype=torch.bool, device=p.embeds.device) if p.visible is None else p.visible
+        for p in (a, b)
+    ]
     return Prompt(torch.cat((a.embeds, b.embeds)), torch.cat(visible))
 
 

@@ -1,6 +1,6 @@
 """Writing text after a question about pictures."""
 
-from typing import Iterator
+from collections.abc import Iterator
 
 import torch
 
@@ -11,6 +11,8 @@ from ..understanding import Understanding
 from .choice import Choice, check_range
 from .noise import stream_keys
 
+GREEDY = Choice(temperature=0)
+
 
 def sample_steps(
     model: Understanding,
@@ -18,7 +20,7 @@ def sample_steps(
     max_new_tokens: int,
     eos: int,
     *,
-    choice: Choice = Choice(temperature=0),
+    choice: Choice = GREEDY,
     seed: int = 0,
 ) -> Iterator[torch.Tensor]:
     """Continues each row until it ends its sentence or `max_new_tokens` are written.

@@ -1,6 +1,7 @@
 """Sampling picture tokens with classifier-free guidance (arXiv 2410.13848, section 3.4; published generate())."""
 
-from typing import Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 
@@ -13,6 +14,7 @@ from .choice import Choice, check_range
 from .noise import stream_keys
 
 CHECK_EVERY = 32
+AS_PUBLISHED = Choice()
 
 
 class TokenStep(NamedTuple):
@@ -61,7 +63,7 @@ def sample_steps(
     seed: int = 0,
     indices=(0,),
     cfg: float = 5.0,
-    choice: Choice = Choice(),
+    choice: Choice = AS_PUBLISHED,
     keep: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> Iterator[TokenStep]:
     """Samples picture tokens in raster order, one position per iteration; stop iterating to cancel.

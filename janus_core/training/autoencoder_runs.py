@@ -8,10 +8,10 @@ from safetensors.torch import load_file, save_file
 
 from .. import image
 from ..networks.vq import VQModel, VQParams
+from ..vae import SDXL_SCALE
 from . import autoencoders
 from .loop import LoopSettings, train
 
-SCALE = 0.13025  # of SDXL's latents, which the demo VAE's stand in for
 
 
 def train_vq(config: dict, folder: Path) -> Path:
@@ -21,6 +21,7 @@ def train_vq(config: dict, folder: Path) -> Path:
     """
     torch.manual_seed(config["seed"])
     vq = VQModel(VQParams(**{**config["model"], "channels": tuple(config["model"]["channels"])}))
+    autoencoders.add_reference_channels(vq)
     objective = autoencoders.VQObjective(vq)
 
     def started(number, batch_at):
@@ -53,7 +54,7 @@ def taesd_tensors(vae) -> dict[str, torch.Tensor]:
 
     TAESD's decoder has a clamp as its layer 0, which diffusers applies outside of the layers.
     """
-    tensors = {"vae_scale": torch.tensor(SCALE), "vae_shift": torch.tensor(0.0)}
+    tensors = {"vae_scale": torch.tensor(SDXL_SCALE), "vae_shift": torch.tensor(0.0)}
     for name, weight in vae.state_dict().items():
         part, _, index, rest = name.split(".", 3)
         index = int(index) + (part == "decoder")
@@ -86,7 +87,7 @@ def _phases(config, folder, objective, reconstruct, started=lambda number, batch
 def _grid(path, reconstruct):
     pixels = autoencoders.picture_batch(99, 0, 8)["pixels"]
     rows = image.to_pictures(torch.cat((pixels, reconstruct(pixels).float())))
-    picture_grid(rows, 8).save(path, quality=92)
+    picture_grid(rows, 8).save(path)
 
 
 def picture_grid(pictures, columns: int, gap: int = 2) -> Image.Image:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..networks.vq import VQModel, latent_to_tokens
+from ..networks.vq import GROUPS, VQModel, latent_to_tokens
 from . import objectives
 from .scenes import SIZE, draw_array, random_scene
 
@@ -15,7 +15,7 @@ CROP = 16  # crops start at multiples of the token size
 
 
 def picture_batch(seed: int, index: int, count: int, side: int = SIZE) -> dict:
-    """Scenes of the training split, or crops of them around one of their shapes.
+    """Scenes of the training split, or crops of them, three in four around one of their shapes.
 
     Returns:
         {"pixels": float32 [count, 3, side, side] in [-1, 1]}.
@@ -24,14 +24,34 @@ def picture_batch(seed: int, index: int, count: int, side: int = SIZE) -> dict:
     pictures = []
     for _ in range(count):
         scene = random_scene(rng)
-        thing = rng.choice(scene.things)
-        left, top = (
-            min(max((centre - side // 2) // CROP * CROP + rng.choice((-CROP, 0, CROP)), 0), SIZE - side)
-            for centre in (thing.x, thing.y)
-        )
+        left, top = (CROP * rng.randrange((SIZE - side) // CROP + 1) for _ in range(2))
+        if rng.random() < 0.75:
+            thing = rng.choice(scene.things)
+            left, top = (
+                min(max((centre - side // 2) // CROP * CROP + rng.choice((-CROP, 0, CROP)), 0), SIZE - side)
+                for centre in (thing.x, thing.y)
+            )
         pictures.append(draw_array(scene)[top : top + side, left : left + side])
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
     return {"pixels": pixels.contiguous(memory_format=torch.channels_last) / 127.5 - 1}
+
+
+@torch.no_grad()
+def add_reference_channels(vq: VQModel, height: float = 2.0):
+    """Initialises a VQ model so that flat colours pass its group norms.
+
+    A group norm over few channels removes a flat picture's colour. Two channels of each group start as constants of
+    +height and -height (the biases of the convolutions that write the residual stream): beside them, the norm of the
+    group's other channels is nearly linear. Groups of two channels are left alone.
+    """
+    for name, module in vq.named_modules():
+        if not isinstance(module, nn.Conv2d) or name.endswith(("conv2", ".q", ".k", ".v", "proj_out", "conv_out")):
+            continue
+        group = module.out_channels // GROUPS
+        if "quant_conv" in name or module.out_channels % GROUPS or group < 3:
+            continue
+        module.bias[group - 2 :: group] += height
+        module.bias[group - 1 :: group] -= height
 
 
 class VQObjective(nn.Module):

@@ -143,7 +143,7 @@ def train(
         if accelerator.is_main_process and (done % settings.save_every == 0 or done in (settings.steps, stop_at)):
             _save(folder, objective, optimizer, ema, done, log)
         if sample and accelerator.is_main_process and settings.sample_every and done % settings.sample_every == 0:
-            _sample(sample, objective, ema, folder / f"samples_{done:06}.jpg")
+            _sample(sample, objective, ema, folder / f"samples_{done:06}.png")
     accelerator.wait_for_everyone()
     ema.swap(objective)
     objective.eval()

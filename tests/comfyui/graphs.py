@@ -53,7 +53,7 @@ def flow_graph(sampler: str = "KSampler", prompt_node: str = "JanusPromptEncode"
 def token_graph(prompt_node: str = "JanusPromptEncode", *, text: str, seed: int = 0, cfg: float = 5.0,
                 temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, size: int = 96, batch: int = 1,
                 name: str = "ar-a", negative: str = "", **sampler_inputs):  # fmt: skip
-    """Loader, prompts, empty latent and the token sampler, saved as latent and picture. Returns (graph, sampler's id)."""
+    """Loader, prompts, empty latent and the token sampler, saved as latent and picture: (graph, sampler's id)."""
     g = Graph()
     loader = g.add("JanusProLoader", model_name=name, weight_dtype="default")
     latent = g.add("EmptyLatentImage", width=size, height=size, batch_size=batch)

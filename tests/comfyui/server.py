@@ -80,9 +80,7 @@ class Server:
         self.process = subprocess.Popen(command, stdout=self.log_file, stderr=subprocess.STDOUT, cwd=comfyui)
         self.client = uuid.uuid4().hex
         self._wait_until_up()
-        self.socket = websocket.create_connection(
-            f"ws://127.0.0.1:{self.port}/ws?clientId={self.client}", timeout=300
-        )
+        self.socket = websocket.create_connection(f"ws://127.0.0.1:{self.port}/ws?clientId={self.client}", timeout=300)
 
     def _wait_until_up(self):
         for _ in range(240):

@@ -95,9 +95,9 @@ def test_lora_acts_and_leaves_no_trace(server, lora, build):
     node = outputs_of(graph, "SaveLatent")[0]
     plain = latent_of(server, server.run(graph), node)
     patched, sampler = build(text="a cat")
-    patched[sampler]["inputs"]["model"] = [
-        patched.add("LoraLoaderModelOnly", model=patched[sampler]["inputs"]["model"], lora_name=lora, strength_model=1.0), 0
-    ]  # fmt: skip
+    links = patched[sampler]["inputs"]
+    loader = patched.add("LoraLoaderModelOnly", model=links["model"], lora_name=lora, strength_model=1.0)
+    links["model"] = [loader, 0]
     changed = latent_of(server, server.run(patched), node)
     assert changed.isfinite().all() and not torch.allclose(plain, changed, atol=1e-3)
     again, sampler = build(text="a cat", negative="")

@@ -16,7 +16,9 @@ OURS = ("Janus",)
 def snapshot_of(server) -> dict:
     """/object_info of our nodes and of those that the workflows use, without what depends on a person's files."""
     live = server.get("/object_info")
-    used = {node["type"] for path in WORKFLOWS for node in read(path)["nodes"]} | {n for n in live if n.startswith(OURS)}
+    used = {node["type"] for path in WORKFLOWS for node in read(path)["nodes"]} | {
+        n for n in live if n.startswith(OURS)
+    }
     out = {}
     for name in sorted(used & set(live)):
         info = {key: live[name][key] for key in ("input", "output", "output_is_list", "output_name", "display_name")}
@@ -71,7 +73,10 @@ def test_template_runs(server, template, path):
 
 def test_text_to_image_template_draws_the_golden_picture(server, template, golden):
     ar = golden("ar-a")
-    prompt = template("janus_pro_text_to_image", **{"JanusTokenSampler.temperature": 0.0, "JanusPromptEncode.text": ar.text["gen0.prompt"]})
+    prompt = template(
+        "janus_pro_text_to_image",
+        **{"JanusTokenSampler.temperature": 0.0, "JanusPromptEncode.text": ar.text["gen0.prompt"]},
+    )
     pixels = pixels_of(server, server.run(prompt), outputs_of(prompt, "SaveImage")[0])
     expected = ((ar.expected["gen0.cfg5.image"][0].clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).numpy()
     assert np.abs(pixels.astype(float) - expected).max() <= 2

@@ -95,7 +95,12 @@ def test_loading_does_not_copy(folder):
 def test_published_7b_config_holds_little(folder):
     """Head counts and the rest come from shapes when the config does not say."""
     config = json.loads((folder / "config.json").read_text())
-    config["language_config"] = {"num_hidden_layers": 3, "vocab_size": 640, "max_position_embeddings": 4096, "head_dim": 32}
+    config["language_config"] = {
+        "num_hidden_layers": 3,
+        "vocab_size": 640,
+        "max_position_embeddings": 4096,
+        "head_dim": 32,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     assert build_model(read_checkpoint(folder)).params.llama.heads == 3
 

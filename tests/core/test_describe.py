@@ -39,7 +39,9 @@ def test_several_pictures_in_one_question(pipe):
 
 
 def test_sampled_answers_repeat_with_their_seed(pipe):
-    ask = lambda seed: pipe.describe(pipe.picture, "What?", max_new_tokens=12, temperature=1.0, top_p=1.0, seed=seed)
+    def ask(seed):
+        return pipe.describe(pipe.picture, "What?", max_new_tokens=12, temperature=1.0, top_p=1.0, seed=seed)
+
     assert ask(1) == ask(1) and ask(1) != ask(2)
 
 

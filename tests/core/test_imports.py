@@ -1,4 +1,4 @@
-"""The arrows between the rooms: janus_core never sees ComfyUI, nodes/ is its only importer, and there are no circles."""
+"""The arrows between the rooms: nodes/ is the only importer of ComfyUI, and janus_core has no circles."""
 
 import ast
 import subprocess
@@ -6,7 +6,17 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-COMFY = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "latent_preview", "node_helpers", "execution", "server"}
+COMFY = {
+    "comfy",
+    "comfy_api",
+    "comfy_extras",
+    "comfy_execution",
+    "folder_paths",
+    "latent_preview",
+    "node_helpers",
+    "execution",
+    "server",
+}
 FORBIDDEN = {"janus", "attrdict", "timm", "einops"}
 ALLOWED = {  # who may import whom inside janus_core, by first path component
     "networks": {"attention"},
@@ -15,7 +25,7 @@ ALLOWED = {  # who may import whom inside janus_core, by first path component
     "janusflow": {"attention", "networks", "understanding"},
     "prompt": {"errors"},
     "image": {"errors"},
-    "vae": {"errors"},
+    "vae": {"checkpoint", "errors"},
     "sampling": {"attention", "errors", "janus", "janusflow", "networks", "prompt", "understanding"},
     "checkpoint": {"attention", "errors", "janus", "janusflow", "networks"},
 }

@@ -36,7 +36,13 @@ def full_size(golden_tensors):
         if name.startswith("language_model"):
             return [sizes[s] for s in small]
         if name.startswith("vision_model"):
-            sizes = {128: vis["width"], 384: 3 * vis["width"], 512: 4 * vis["width"], 256: 2 * vis["width"], 36: vis["tokens"]}
+            sizes = {
+                128: vis["width"],
+                384: 3 * vis["width"],
+                512: 4 * vis["width"],
+                256: 2 * vis["width"],
+                36: vis["tokens"],
+            }
             return [sizes.get(s, s) for s in small]
         if name.startswith("gen_vision_model"):
             if "quantize.embedding" in name:
@@ -52,7 +58,10 @@ def full_size(golden_tensors):
     out = {}
     for name, tensor in golden_tensors.items():
         repeats = [name]
-        for stem, count in (("language_model.model.layers.0.", lang["layers"]), ("vision_model.vision_tower.blocks.0.", vis["layers"])):
+        for stem, count in (
+            ("language_model.model.layers.0.", lang["layers"]),
+            ("vision_model.vision_tower.blocks.0.", vis["layers"]),
+        ):
             if name.startswith(stem):
                 repeats = [name.replace(".0.", f".{k}.", 1) for k in range(count)]
             elif name.startswith(stem[:-2]):

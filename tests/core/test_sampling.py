@@ -7,6 +7,7 @@ import torch
 
 import janus_core
 from janus_core.errors import PromptError, SamplingError
+from janus_core.sampling import tokens
 from janus_core.sampling.choice import Choice
 from janus_core.sampling.flow import flow_times
 from janus_core.sampling.noise import gumbel, mix, stream_keys
@@ -77,7 +78,9 @@ def test_top_k_and_top_p_keep_the_likeliest():
     assert both[2] == 0 and both[3] == 0
 
 
-@pytest.mark.parametrize("setting", [{"temperature": -1}, {"temperature": 6}, {"temperature": math.nan}, {"top_k": -1}, {"top_p": 1.5}])
+@pytest.mark.parametrize(
+    "setting", [{"temperature": -1}, {"temperature": 6}, {"temperature": math.nan}, {"top_k": -1}, {"top_p": 1.5}]
+)
 def test_choices_out_of_range(setting):
     with pytest.raises(SamplingError, match=next(iter(setting))):
         Choice(**setting)
@@ -91,26 +94,20 @@ def test_a_picture_does_not_depend_on_its_batch(ar):
 
 
 def test_prompts_of_different_lengths_in_one_batch_are_exact(ar):
-    """A longer negative prompt shares a cache with the positive one, aligned at the end; each row keeps its positions."""
-    from janus_core.sampling import tokens
-
+    """A longer negative prompt shares the cache, aligned at the end, and each row keeps its own positions."""
+    negative = "a very long and blurry photo of nothing at all"
+    drawn = ar.generate_tokens("a cat", negative_prompt=negative, guidance=3, temperature=0)[:, :8]
     with torch.inference_mode():
-        positive, negative = ar.sides("a cat", "a very long and blurry photo of nothing at all")
-        both = [s.logits for s in tokens.sample_steps(ar.model, positive, negative, 8, cfg=3, choice=Choice(0))]
-        drawn = ar.generate_tokens("a cat", negative_prompt="a very long and blurry photo of nothing at all",
-                                   guidance=3, temperature=0)[:, :8]  # fmt: skip
-        for k, side in enumerate((positive, negative)):
-            pictures = ar.model.embed_image_tokens(drawn[:, :7], torch.float32)
-            states = ar.model.llama(torch.cat((side, pictures), dim=1))[:, side.shape[1] - 1 :]
-            logits = ar.model.image_logits(states)[0]
-            guided = logits if k == 0 else logits + 3 * (first - logits)
-            first = logits
-    assert torch.allclose(torch.cat(both), guided, atol=1e-4)
+        sides = ar.sides("a cat", negative)
+        steps = tokens.sample_steps(ar.model, *sides, 8, cfg=3, choice=Choice(temperature=0))
+        guided = torch.cat([step.logits for step in steps])
+        pictures = ar.model.embed_image_tokens(drawn[:, :7], torch.float32)
+        c, u = (ar.model.llama(torch.cat((side, pictures), dim=1))[:, side.shape[1] - 1 :] for side in sides)
+        c, u = ar.model.image_logits(c)[0], ar.model.image_logits(u)[0]
+    assert torch.allclose(guided, u + 3 * (c - u), atol=1e-4)
 
 
 def test_tokens_to_keep(ar):
-    from janus_core.sampling import tokens
-
     whole = ar.generate_tokens("a cat", seed=1)
     keep = torch.zeros(1, 36, dtype=torch.bool)
     keep[:, :20] = True
@@ -164,7 +161,9 @@ def test_flow_image_to_image_starts_from_the_latents(flow):
         flow.generate_latents("a", denoise=0.5)
 
 
-@pytest.mark.parametrize("setting", [{"guidance": -1}, {"guidance": 101}, {"seed": -1}, {"seed": 2**64}, {"num_images": 0}])
+@pytest.mark.parametrize(
+    "setting", [{"guidance": -1}, {"guidance": 101}, {"seed": -1}, {"seed": 2**64}, {"num_images": 0}]
+)
 def test_settings_out_of_range(ar, flow, setting):
     for pipe in (ar, flow):
         with pytest.raises(SamplingError):
@@ -186,7 +185,9 @@ def test_any_text_draws(ar, flow, prompt):
 def test_output_that_is_not_finite(golden):
     for name, weight in (("ar-a", "gen_head.vision_head"), ("flow-a", "vision_gen_enc_aligner")):
         pipe = janus_core.load(golden(name).folder, device="cpu", dtype=torch.float32)
-        pipe.model.get_submodule(weight).weight.data = torch.full_like(pipe.model.get_submodule(weight).weight, math.nan)
+        pipe.model.get_submodule(weight).weight.data = torch.full_like(
+            pipe.model.get_submodule(weight).weight, math.nan
+        )
         with pytest.raises(SamplingError, match="not finite"):
             pipe.generate_latents("a")
 

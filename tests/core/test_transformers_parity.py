@@ -81,7 +81,9 @@ def test_converted_to_single_file_gives_identical_tensors(pair, tmp_path):
     save_single_file(checkpoint, tmp_path / "one.safetensors")
     again = read_checkpoint(tmp_path / "one.safetensors")
     assert again.tensors.keys() == checkpoint.tensors.keys()
-    assert all(torch.equal(again.tensors[n], t) and again.tensors[n].dtype == t.dtype for n, t in checkpoint.tensors.items())
+    assert all(
+        torch.equal(again.tensors[n], t) and again.tensors[n].dtype == t.dtype for n, t in checkpoint.tensors.items()
+    )
     single = janus_core.load(tmp_path / "one.safetensors", device="cpu")
     assert single.model.params == ours.model.params
     assert torch.equal(single.generate_tokens("a", temperature=0), ours.generate_tokens("a", temperature=0))

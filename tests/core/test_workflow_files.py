@@ -30,7 +30,9 @@ def test_workflow(path, object_info):
         assert by_id[source]["outputs"][out]["type"] == kind
         assert by_id[target]["inputs"][slot]["link"] is not None
     assert any(node["type"] in NOTES for node in workflow["nodes"])
-    boxes = [(*node["pos"], node["pos"][0] + node["size"][0], node["pos"][1] + node["size"][1]) for node in workflow["nodes"]]
+    boxes = [
+        (*node["pos"], node["pos"][0] + node["size"][0], node["pos"][1] + node["size"][1]) for node in workflow["nodes"]
+    ]
     for i, a in enumerate(boxes):
         for b in boxes[i + 1 :]:
             assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], "two nodes overlap"

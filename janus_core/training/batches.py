@@ -1,0 +1,90 @@
+"""Rows of a training batch: prompts and questions as token ids, padded at the end."""
+
+import random
+
+import torch
+
+from ..prompt import PromptEncoder
+from .unified import IGNORED
+
+DROP_PROMPT = 0.1  # share of the rows that are trained without a prompt, for guidance
+
+
+def pad_rows(rows, value):
+    """1-D tensors of any lengths to one [B, longest], filled up with `value`."""
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
+
+
+def answer_rows(prompts: PromptEncoder, pairs, picture_tokens: int) -> dict:
+    """Questions about one picture each, with their answers and the end of sentence.
+
+    Args:
+        pairs: (question, answer) of each row.
+
+    Returns:
+        und_ids, und_replaced, und_labels (see unified.Objective).
+    """
+    ids, replaced, labels = [], [], []
+    for question, answer in pairs:
+        asked = prompts.question_ids(question, picture_tokens)
+        row, label = _with_answer(prompts, asked.ids, answer)
+        ids.append(row)
+        labels.append(label)
+        replaced.append(torch.cat((asked.replaced, torch.zeros(len(row) - len(asked.ids), dtype=torch.bool))))
+    return {
+        "und_ids": pad_rows(ids, prompts.pad),
+        "und_replaced": pad_rows(replaced, False),
+        "und_labels": pad_rows(labels, IGNORED),
+    }
+
+
+def text_rows(prompts: PromptEncoder, pairs) -> dict:
+    """Questions without a picture and their answers: text_ids, text_labels."""
+    rows = [_with_answer(prompts, prompts.ids(prompts.chat(question)), answer) for question, answer in pairs]
+    return {
+        "text_ids": pad_rows((ids for ids, _ in rows), prompts.pad),
+        "text_labels": pad_rows((labels for _, labels in rows), IGNORED),
+    }
+
+
+def _with_answer(prompts, asked, answer):
+    start = 1 if prompts.add_bos else 0
+    written = torch.cat((prompts.ids(" " + answer.strip())[start:], torch.tensor([prompts.eos])))
+    return torch.cat((asked, written)), torch.cat((torch.full_like(asked, IGNORED), written))
+
+
+def drawing_rows(prompts: PromptEncoder, captions, picture_tokens: int, rng: random.Random) -> dict:
+    """Prompts followed by the places of a picture, a tenth of them as sampling's unconditional row has it.
+
+    AR: pads between BOS and begin-of-image, all visible; then `picture_tokens` places. Flow: the last prompt token
+    is left out, the pads are hidden, and one more place stands in front for the time embedding.
+
+    Returns:
+        gen_ids, gen_image, gen_visible (see unified).
+    """
+    flow = prompts.family == "janusflow"
+    ids, places, visible = [], [], []
+    for caption in captions:
+        row = prompts.generation_ids(caption)
+        seen = torch.ones(len(row), dtype=torch.bool)
+        if rng.random() < DROP_PROMPT:
+            row = prompts.unconditional_ids(len(row))
+            seen[1:-1] = not flow
+        if flow:
+            row, seen = row[:-1], seen[:-1]
+        count = picture_tokens + flow
+        ids.append(torch.cat((row, torch.full((count,), prompts.pad))))
+        places.append(torch.cat((torch.zeros(len(row), dtype=torch.bool), torch.ones(count, dtype=torch.bool))))
+        visible.append(torch.cat((seen, torch.ones(count, dtype=torch.bool))))
+    return {
+        "gen_ids": pad_rows(ids, prompts.pad),
+        "gen_image": pad_rows(places, False),
+        "gen_visible": pad_rows(visible, True),
+    }
+
+
+def split_rows(count: int, ratio) -> tuple[int, int, int]:
+    """Rows of understanding, generation and text in a batch of `count`; a part with a ratio over 0 gets at least one."""
+    total = sum(ratio)
+    understanding, text = (max(1, round(count * r / total)) if r else 0 for r in (ratio[0], ratio[2]))
+    return understanding, count - understanding - text, text

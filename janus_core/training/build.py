@@ -1,0 +1,206 @@
+"""New small models with random weights, and writing any model as a folder in the published layout."""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ..checkpoint import Checkpoint
+from ..checkpoint.load import VQ_PREFIX
+from ..janus import Janus, JanusParams
+from ..janusflow import JanusFlow, JanusFlowParams
+from ..networks.llama import LlamaParams
+from ..networks.siglip import SiglipParams
+from ..networks.uvit import GlobalResponseNorm, UViTParams
+from ..networks.vq import VQModel
+from ..prompt import BEGIN_OF_IMAGE, BOS, END_OF_IMAGE, EOS, IMAGE_PLACEHOLDER, PAD
+
+
+def new_model(family: str, sizes: dict, vocabulary: int, vq: VQModel | None = None):
+    """A model of either family with random weights.
+
+    Args:
+        sizes: keyword arguments of LlamaParams (`llama`), SiglipParams (`siglip`) and, for JanusFlow, UViTParams
+            (`uvit`), as the configs have them.
+        vq: the trained tokenizer of an AR model; the token embeddings start as its codebook.
+    """
+    llama = LlamaParams(vocab_size=vocabulary, kv_heads=sizes["llama"]["heads"], **sizes["llama"])
+    siglip = SiglipParams(**sizes["siglip"])
+    if family == JanusFlow.family:
+        model = JanusFlow(JanusFlowParams(llama, siglip, UViTParams(hidden_size=llama.hidden_size, **sizes["uvit"])))
+    else:
+        model = Janus(JanusParams(llama, siglip, vq.params, gen_head_width=llama.hidden_size))
+    _initialise(model)
+    if family == Janus.family:
+        model.codebook = vq.codebook(vq.quantize.embedding.weight).detach().clone()
+        model.gen_embed.weight.data.copy_(model.codebook)
+    return model
+
+
+@torch.no_grad()
+def _initialise(model):
+    """PyTorch's own initialisation, with small embeddings, residual branches scaled by 1 / sqrt(2 layers) and a first
+    velocity of zero."""
+    for module in model.modules():
+        if isinstance(module, GlobalResponseNorm):
+            module.weight.zero_()
+            module.bias.zero_()
+    nn.init.normal_(model.llama.embed_tokens.weight, std=0.1)
+    branch = 1 / math.sqrt(2 * len(model.llama.layers))
+    for block in model.llama.layers:
+        block.self_attn.o_proj.weight.mul_(branch)
+        block.mlp.down_proj.weight.mul_(branch)
+    tower = model.vision_und_enc_model if model.family == JanusFlow.family else model.vision_model
+    nn.init.normal_(tower.vision_tower.pos_embed, std=0.1)
+    if model.family == JanusFlow.family:
+        nn.init.normal_(model.beg_of_und_embed, std=0.1)
+        last = model.vision_gen_dec_model.out_convs[-1].unpatch_conv
+        last.weight.zero_()
+        last.bias.zero_()
+
+
+def config_of(model) -> dict:
+    """config.json in the published layout."""
+    p, llama, siglip = model.params, model.params.llama, model.params.siglip
+    language = {
+        "model_type": "llama",
+        "vocab_size": llama.vocab_size,
+        "hidden_size": llama.hidden_size,
+        "intermediate_size": llama.intermediate_size,
+        "num_hidden_layers": llama.layers,
+        "num_attention_heads": llama.heads,
+        "num_key_value_heads": llama.kv_heads,
+        "max_position_embeddings": llama.max_positions,
+        "rms_norm_eps": llama.norm_eps,
+        "rope_theta": llama.rope_theta,
+        "torch_dtype": "bfloat16",
+    }
+    vision = {
+        "image_size": siglip.image_size,
+        "model_name": "siglip_large_patch16_384",
+        "num_attention_heads": siglip.heads,
+        "select_feature": "same",
+        "select_layer": -1,
+    }
+    config = {
+        "architectures": ["MultiModalityCausalLM"],
+        "model_type": "multi_modality",
+        "torch_dtype": "bfloat16",
+        "language_config": language,
+    }
+    if model.family == JanusFlow.family:
+        uvit = p.uvit
+        common = {
+            "block_out_channels": [uvit.channels],
+            "hidden_size": uvit.hidden_size,
+            "elementwise_affine": True,
+            "use_bias": True,
+            "norm_eps": uvit.norm_eps,
+            "dropout": 0.0,
+            "use_mid_block": True,
+        }
+        encoder = {
+            "input_channels": uvit.latent_channels,
+            "stride": uvit.stride,
+            "kernel_size": uvit.kernel,
+            "padding": uvit.padding,
+            "layers_in_middle": uvit.encoder_blocks,
+            **common,
+        }
+        decoder = {
+            "in_channels": uvit.decoder_channels,
+            "out_channels": uvit.latent_channels,
+            "upsamples": uvit.upsamples,
+            "layers_in_middle": uvit.decoder_blocks,
+            **common,
+        }
+        return {
+            **config,
+            "vision_und_enc_config": {"cls": "CLIPVisionTower", "model_type": "vision_und_enc", "params": vision},
+            "vision_gen_enc_config": {"cls": "ShallowUViTEncoder", "model_type": "vision_gen_enc", "params": encoder},
+            "vision_gen_dec_config": {"cls": "ShallowUViTDecoder", "model_type": "vision_gen_dec", "params": decoder},
+        }
+    hidden, vq = llama.hidden_size, p.vq
+    projector = {"n_embed": hidden, "projector_type": "mlp_gelu"}
+    aligner = {"depth": p.aligner_depth, "input_dim": siglip.width, **projector}
+    gen_aligner = {"depth": p.gen_aligner_depth, "input_dim": vq.codebook_dim, **projector}
+    head = {"image_token_embed": p.gen_head_width, "image_token_size": vq.codebook_size, "n_embed": hidden}
+    codebook = {"image_token_size": vq.codebook_size, "n_embed": vq.codebook_dim}
+    return {
+        **config,
+        "vision_config": {"cls": "CLIPVisionTower", "model_type": "vision", "params": vision},
+        "aligner_config": {"cls": "MlpProjector", "model_type": "aligner", "params": aligner},
+        "gen_vision_config": {"cls": "VQ-16", "model_type": "gen_vision", "params": codebook},
+        "gen_aligner_config": {"cls": "MlpProjector", "model_type": "gen_aligner", "params": gen_aligner},
+        "gen_head_config": {"cls": "vision_head", "model_type": "gen_head", "params": head},
+    }
+
+
+def new_checkpoint(model, tokenizer, path: Path = Path("new"), vq: VQModel | None = None) -> Checkpoint:
+    """A model's checkpoint, float32, as read_checkpoint would give it."""
+
+    def token(content):
+        flags = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+        return {"__type": "AddedToken", "content": content, **flags}
+
+    tensors = dict(model.state_dict())
+    if vq is not None:
+        tensors |= {VQ_PREFIX + name: weight for name, weight in vq.state_dict().items()}
+    tokenizer_config = {
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "bos_token": token(BOS),
+        "eos_token": token(EOS),
+        "pad_token": token(PAD),
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": model.params.llama.max_positions,
+        "tokenizer_class": "LlamaTokenizer",
+    }
+    processor_config = {
+        "add_special_token": False,
+        "ignore_id": -100,
+        "image_tag": IMAGE_PLACEHOLDER,
+        "mask_prompt": False,
+        "num_image_tokens": model.params.siglip.tokens,
+        "processor_class": "VLChatProcessor",
+        "sft_format": "deepseek",
+    }
+    config = config_of(model)
+    return Checkpoint(path, model.family, tensors, config, tokenizer.to_str(), tokenizer_config, processor_config)
+
+
+def save_folder(checkpoint: Checkpoint, folder: str | Path, dtype: torch.dtype = torch.bfloat16):
+    """Writes a checkpoint as a folder in the published layout."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    size = checkpoint.config.get("vision_config", checkpoint.config.get("vision_und_enc_config"))["params"]["image_size"]
+    texts = {
+        "config": checkpoint.config,
+        "tokenizer_config": checkpoint.tokenizer_config,
+        "processor_config": checkpoint.processor_config,
+        "preprocessor_config": {
+            "do_normalize": True,
+            "image_mean": [0.5] * 3,
+            "image_processor_type": "VLMImageProcessor",
+            "image_size": size,
+            "image_std": [0.5] * 3,
+            "min_size": 14,
+            "processor_class": "VLChatProcessor",
+            "rescale_factor": 1 / 255,
+        },
+        "special_tokens_map": {
+            "additional_special_tokens": [IMAGE_PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE],
+            "bos_token": BOS,
+            "eos_token": EOS,
+            "pad_token": PAD,
+        },
+    }
+    for name, value in texts.items():
+        text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+        (folder / f"{name}.json").write_text(text, encoding="utf-8")
+    (folder / "tokenizer.json").write_text(checkpoint.tokenizer, encoding="utf-8")
+    tensors = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in checkpoint.tensors.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

@@ -1,0 +1,92 @@
+"""Training the demo models from their configs."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..checkpoint import Checkpoint
+from ..janusflow import JanusFlow
+from ..networks.vq import latent_to_tokens
+from ..pipeline import JanusFlowPipeline, JanusPipeline
+from ..prompt import PromptEncoder
+from ..vae import load_vae
+from . import autoencoder_runs, build, scene_data, stages
+from .loop import LoopSettings, train
+from .tokenizer import build_tokenizer
+from .unified import JanusFlowObjective, JanusObjective
+
+SAMPLE_PROMPTS = (
+    "a red circle on a blue background",
+    "a large green triangle on a white background",
+    "a small yellow cross on a black background",
+    "a purple square on an orange background",
+    "a white circle left of a black square on a red background",
+    "a green cross above a yellow circle on a purple background",
+    "a small blue triangle right of a large orange cross on a white background",
+    "a red triangle on a green background",
+)
+
+
+def train_model(config: dict, folder: Path) -> Path:
+    """Trains a demo model and writes it as a folder in the published layout; see configs/janus_pro_demo.json.
+
+    Each of the config's `stages` has a stage number, the rows and the data ratio of a batch, and loop settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    seed, family = config["seed"], config["family"]
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer()
+    scenes = scene_data.scene_list(seed, config["scenes"])
+    vq = vae = None
+    if family == JanusFlow.family:
+        vae = load_vae(config["autoencoder"])
+        codes = scene_data.encode_scenes(scenes, vae.encode, folder / "codes.safetensors")
+    else:
+        vq = autoencoder_runs.load_vq(**config["autoencoder"])
+        codes = scene_data.encode_scenes(scenes, lambda x: vq_tokens(vq, x), folder / "codes.safetensors")
+    model = build.new_model(family, config["sizes"], tokenizer.get_vocab_size(), vq)
+    checkpoint = build.new_checkpoint(model, tokenizer, folder, vq)
+    prompts = PromptEncoder.of(checkpoint)
+    if family == JanusFlow.family:
+        objective = JanusFlowObjective(model, config["repa"])
+        picture_tokens = model.image_tokens(*codes.shape[-2:])
+        pipe = JanusFlowPipeline(model, prompts, torch.device("cpu"), torch.float32, vae)
+    else:
+        objective = JanusObjective(model)
+        picture_tokens = codes.shape[1]
+        pipe = JanusPipeline(model, prompts, torch.device("cpu"), torch.float32, vq)
+
+    def sample(path):
+        pictures = [pipe(prompt, seed=k)[0] for k, prompt in enumerate(SAMPLE_PROMPTS)]
+        autoencoder_runs.picture_grid(pictures, 4).save(path)
+
+    for number, stage in enumerate(config["stages"]):
+        stage = dict(stage)
+        stages.freeze(model, stage["stage"])
+        ratio = stage.pop("ratio", stages.RATIOS[stage.pop("stage")])
+        rows = stage.pop("rows")
+        read_targets = bool(config.get("repa"))
+        batch_at = scene_data.SceneBatches(
+            prompts, scenes, codes, picture_tokens, model.params.siglip.tokens, rows, ratio, seed + number, read_targets
+        )
+        settings = LoopSettings(**{**config.get("loop", {}), **stage}, seed=seed + number)
+        train(objective, batch_at, settings, folder / f"stage_{number}", sample=sample)
+        write(model, checkpoint, vq, folder / "checkpoint")
+    return folder / "checkpoint"
+
+
+def vq_tokens(vq, pixels):
+    """Pictures [B, 3, H, W] in [-1, 1] to their tokens, int64 [B, N]."""
+    return latent_to_tokens(vq.encode(pixels), vq.codebook(pixels))
+
+
+def write(model: nn.Module, like: Checkpoint, vq, folder: Path):
+    """Writes a trained model as a published folder, with the tokenizer and configs of `like`."""
+    tensors = dict(model.state_dict())
+    if vq is not None:
+        tensors |= {build.VQ_PREFIX + name: weight for name, weight in vq.state_dict().items()}
+    build.save_folder(
+        Checkpoint(folder, like.family, tensors, like.config, like.tokenizer, like.tokenizer_config, like.processor_config),
+        folder,
+    )

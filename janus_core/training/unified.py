@@ -1,0 +1,121 @@
+"""Both models' training step: a batch of pictures to draw and of questions to answer, in one forward pass each.
+
+Rows are padded at the end: attention is causal, so what stands after a row's last token changes nothing before it.
+"""
+
+import torch
+from torch import nn
+
+from ..janus import Janus
+from ..janusflow import JanusFlow
+from ..networks.llama import causal_mask
+from . import objectives
+
+IGNORED = -100
+
+class Objective(nn.Module):
+    """What both families train: text, after a picture or without one.
+
+    A batch is a dict of tensors; each part of it is there or not:
+        und_ids [B, L], und_replaced bool [B, L], und_labels [B, L], und_pixels [B, 3, S, S]: questions with answers;
+        text_ids, text_labels: text alone;
+        gen_ids [B, L], gen_image bool [B, L] (where the picture stands), and the family's own.
+    """
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.llama.embed_tokens.weight.dtype
+
+    def forward(self, batch):
+        losses = {}
+        if "und_ids" in batch:
+            losses["understanding"] = self.understanding(batch)
+        if "text_ids" in batch:
+            embeds = self.model.embed_text(batch["text_ids"], self.dtype)
+            losses["text"] = self.answer_loss(embeds, batch["text_labels"])
+        if "gen_ids" in batch:
+            losses |= self.generation(batch)
+        return losses
+
+    def understanding(self, batch):
+        pictures = self.model.embed_pictures(batch["und_pixels"].to(self.dtype))
+        embeds = self.with_pictures(batch["und_ids"], batch["und_replaced"], pictures)
+        return self.answer_loss(embeds, batch["und_labels"])
+
+    def answer_loss(self, embeds, labels):
+        """Text loss of rows; labels [B, L] hold each position's own token, or IGNORED where none is learnt."""
+        learnt = labels[:, 1:] != IGNORED
+        states = self.model.llama(embeds)[:, :-1][learnt]
+        return objectives.text_loss(self.model.text_logits(states), labels[:, 1:][learnt])
+
+    def with_pictures(self, ids, where, pictures):
+        """Embeddings of ids [B, L] with pictures [B, n, hidden] at the n places per row that `where` marks."""
+        embeds = self.model.embed_text(ids, self.dtype)
+        return embeds.masked_scatter(where[..., None], pictures.to(embeds.dtype))
+
+
+class JanusObjective(Objective):
+    """Janus: gen_tokens [B, N] are the picture's VQ tokens; gen_image marks N places."""
+
+    def __init__(self, model: Janus):
+        super().__init__(model)
+
+    def generation(self, batch):
+        where, tokens = batch["gen_image"], batch["gen_tokens"]
+        pictures = self.model.embed_image_tokens(tokens, self.dtype)
+        states = self.model.llama(self.with_pictures(batch["gen_ids"], where, pictures))
+        states = states[:, :-1][where[:, 1:]].unflatten(0, tokens.shape)
+        return {"generation": objectives.image_token_loss(self.model.image_logits(states), tokens)}
+
+
+class JanusFlowObjective(Objective):
+    """JanusFlow: gen_latents [B, 4, H, W] are scaled latents; gen_image marks 1 + N places, time embedding first;
+    gen_visible bool [B, L] is False on the hidden pads of unconditional rows; gen_pixels, for REPA, are the target
+    pictures as the understanding encoder reads them.
+
+    Args:
+        repa: weight of the alignment loss; 0 leaves it and its head out.
+    """
+
+    def __init__(self, model: JanusFlow, repa: float = 1.0):
+        super().__init__(model)
+        self.repa = repa
+        llama = model.params.llama
+        self.repa_block = max(1, round(llama.layers / 4))
+        if repa:
+            hidden, width = llama.hidden_size, model.params.siglip.width
+            layers = (nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
+            self.repa_head = nn.Sequential(*layers, nn.Linear(hidden, width))
+
+    def generation(self, batch):
+        model, x, where = self.model, batch["gen_latents"], batch["gen_image"]
+        z_0 = torch.randn_like(x)
+        t = objectives.logit_normal_times(len(x), x.device)
+        z_t = objectives.flow_path(x, z_0, t).to(self.dtype)
+        skip, t_emb = model.vision_gen_enc_model(z_t, 1000 * t)
+        picture = model.vision_gen_enc_aligner(skip.flatten(2).transpose(1, 2))
+        embeds = self.with_pictures(batch["gen_ids"], where, torch.cat((t_emb[:, None], picture), dim=1))
+        mask = causal_mask(embeds.shape[1], 0, embeds.dtype, embeds.device, batch["gen_visible"])
+        early = []
+        handle = model.llama.layers[self.repa_block - 1].register_forward_hook(lambda m, args, out: early.append(out))
+        states = model.llama(embeds, mask=mask)
+        handle.remove()
+        shape = (len(x), 1 + picture.shape[1])
+        states = states[where].unflatten(0, shape)[:, 1:]
+        states = model.vision_gen_dec_aligner(model.vision_gen_dec_aligner_norm(states))
+        velocity = model.vision_gen_dec_model(states.transpose(1, 2).unflatten(2, skip.shape[-2:]), skip, t_emb)
+        losses = {"generation": objectives.flow_loss(velocity, x, z_0)}
+        if self.repa:
+            with torch.no_grad():
+                features = self.vision_features(batch["gen_pixels"].to(self.dtype))
+            projected = self.repa_head(early[0][where].unflatten(0, shape)[:, 1:])
+            losses["alignment"] = self.repa * objectives.repa_loss(features, projected)
+        return losses
+
+    def vision_features(self, pixels):
+        """The understanding encoder's features of pictures, [B, N, width]."""
+        return self.model.vision_und_enc_model(pixels)
