@@ -1,4 +1,4 @@
-"""python -m janus_core: generate, describe, convert."""
+"""python -m janus_core: generate, describe, download, train, convert."""
 
 import argparse
 import json
@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from . import __version__, image, pipeline
 from .checkpoint import read_checkpoint, save_single_file
-from .errors import JanusError
+from .download import CHECKPOINTS, download_checkpoint, download_vae, models_folder
+from .errors import DownloadError, JanusError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -64,6 +65,15 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--max-new-tokens", type=int, default=512)
     sub.add_argument("--temperature", type=float, default=0.0, help="0 (greedy) by default")
     sub.add_argument("--top-p", type=float, default=0.95)
+
+    sub = command("download", download, "Fetch an official checkpoint from the Hugging Face hub.")
+    sub.add_argument("name", nargs="?", choices=CHECKPOINTS)
+    sub.add_argument("--vae", action="store_true", help="fetch the SDXL VAE, which JanusFlow's pictures need")
+    sub.add_argument("--to", type=Path, help="models folder; ComfyUI's, or ./models, by default")
+
+    sub = command("train", train, "Train a demo checkpoint, or fine-tune one on a folder of pictures.")
+    sub.add_argument("--config", required=True, help="JSON file, as in janus_core/training/configs")
+    sub.add_argument("--folder", help="where the run lies and is resumed; the config's by default")
 
     sub = command("convert", convert, "Make one .safetensors file of a checkpoint folder.")
     sub.add_argument("model", help="checkpoint folder, in the published or the transformers layout")
@@ -146,6 +156,22 @@ def convert(args):
     checkpoint = read_checkpoint(args.model)
     save_single_file(checkpoint, args.out)
     print(f"{args.out}: {len(checkpoint.tensors)} tensors, family {checkpoint.family}")
+
+
+def download(args):
+    if not args.name and not args.vae:
+        raise DownloadError(f"Say what to download: {', '.join(CHECKPOINTS)}, or --vae.")
+    models = args.to or models_folder()
+    if args.name:
+        print(download_checkpoint(args.name, models))
+    if args.vae:
+        print(download_vae(models))
+
+
+def train(args):
+    from . import training  # needs accelerate, which nothing else here does
+
+    print(training.run(args.config, args.folder))
 
 
 def main(argv=None) -> int:

@@ -19,3 +19,7 @@ class ImageError(JanusError):
 
 class SamplingError(JanusError):
     """A sampling setting is out of range, or sampling produced numbers that are not finite."""
+
+
+class DownloadError(JanusError):
+    """A file could not be fetched from the Hugging Face hub."""

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .attention import attention as default_attention
-from .networks.llama import KVCache, LlamaParams, causal_mask
+from .networks.llama import LlamaParams, PrefixCache, causal_mask
 from .networks.siglip import SiglipParams, VisionTower
 from .networks.uvit import UViTDecoder, UViTEncoder, UViTParams
 from .understanding import Understanding
@@ -32,9 +32,8 @@ class FlowPrompt:
     Attention is causal, so they do not depend on the step and one object serves a whole run.
     """
 
-    def __init__(self, cache: KVCache, mask):
+    def __init__(self, cache: PrefixCache, mask):
         self.cache = cache
-        self.length = cache.length
         self.mask = mask  # additive, [1 or rows, 1, 1 + N, L + 1 + N]
 
     def repeat(self, times: int) -> "FlowPrompt":
@@ -82,7 +81,7 @@ class JanusFlow(Understanding):
         """
         rows, L, _ = embeds.shape
         like = {"dtype": embeds.dtype, "device": embeds.device}
-        cache = KVCache(self.params.llama, rows, L + 1 + image_tokens, **like)
+        cache = PrefixCache()
         self.llama(
             embeds,
             cache=cache,
@@ -107,7 +106,6 @@ class JanusFlow(Understanding):
         skip, t_emb = self.vision_gen_enc_model(z, t)
         rows, _, h, w = skip.shape
         image = self.vision_gen_enc_aligner(skip.flatten(2).transpose(1, 2))
-        prompt.cache.length = prompt.length
         states = self.llama(
             torch.cat((t_emb[:, None], image), dim=1),
             cache=prompt.cache,

@@ -321,7 +321,10 @@ class JanusFlowPipeline(Pipeline):
 
     def _need_vae(self) -> LatentVAE:
         if self.vae is None:
-            raise SamplingError("JanusFlow needs the SDXL VAE for pictures: load it with vae=….")
+            raise SamplingError(
+                "JanusFlow needs the SDXL VAE for pictures: give its file as vae=… or --vae (`python -m janus_core "
+                "download --vae` fetches it)."
+            )
         return self.vae
 
 

@@ -47,7 +47,7 @@ def load_vae(path: str | Path, device="cpu", dtype=torch.float32) -> LatentVAE:
 
     path = Path(path).expanduser()
     if not path.exists():
-        raise CheckpointError(f"There is no VAE at {path}.")
+        raise CheckpointError(f"There is no VAE at {path} (`python -m janus_core download --vae` fetches SDXL's).")
     dtype = torch.float32 if dtype == torch.float16 else dtype
     scale = None
     try:
@@ -88,5 +88,5 @@ def _load_taesd(path: Path, dtype):
         part, index, rest = re.fullmatch(r"taesd_(encoder|decoder)\.(\d+)\.(.+)", name).groups()
         weights[f"{part}.layers.{int(index) - (part == 'decoder')}.{rest}"] = tensor
     vae = AutoencoderTiny()
-    vae.load_state_dict(weights)
-    return vae.to(dtype), scale
+    vae.load_state_dict({name: weight.to(dtype) for name, weight in weights.items()}, assign=True)
+    return vae, scale

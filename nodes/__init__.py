@@ -2,7 +2,8 @@
 
 from comfy_api.latest import ComfyExtension
 
-from . import folders
+from . import folders, lora_keys
+from .caption_node import JanusCaptionFolder
 from .describe_node import JanusDescribeImage
 from .flow_nodes import JanusFlowSampler, JanusFlowScheduler
 from .loader_nodes import JanusFlowLoader, JanusProLoader
@@ -13,6 +14,7 @@ from .token_nodes import JanusTokenSampler
 class JanusExtension(ComfyExtension):
     async def on_load(self):
         folders.register()
+        lora_keys.register()
 
     async def get_node_list(self):
         return [
@@ -23,6 +25,7 @@ class JanusExtension(ComfyExtension):
             JanusFlowSampler,
             JanusFlowScheduler,
             JanusDescribeImage,
+            JanusCaptionFolder,
         ]
 
 

@@ -1,13 +1,14 @@
 """What both MODELs share: the config object that ComfyUI's BaseModel wants, and the wrapper that guards sampling."""
 
+import logging
+
 import comfy.model_base
 import comfy.model_management
 import comfy.ops
-import comfy.patcher_extension
 import comfy.supported_models_base
 import torch
 
-from ..janus_core.checkpoint import Checkpoint, build_model
+from ..janus_core.checkpoint import Checkpoint, build_model, metadata_of, text_tensors
 from ..janus_core.networks.llama import KVCache
 from .attention import attention
 
@@ -35,20 +36,41 @@ class JanusBaseModel(comfy.model_base.BaseModel):
     """
 
     def __init__(self, checkpoint: Checkpoint, config_class, network, weight_dtype, load_device, offload_device):
-        weight_dtype = weight_dtype or checkpoint.dtype
-        compute_dtype = comfy.model_management.unet_manual_cast(weight_dtype, load_device, COMPUTE_DTYPES)
-        config = config_class(weight_dtype, compute_dtype)
-        super().__init__(config, comfy.model_base.ModelType.FLOW, device=offload_device)
+        stored = weight_dtype or checkpoint.dtype
+        compute_dtype = comfy.model_management.unet_manual_cast(stored, load_device, COMPUTE_DTYPES)
+        if weight_dtype is None and any(t.dtype != stored for t in checkpoint.tensors.values()):
+            compute_dtype = compute_dtype or stored  # a file of several dtypes is cast layer by layer
+            operations = comfy.ops.manual_cast
+        else:
+            operations = comfy.ops.pick_operations(stored, compute_dtype, load_device=load_device)
+        super().__init__(
+            config_class(stored, compute_dtype), comfy.model_base.ModelType.FLOW, device=offload_device
+        )
         self.diffusion_model = build_model(
             checkpoint,
-            operations=comfy.ops.pick_operations(weight_dtype, compute_dtype, load_device=load_device),
+            operations=operations,
             attention=attention,
             dtype=weight_dtype,
             device=offload_device,
             network=network,
         )
-        self.diffusion_model.dtype = weight_dtype
+        self.diffusion_model.dtype = stored
         comfy.model_management.archive_model_dtypes(self.diffusion_model)
+        self.texts = metadata_of(checkpoint)
+
+    def state_dict_for_saving(self, unet_state_dict, *args, **kwargs):
+        """What Model Save writes: all weights, and the config and tokenizer as bytes, so that our loaders read it back.
+
+        A CLIP or VAE given beside the MODEL holds nothing more.
+        """
+        saved = super().state_dict_for_saving(unet_state_dict)
+        return {**saved, **text_tensors(self.texts)}
+
+    def warn_of_size(self, width: int, height: int):
+        """Logs one line when a picture is not of the size that the model was trained at."""
+        native = self.diffusion_model.params.siglip.image_size
+        if (width, height) != (native, native):
+            logging.warning(f"Janus was trained at {native}x{native} pixels, {width}x{height} may look worse.")
 
     def cache_bytes(self, rows: int, positions: int) -> int:
         """Memory of a key/value cache in the inference dtype."""

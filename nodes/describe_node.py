@@ -9,8 +9,17 @@ from ..janus_core.sampling.text import strip_end
 from .prompt_node import text_model
 
 
-def describe(clip, pictures, question: str, max_new_tokens: int, choice: Choice, seed: int) -> list[str]:
-    """One answer per picture of an IMAGE batch; pictures that fit in memory together are answered together."""
+QUESTION = "Describe this image in detail."
+
+
+def describe(
+    clip, pictures, question: str, max_new_tokens: int, choice: Choice, seed: int, progress: bool = True
+) -> list[str]:
+    """One answer per picture of an IMAGE batch; pictures that fit in memory together are answered together.
+
+    Args:
+        progress: whether to move the node's progress bar.
+    """
     model = text_model(clip)
     count = len(pictures)
     one = model.answer_bytes(1, max_new_tokens)
@@ -18,7 +27,7 @@ def describe(clip, pictures, question: str, max_new_tokens: int, choice: Choice,
     device = clip.patcher.load_device
     model.set_clip_options({"execution_device": device})
     together = max(1, int(clip.patcher.get_free_memory(device) // one))
-    progress = comfy.utils.ProgressBar(max_new_tokens * -(-count // together))
+    bar = comfy.utils.ProgressBar(max_new_tokens * -(-count // together)) if progress else None
     answers = []
     with comfy.model_management.cuda_device_context(device):
         for start in range(0, count, together):
@@ -26,9 +35,11 @@ def describe(clip, pictures, question: str, max_new_tokens: int, choice: Choice,
             before = max_new_tokens * (start // together)
             for ids in model.answers(chunk, question, max_new_tokens, choice, (seed + start) % 2**64):
                 comfy.model_management.throw_exception_if_processing_interrupted()
-                progress.update_absolute(before + ids.shape[1])
+                if progress:
+                    bar.update_absolute(before + ids.shape[1])
             answers += [model.prompts.decode(strip_end(row, model.prompts.eos)) for row in ids]
-    progress.update_absolute(progress.total)
+    if progress:
+        bar.update_absolute(bar.total)
     return answers
 
 
@@ -44,7 +55,12 @@ class JanusDescribeImage(io.ComfyNode):
             inputs=[
                 io.Clip.Input("clip", tooltip="From Load Janus-Pro or Load JanusFlow."),
                 io.Image.Input("image", tooltip="One answer is written for every picture of the batch."),
-                io.String.Input("question", multiline=True, default="Describe this image in detail."),
+                io.String.Input(
+                    "question",
+                    multiline=True,
+                    default=QUESTION,
+                    tooltip="What to ask about the picture, or what to do with it, in plain language.",
+                ),
                 io.Int.Input(
                     "max_new_tokens", default=512, min=1, max=4096, tooltip="The longest answer; most end before."
                 ),

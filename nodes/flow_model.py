@@ -11,7 +11,7 @@ import comfy.patcher_extension
 import torch
 
 from ..janus_core.errors import SamplingError
-from ..janus_core.janusflow import JanusFlow
+from ..janus_core.janusflow import VAE_DOWNSCALE, JanusFlow
 from ..janus_core.prompt import check_context
 from . import conditioning
 from .base_model import JanusBaseModel, ModelConfig
@@ -24,7 +24,7 @@ class JanusFlowModelConfig(ModelConfig):
     latent_format = comfy.latent_formats.SDXL
 
 
-class PromptCache:
+class RunPrompts:
     """The prompts' keys and values of one sampling run.
 
     It lives in the run's transformer_options, so it ends with the run and can never meet other weights.
@@ -61,7 +61,7 @@ class JanusFlowNetwork(JanusFlow):
             return self.encode_prompt(janus_prompt, janus_visible.bool(), image_tokens, transformer_options)
 
         prompts, conds = transformer_options.get(PROMPTS), transformer_options.get("uuids")
-        if prompts is None or conds is None:
+        if prompts is None or conds is None or torch.is_grad_enabled():  # training changes the weights every step
             prompt = encode()
         else:
             prompt = prompts.get((tuple(conds), x.device, x.dtype, tuple(x.shape)), encode)
@@ -110,6 +110,7 @@ def prepare_flow_sampling(executor, noise, latent_image, *args, **kwargs):
             "Latent Image, or VAE Encode with the SDXL VAE."
         )
     params = model.diffusion_model.params
+    model.warn_of_size(noise.shape[-1] * VAE_DOWNSCALE, noise.shape[-2] * VAE_DOWNSCALE)
     tokens = -(-noise.shape[-1] // params.uvit.stride) * -(-noise.shape[-2] // params.uvit.stride) + 1
     for conds in guider.conds.values():
         for cond in conds:
@@ -119,7 +120,7 @@ def prepare_flow_sampling(executor, noise, latent_image, *args, **kwargs):
         for cond in conds:
             check_context(cond["cross_attn"].shape[1] + tokens, params.llama.max_positions)
     if not any("hooks" in cond for conds in guider.conds.values() for cond in conds):
-        guider.model_options["transformer_options"][PROMPTS] = PromptCache()
+        guider.model_options["transformer_options"][PROMPTS] = RunPrompts()
     return executor(noise, latent_image, *args, **kwargs)
 
 

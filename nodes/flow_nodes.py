@@ -53,8 +53,10 @@ class JanusFlowSampler(io.ComfyNode):
             search_aliases=["janus", "janus flow", "ksampler", "rectified flow"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load JanusFlow."),
-                io.Conditioning.Input("positive"),
-                io.Conditioning.Input("negative"),
+                io.Conditioning.Input("positive", tooltip="What to draw: from Janus Prompt (CFG) or CLIP Text Encode."),
+                io.Conditioning.Input(
+                    "negative", tooltip="What guidance moves away from; an empty prompt is the published guidance."
+                ),
                 io.Latent.Input(
                     "latent_image",
                     tooltip="Empty Latent Image at 384x384, or a picture from VAE Encode "

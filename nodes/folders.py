@@ -8,6 +8,7 @@ from pathlib import Path
 import folder_paths
 
 from ..janus_core.checkpoint import detect_family
+from ..janus_core.download import how_to_get
 from ..janus_core.errors import CheckpointError
 
 KEY = "janus"
@@ -74,9 +75,10 @@ def names(family: str) -> list[str]:
 
 
 def path_of(name: str) -> Path:
-    """The path of a listed name. Raises CheckpointError when it is gone."""
+    """The path of a listed name. Raises CheckpointError, with what to do, when it is not there."""
     found = checkpoints().get(name)
     if found is None:
         places = ", ".join(str(path) for _, path in roots())
-        raise CheckpointError(f"There is no checkpoint {name} (looked in {places}).")
+        advice = how_to_get(name, Path(folder_paths.models_dir))
+        raise CheckpointError(f"There is no checkpoint {name} (looked in {places}): {advice}.")
     return found

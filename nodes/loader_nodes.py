@@ -21,11 +21,10 @@ KINDS = {
     "janus": (JanusTokenModel, refuse_diffusion_sampling),
     "janusflow": (JanusFlowModel, prepare_flow_sampling),
 }
-VQ = "janus_vq"  # attachment of the MODEL: the VAE that previews are decoded with
 
 
 def make_patcher(checkpoint: Checkpoint, weight_dtype: str, disable_dynamic=False):
-    """A MODEL of a checkpoint, without its attachments."""
+    """A MODEL of a checkpoint."""
     model_class, wrapper = KINDS[checkpoint.family]
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
@@ -69,7 +68,22 @@ def loader_inputs(family: str):
     ]
 
 
-class JanusProLoader(io.ComfyNode):
+class Loader(io.ComfyNode):
+    @classmethod
+    def validate_inputs(cls, model_name) -> bool | str:
+        """Takes the place of ComfyUI's check against the list, to say where a missing checkpoint comes from.
+
+        A name that comes through a link is None here; loading it says the same.
+        """
+        if model_name is not None:
+            try:
+                folders.path_of(model_name)
+            except CheckpointError as error:
+                return str(error)
+        return True
+
+
+class JanusProLoader(Loader):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -90,12 +104,11 @@ class JanusProLoader(io.ComfyNode):
     @classmethod
     def execute(cls, model_name, weight_dtype) -> io.NodeOutput:
         checkpoint, patcher = load(model_name, weight_dtype, "janus")
-        vae = JanusVAE(checkpoint)
-        patcher.set_attachments(VQ, vae)
+        vae = patcher.model.vae = JanusVAE(checkpoint)
         return io.NodeOutput(patcher, make_clip(patcher, checkpoint), vae)
 
 
-class JanusFlowLoader(io.ComfyNode):
+class JanusFlowLoader(Loader):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -2,6 +2,7 @@
 
 import comfy.latent_formats
 
+from ..janus_core.checkpoint import SAVED_PREFIX, VQ_PREFIX
 from ..janus_core.errors import SamplingError
 from ..janus_core.janus import Janus
 from .base_model import JanusBaseModel, ModelConfig
@@ -23,9 +24,18 @@ class JanusTokenModel(JanusBaseModel):
 
     def __init__(self, checkpoint, weight_dtype, load_device, offload_device):
         super().__init__(checkpoint, JanusModelConfig, Janus, weight_dtype, load_device, offload_device)
+        self.vae = None  # the JanusVAE of the same checkpoint, for previews and for saving
         vq = self.diffusion_model.params.vq
         self.latent_format.latent_channels = vq.codebook_dim
         self.latent_format.spacial_downscale_ratio = vq.downscale
+
+    def state_dict_for_saving(self, unet_state_dict, *args, **kwargs):
+        """As the base class, with the picture tokenizer's weights from the VAE."""
+        saved = super().state_dict_for_saving(unet_state_dict)
+        if self.vae is not None:
+            prefix = SAVED_PREFIX + VQ_PREFIX
+            saved.update({prefix + name: tensor for name, tensor in self.vae.get_sd().items()})
+        return saved
 
     def memory_required(self, input_shape, cond_shapes=None):
         """Bytes to sample latents of this shape: two rows per picture, prompts of 512 tokens allowed for."""

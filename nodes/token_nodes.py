@@ -18,8 +18,10 @@ class JanusTokenSampler(io.ComfyNode):
             search_aliases=["janus", "janus pro", "ksampler", "autoregressive", "sampler"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load Janus-Pro."),
-                io.Conditioning.Input("positive"),
-                io.Conditioning.Input("negative"),
+                io.Conditioning.Input("positive", tooltip="What to draw: from Janus Prompt (CFG) or CLIP Text Encode."),
+                io.Conditioning.Input(
+                    "negative", tooltip="What guidance moves away from; an empty prompt is the published guidance."
+                ),
                 io.Latent.Input(
                     "latent_image",
                     tooltip="Size and batch: Empty Latent Image at 384x384. Or a token "

@@ -15,7 +15,6 @@ from ..janus_core.image import to_pictures
 from ..janus_core.networks.vq import latent_to_tokens, tokens_to_latent
 from ..janus_core.sampling.tokens import sample_steps
 from . import conditioning
-from .loader_nodes import VQ
 from .token_model import JanusTokenModel
 
 PREVIEW_SHARE = 0.1  # of the run's time
@@ -42,7 +41,9 @@ def sample(model, positive, negative, latent: dict, seed: int, cfg: float, choic
     indices = latent.get("batch_index") or range(batch)
 
     one = model.model.memory_required((1, 0, *grid))
-    previewer = Previewer.of(model, network, grid)
+    previewer = Previewer.of(model.model, grid)
+    side = network.params.vq.downscale
+    model.model.warn_of_size(grid[1] * side, grid[0] * side)
     models = [model] if previewer is None else [model, previewer.vae.patcher]
     comfy.model_management.load_models_gpu(models, memory_required=one * batch, minimum_memory_required=one)
     device, dtype = model.load_device, model.model.get_dtype_inference()
@@ -151,12 +152,11 @@ class Previewer:
         self.began, self.spent, self.row_cost, self.shown = time.perf_counter(), 0.0, 0.0, 0
 
     @classmethod
-    def of(cls, model, network, grid):
+    def of(cls, model: JanusTokenModel, grid):
         """A previewer, or None when ComfyUI's preview method is off."""
-        vae = model.get_attachment(VQ)
-        if vae is None or args.preview_method == LatentPreviewMethod.NoPreviews:
+        if model.vae is None or args.preview_method == LatentPreviewMethod.NoPreviews:
             return None
-        return cls(vae, network.codebook, grid)
+        return cls(model.vae, model.diffusion_model.codebook, grid)
 
     def __call__(self, step):
         """What ProgressBar takes as a preview, or None when it is not time for one."""

@@ -1,6 +1,8 @@
 """Checkpoint files in, models out."""
 
 from .load import (
+    SAVED_PREFIX,
+    VQ_PREFIX,
     Checkpoint,
     build_model,
     build_vq,
@@ -8,9 +10,12 @@ from .load import (
     metadata_of,
     read_checkpoint,
     save_single_file,
+    text_tensors,
 )
 
 __all__ = [
+    "SAVED_PREFIX",
+    "VQ_PREFIX",
     "Checkpoint",
     "build_model",
     "build_vq",
@@ -18,4 +23,5 @@ __all__ = [
     "metadata_of",
     "read_checkpoint",
     "save_single_file",
+    "text_tensors",
 ]

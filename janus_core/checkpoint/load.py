@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 VQ_PREFIX = "gen_vision_model."
 UNUSED = (".attn_pool.", "quantize.codebook_used", "rotary_emb.inv_freq")
 METADATA = ("config", "tokenizer", "tokenizer_config", "processor_config")
+SAVED_PREFIX = "model.diffusion_model."  # of weights in a file that ComfyUI's Model Save wrote
+TEXT_PREFIX = "janus."  # of the config and tokenizer in such a file, as bytes
 
 
 @dataclass
@@ -52,7 +54,7 @@ class Checkpoint:
 
 def family_of_names(names) -> str | None:
     """The family that tensor names belong to: "janus", "janusflow" or None."""
-    names = set(names)
+    names = {name.removeprefix(SAVED_PREFIX) for name in names}
     if any(n.startswith("vision_gen_enc_model.") for n in names):
         return JanusFlow.family
     if any(n.startswith(("gen_vision_model.", "model.vqmodel.")) for n in names):
@@ -104,7 +106,9 @@ def read_checkpoint(path: str | Path, read=read_tensors) -> Checkpoint:
         return _read_single_file(path, read)
     if path.is_file():
         raise CheckpointError(f"{path} is neither a checkpoint folder nor a .safetensors file.")
-    raise CheckpointError(f"There is no checkpoint at {path}.")
+    raise CheckpointError(
+        f"There is no checkpoint at {path} (`python -m janus_core download NAME` fetches the official ones)."
+    )
 
 
 def _read_folder(folder: Path, read) -> Checkpoint:
@@ -140,7 +144,10 @@ def _chat_template(folder: Path, *configs: dict) -> str:
 
 
 def _read_single_file(path: Path, read) -> Checkpoint:
-    metadata, _ = read_header(path)
+    metadata, names = read_header(path)
+    tensors = None
+    if TEXT_PREFIX + "tokenizer" in names:
+        tensors, metadata = _read_saved_by_comfyui(read(path))
     if "tokenizer" not in metadata:
         raise CheckpointError(
             f"{path} carries no tokenizer: point at its folder, or make one file of that with "
@@ -152,7 +159,24 @@ def _read_single_file(path: Path, read) -> Checkpoint:
         )
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path} has damaged metadata ({error}).") from None
-    return _checkpoint(path, read(path), config, metadata["tokenizer"], tokenizer_config, processor_config)
+    if tensors is None:
+        tensors = read(path)
+    return _checkpoint(path, tensors, config, metadata["tokenizer"], tokenizer_config, processor_config)
+
+
+def _read_saved_by_comfyui(tensors: dict) -> tuple[dict, dict[str, str]]:
+    """(weights under their published names, metadata) of what Model Save wrote."""
+    texts = {key: tensors[TEXT_PREFIX + key] for key in METADATA if TEXT_PREFIX + key in tensors}
+    metadata = {key: bytes(text.tolist()).decode("utf-8") for key, text in texts.items()}
+    weights = {name: t for name, t in tensors.items() if name.startswith(SAVED_PREFIX)}
+    return {name.removeprefix(SAVED_PREFIX): tensor for name, tensor in weights.items()}, metadata
+
+
+def text_tensors(metadata: dict[str, str]) -> dict[str, torch.Tensor]:
+    """A single file's metadata as uint8 tensors, for hosts that save tensors only."""
+    return {
+        TEXT_PREFIX + key: torch.tensor(list(metadata[key].encode("utf-8")), dtype=torch.uint8) for key in METADATA
+    }
 
 
 def _checkpoint(path, tensors, config, tokenizer, tokenizer_config, processor_config):

@@ -53,11 +53,37 @@ class KVCache:
         self.values[layer, :, :, self.length : end] = v
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
-    def repeat(self, times: int) -> "KVCache":
+    def advance(self, count: int):
+        """Makes `count` written positions part of the past."""
+        self.length += count
+
+
+class PrefixCache:
+    """Keys and values of prompts that many passes read and none changes.
+
+    The first pass records them, [B, kv_heads, L, head_dim] in each layer; every later one sees them in front of its own.
+    """
+
+    def __init__(self):
+        self.keys, self.values, self.length = [], [], 0
+
+    def write(self, layer: int, k, v):
+        """Records k and v in the first pass; after that returns them behind the recorded ones."""
+        if self.length == 0:
+            self.keys.append(k)
+            self.values.append(v)
+            return k, v
+        return torch.cat((self.keys[layer], k), dim=2), torch.cat((self.values[layer], v), dim=2)
+
+    def advance(self, count: int):
+        """Ends the recording pass; later passes leave no trace."""
+        self.length = self.length or count
+
+    def repeat(self, times: int) -> "PrefixCache":
         """Each row repeated `times` times in place: rows (a, b) become (a, a, b, b)."""
-        repeated = object.__new__(KVCache)
-        repeated.keys = self.keys.repeat_interleave(times, dim=1)
-        repeated.values = self.values.repeat_interleave(times, dim=1)
+        repeated = PrefixCache()
+        repeated.keys = [k.repeat_interleave(times, dim=0) for k in self.keys]
+        repeated.values = [v.repeat_interleave(times, dim=0) for v in self.values]
         repeated.length = self.length
         return repeated
 
@@ -155,13 +181,13 @@ class Llama(nn.Module):
         self.layers = nn.ModuleList(Block(params, operations, attention, device, dtype) for _ in range(params.layers))
         self.norm = operations.RMSNorm(params.hidden_size, eps=params.norm_eps, device=device, dtype=dtype)
 
-    def forward(self, x, positions=None, cache: KVCache | None = None, mask=None, transformer_options=None):
+    def forward(self, x, positions=None, cache=None, mask=None, transformer_options=None):
         """Runs the decoder.
 
         Args:
             x: input embeddings, [B, L, hidden].
             positions: [L] or [B, L] rotary positions; the next L after the cache's length when None.
-            cache: filled and extended by L positions (S = all of them); None for a pass of its own (S = L).
+            cache: a KVCache or PrefixCache whose positions come first (S = those and L); None for a pass of its own.
             mask: None for causal attention among the L positions (with everything in the cache visible), else an
                 additive mask broadcastable to [B, H, L, S] that includes causality.
 
@@ -178,7 +204,7 @@ class Llama(nn.Module):
         for i, block in enumerate(self.layers):
             x = block(x, rotary, i, cache, mask, transformer_options)
         if cache is not None:
-            cache.length += L
+            cache.advance(L)
         return self.norm(x)
 
 

@@ -1,13 +1,34 @@
 """Training: the objectives of Janus and JanusFlow, the demo task, and fine-tuning on a folder of pictures."""
 
-import json
 from pathlib import Path
 
+from ..checkpoint.files import read_json
+from ..errors import JanusError
 
-def run(path: str | Path, folder: str | Path | None = None):
-    """Trains as the config file at `path` says; `folder` takes the place of the config's output folder."""
-    from . import autoencoder_runs
 
-    tasks = {"vq": autoencoder_runs.train_vq, "vae": autoencoder_runs.train_vae}
-    config = json.loads(Path(path).read_text(encoding="utf-8"))
-    return tasks[config["task"]](config, Path(folder or config["folder"]))
+def run(path: str | Path, folder: str | Path | None = None) -> Path:
+    """Trains as the JSON config at `path` says.
+
+    Args:
+        folder: takes the place of the config's output folder. A run that lies there is resumed.
+
+    Returns:
+        What was written: a checkpoint folder, or a weight file.
+
+    Raises:
+        JanusError: the config, a checkpoint or the pictures cannot be used.
+    """
+    from . import autoencoder_runs, finetune, model_runs
+
+    tasks = {
+        "vq": autoencoder_runs.train_vq,
+        "vae": autoencoder_runs.train_vae,
+        "model": model_runs.train_model,
+        "finetune": finetune.finetune,
+    }
+    config = read_json(Path(path))
+    if config.get("task") not in tasks:
+        raise JanusError(f"{path} is no training config: its task is {config.get('task')!r}, not one of {list(tasks)}.")
+    folder = Path(folder or config["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    return tasks[config["task"]](config, folder)

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from .. import image
+from ..checkpoint.files import read_tensors
+from ..checkpoint.load import VQ_PREFIX
+from ..checkpoint.params import Shapes, vq_params
 from ..networks.vq import VQModel, VQParams
 from ..vae import SDXL_SCALE
 from . import autoencoders
 from .loop import LoopSettings, train
-
 
 
 def train_vq(config: dict, folder: Path) -> Path:
@@ -21,7 +23,8 @@ def train_vq(config: dict, folder: Path) -> Path:
     """
     torch.manual_seed(config["seed"])
     vq = VQModel(VQParams(**{**config["model"], "channels": tuple(config["model"]["channels"])}))
-    autoencoders.add_reference_channels(vq)
+    first = config["phases"][0]
+    autoencoders.initialise_vq(vq, autoencoders.picture_batch(config["seed"], 0, 64, first["side"])["pixels"])
     objective = autoencoders.VQObjective(vq)
 
     def started(number, batch_at):
@@ -43,7 +46,11 @@ def train_vae(config: dict, folder: Path) -> Path:
 
     torch.manual_seed(config["seed"])
     vae = AutoencoderTiny()
-    _phases(config, folder, autoencoders.VAEObjective(vae), lambda pixels: vae.decode(vae.encode(pixels).latents).sample)
+
+    def reconstruct(pixels):
+        return vae.decode(vae.encode(pixels).latents).sample
+
+    _phases(config, folder, autoencoders.VAEObjective(vae), reconstruct)
     path = folder / "vae.safetensors"
     save_file(taesd_tensors(vae), path)
     return path
@@ -62,10 +69,11 @@ def taesd_tensors(vae) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def load_vq(path: str | Path, config: dict) -> VQModel:
+def load_vq(path: str | Path) -> VQModel:
     """The VQ tokenizer of a vq.safetensors, for inference."""
-    vq = VQModel(VQParams(**{**config["model"], "channels": tuple(config["model"]["channels"])}))
-    vq.load_state_dict(load_file(path))
+    tensors = read_tensors(Path(path))
+    vq = VQModel(vq_params(Shapes({VQ_PREFIX + name: tensor for name, tensor in tensors.items()})))
+    vq.load_state_dict(tensors)
     return vq.eval().requires_grad_(False)
 
 

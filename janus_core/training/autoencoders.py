@@ -15,7 +15,9 @@ CROP = 16  # crops start at multiples of the token size
 
 
 def picture_batch(seed: int, index: int, count: int, side: int = SIZE) -> dict:
-    """Scenes of the training split, or crops of them, three in four around one of their shapes.
+    """Scenes of the training split, or crops of them around one of their shapes.
+
+    Crops without a shape would be flat, and group norms have exploding gradients on flat pictures.
 
     Returns:
         {"pixels": float32 [count, 3, side, side] in [-1, 1]}.
@@ -24,34 +26,37 @@ def picture_batch(seed: int, index: int, count: int, side: int = SIZE) -> dict:
     pictures = []
     for _ in range(count):
         scene = random_scene(rng)
-        left, top = (CROP * rng.randrange((SIZE - side) // CROP + 1) for _ in range(2))
-        if rng.random() < 0.75:
-            thing = rng.choice(scene.things)
-            left, top = (
-                min(max((centre - side // 2) // CROP * CROP + rng.choice((-CROP, 0, CROP)), 0), SIZE - side)
-                for centre in (thing.x, thing.y)
-            )
+        thing = rng.choice(scene.things)
+        left, top = (
+            min(max((centre - side // 2) // CROP * CROP + rng.choice((-CROP, 0, CROP)), 0), SIZE - side)
+            for centre in (thing.x, thing.y)
+        )
         pictures.append(draw_array(scene)[top : top + side, left : left + side])
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
     return {"pixels": pixels.contiguous(memory_format=torch.channels_last) / 127.5 - 1}
 
 
 @torch.no_grad()
-def add_reference_channels(vq: VQModel, height: float = 2.0):
-    """Initialises a VQ model so that flat colours pass its group norms.
+def initialise_vq(vq: VQModel, pixels, height: float = 1.0):
+    """Initialises a VQ model so that the colours of flat pictures come through from the first step.
 
-    A group norm over few channels removes a flat picture's colour. Two channels of each group start as constants of
-    +height and -height (the biases of the convolutions that write the residual stream): beside them, the norm of the
-    group's other channels is nearly linear. Groups of two channels are left alone.
+    A group norm over few channels removes a flat picture's colour. So two channels of each group start as constants
+    of +height and -height (the biases of the convolutions that write the residual stream): beside them, the norm of
+    the group's other channels is nearly linear; groups of two channels are left alone. Those convolutions keep the
+    variance of what they read, and the encoder's vectors start with zero mean and unit variance over `pixels`.
     """
     for name, module in vq.named_modules():
-        if not isinstance(module, nn.Conv2d) or name.endswith(("conv2", ".q", ".k", ".v", "proj_out", "conv_out")):
+        if not name.endswith(("conv_in", "sample.conv", "nin_shortcut")) or not isinstance(module, nn.Conv2d):
             continue
+        module.weight *= 3**0.5  # PyTorch's default keeps a third of the variance
         group = module.out_channels // GROUPS
-        if "quant_conv" in name or module.out_channels % GROUPS or group < 3:
-            continue
-        module.bias[group - 2 :: group] += height
-        module.bias[group - 1 :: group] -= height
+        if group > 2:
+            module.bias[group - 2 :: group] += height
+            module.bias[group - 1 :: group] -= height
+    z = vq.quant_conv(vq.encoder(pixels))
+    std, mean = torch.std_mean(z, dim=(0, 2, 3))
+    vq.quant_conv.weight /= std[:, None, None, None]
+    vq.quant_conv.bias.sub_(mean).div_(std)
 
 
 class VQObjective(nn.Module):

@@ -84,7 +84,7 @@ def drawing_rows(prompts: PromptEncoder, captions, picture_tokens: int, rng: ran
 
 
 def split_rows(count: int, ratio) -> tuple[int, int, int]:
-    """Rows of understanding, generation and text in a batch of `count`; a part with a ratio over 0 gets at least one."""
+    """Rows of understanding, generation and text in a batch of `count`; a ratio over 0 gives at least one."""
     total = sum(ratio)
     understanding, text = (max(1, round(count * r / total)) if r else 0 for r in (ratio[0], ratio[2]))
     return understanding, count - understanding - text, text

@@ -176,7 +176,7 @@ def save_folder(checkpoint: Checkpoint, folder: str | Path, dtype: torch.dtype =
     """Writes a checkpoint as a folder in the published layout."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    size = checkpoint.config.get("vision_config", checkpoint.config.get("vision_und_enc_config"))["params"]["image_size"]
+    vision = checkpoint.config.get("vision_config") or checkpoint.config["vision_und_enc_config"]
     texts = {
         "config": checkpoint.config,
         "tokenizer_config": checkpoint.tokenizer_config,
@@ -185,7 +185,7 @@ def save_folder(checkpoint: Checkpoint, folder: str | Path, dtype: torch.dtype =
             "do_normalize": True,
             "image_mean": [0.5] * 3,
             "image_processor_type": "VLMImageProcessor",
-            "image_size": size,
+            "image_size": vision["params"]["image_size"],
             "image_std": [0.5] * 3,
             "min_size": 14,
             "processor_class": "VLChatProcessor",

@@ -3,7 +3,6 @@
 import random
 from pathlib import Path
 
-import torch
 from PIL import Image, ImageOps
 
 from .. import image
@@ -42,12 +41,15 @@ class FolderBatches:
     Args:
         pixels: all pictures at the native size, [n, 3, S, S] in [-1, 1].
         codes: of each picture, VQ tokens [n, N] or scaled latents [n, 4, H, W].
+        picture_tokens, question_tokens: of a picture to draw and of one to read.
         ratio: of rows to describe and to draw.
     """
 
-    def __init__(self, prompts: PromptEncoder, captions, pixels, codes, picture_tokens, rows, ratio, seed):
+    def __init__(
+        self, prompts: PromptEncoder, captions, pixels, codes, picture_tokens, question_tokens, rows, ratio, seed
+    ):
         self.prompts, self.captions, self.pixels, self.codes = prompts, captions, pixels, codes
-        self.picture_tokens, self.seed = picture_tokens, seed
+        self.picture_tokens, self.question_tokens, self.seed = picture_tokens, question_tokens, seed
         self.described, self.drawn, _ = batches.split_rows(rows, (*ratio, 0))
 
     def __call__(self, index: int) -> dict:
@@ -55,10 +57,8 @@ class FolderBatches:
         batch = {}
         if self.described:
             chosen = [rng.randrange(len(self.captions)) for _ in range(self.described)]
-            # The vision tower reads the same square grid at the native size, so no resizing is left to do.
             pairs = [(QUESTION, self.captions[k]) for k in chosen]
-            tokens = self._question_tokens
-            batch |= batches.answer_rows(self.prompts, pairs, tokens)
+            batch |= batches.answer_rows(self.prompts, pairs, self.question_tokens)
             batch["und_pixels"] = self.pixels[chosen]
         if self.drawn:
             chosen = [rng.randrange(len(self.captions)) for _ in range(self.drawn)]

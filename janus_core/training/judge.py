@@ -45,8 +45,8 @@ def look(picture: Image.Image) -> tuple[str, list[Found]]:
     """
     pixels = np.asarray(picture.convert("RGB").resize((SIZE, SIZE)), np.float32)
     nearest = ((pixels[:, :, None] - PALETTE) ** 2).sum(-1).argmin(-1)
-    border = np.concatenate([nearest[:2].ravel(), nearest[-2:].ravel(), nearest[:, :2].ravel(), nearest[:, -2:].ravel()])
-    background = np.bincount(border).argmax()
+    border = (nearest[:2], nearest[-2:], nearest[:, :2], nearest[:, -2:])
+    background = np.bincount(np.concatenate([side.ravel() for side in border])).argmax()
     found = []
     for region in regions(nearest != background):
         if region.sum() < LEAST_PIXELS:
@@ -75,9 +75,7 @@ def regions(mask: np.ndarray) -> list[np.ndarray]:
 def nearest_shape(region: np.ndarray) -> str | None:
     """The shape whose silhouette a region overlaps best inside its bounding box."""
     cropped = _crop(region)
-    overlaps = {
-        shape: (cropped & ideal).sum() / (cropped | ideal).sum() for shape, ideal in _silhouettes().items()
-    }
+    overlaps = {shape: (cropped & ideal).sum() / (cropped | ideal).sum() for shape, ideal in _silhouettes().items()}
     best = max(overlaps, key=overlaps.get)
     return best if overlaps[best] >= LEAST_OVERLAP else None
 

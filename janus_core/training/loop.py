@@ -7,9 +7,9 @@ it had never stopped.
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs

@@ -1,5 +1,6 @@
 """Training the demo models from their configs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -43,7 +44,7 @@ def train_model(config: dict, folder: Path) -> Path:
         vae = load_vae(config["autoencoder"])
         codes = scene_data.encode_scenes(scenes, vae.encode, folder / "codes.safetensors")
     else:
-        vq = autoencoder_runs.load_vq(**config["autoencoder"])
+        vq = autoencoder_runs.load_vq(config["autoencoder"])
         codes = scene_data.encode_scenes(scenes, lambda x: vq_tokens(vq, x), folder / "codes.safetensors")
     model = build.new_model(family, config["sizes"], tokenizer.get_vocab_size(), vq)
     checkpoint = build.new_checkpoint(model, tokenizer, folder, vq)
@@ -86,7 +87,4 @@ def write(model: nn.Module, like: Checkpoint, vq, folder: Path):
     tensors = dict(model.state_dict())
     if vq is not None:
         tensors |= {build.VQ_PREFIX + name: weight for name, weight in vq.state_dict().items()}
-    build.save_folder(
-        Checkpoint(folder, like.family, tensors, like.config, like.tokenizer, like.tokenizer_config, like.processor_config),
-        folder,
-    )
+    build.save_folder(replace(like, path=folder, tensors=tensors), folder)

@@ -6,7 +6,7 @@ pixels; two shapes stand 64 pixels apart along their relation's axis.
 
 import random
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -33,6 +33,7 @@ PLACES = {
 }
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}  # where the first one is
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+OTHER_WORDS = {"left of": "to the left of", "right of": "to the right of", "above": "over", "below": "under"}
 NUMBERS = ("one", "two")
 
 # Never drawn in training, alone or beside another shape: (colour, shape).
@@ -119,7 +120,7 @@ def _any_scene(rng, two):
     return Scene(tuple(things), background, relation=relation)
 
 
-@lru_cache(maxsize=None)
+@cache
 def shape_mask(shape: str, radius: int, x: int, y: int) -> np.ndarray:
     """Coverage of a shape, float32 [SIZE, SIZE] in [0, 1], anti-aliased by 4 x 4 samples per pixel."""
     samples = (np.arange(4 * SIZE, dtype=np.float32) + 0.5) / 4
@@ -171,7 +172,7 @@ def caption(scene: Scene, rng: random.Random | None = None) -> str:
     else:
         relation = scene.relation
         if rng.random() < 0.3:
-            relation = {"left of": "to the left of", "right of": "to the right of", "below": "under"}.get(relation, "over")
+            relation = OTHER_WORDS[relation]
         text = f"{things[0]} {relation} {things[1]}"
     background = with_article(scene.background)
     phrasing = rng.choice(
@@ -217,5 +218,3 @@ def questions(scene: Scene) -> list[tuple[str, str]]:
             answer = f"{relation} the {other.name}"
             pairs += [(f"Where is the {one.name}?", answer), (f"Where is the {one.shape}?", answer)]
     return pairs
-
-

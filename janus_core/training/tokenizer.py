@@ -16,7 +16,8 @@ from ..prompt import (
 )
 from .scenes import caption, questions, random_scene
 
-SPECIAL = (BOS, EOS, PAD, "<|User|>", "<|Assistant|>", IMAGE_PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE, BEGIN_OF_GENERATION)
+ROLES = ("<|User|>", "<|Assistant|>")
+SPECIAL = (BOS, EOS, PAD, *ROLES, IMAGE_PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE, BEGIN_OF_GENERATION)
 VOCABULARY = 512
 
 

@@ -13,6 +13,7 @@ from . import objectives
 
 IGNORED = -100
 
+
 class Objective(nn.Module):
     """What both families train: text, after a picture or without one.
 

@@ -1,5 +1,7 @@
 """Wrong wiring and bad input end in one clear sentence, and the server goes on."""
 
+import json
+
 import pytest
 from graphs import Graph, flow_graph, token_graph
 from server import Failed
@@ -162,3 +164,32 @@ def test_weights_that_are_not_numbers(server):
         lora = graph.add("LoraLoaderModelOnly", model=links["model"], lora_name="nan.safetensors", strength_model=1.0)
         links["model"] = [lora, 0]
         assert "not finite" in sentence(server, graph)
+
+
+def test_a_missing_checkpoint_is_explained_before_running(server):
+    for build, name, command, weights in (
+        (token_graph, "Janus-Pro-1B", "janus-pro-1b", "pytorch_model.bin"),
+        (flow_graph, "JanusFlow-1.3B.safetensors", "janusflow-1.3b", "model.safetensors"),
+    ):
+        graph, _ = build(text="a", seed=0, name=name)
+        with pytest.raises(Failed) as failure:
+            server.run(graph)
+        (node,) = json.loads(failure.value.message)["node_errors"].values()
+        (error,) = node["errors"]
+        message = error["details"]
+        assert error["extra_info"]["input_name"] == "model_name" and "\n" not in message
+        assert f"There is no checkpoint {name}" in message and "Value not in list" not in message
+        assert f"python -m janus_core download {command} --to {server.base / 'models'}" in message
+        assert "config.json" in message and weights in message
+        assert str(server.base / "models" / "janus" / name.removesuffix(".safetensors")) in message
+
+
+def test_a_missing_checkpoint_of_a_person_is_explained(server):
+    graph, _ = token_graph(text="a", name="mine")
+    with pytest.raises(Failed, match="There is no checkpoint mine .*janus_core download NAME"):
+        server.run(graph)
+
+
+def test_a_checkpoint_of_the_other_family_names_the_right_loader(server):
+    graph, _ = token_graph(text="a", name="flow-a")
+    assert "Load JanusFlow" in sentence(server, graph)

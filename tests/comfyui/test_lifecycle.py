@@ -141,3 +141,67 @@ def test_saved_latents_hold_float32(server):
     outputs = server.run(graph)
     saved = load_file(server.file(outputs[outputs_of(graph, "SaveLatent")[0]]["latents"][0]))["latent_tensor"]
     assert saved.dtype == torch.float32 and saved.shape == (1, 8, 6, 6)
+
+
+@pytest.mark.parametrize("build", [token_graph, lambda **kw: flow_graph(seed=1, steps=3, **kw)], ids=["janus", "flow"])
+@pytest.mark.parametrize("node", ["ModelSave", "CheckpointSave"])
+def test_a_saved_model_loads_again(server, build, node):
+    """Model Save and Checkpoint Save write a file that our loaders read: same picture, tokenizer and all."""
+    graph, sampler = build(text="a cat")
+    before = latent_of(server, server.run(graph), outputs_of(graph, "SaveLatent")[0])
+    saving, _ = build(text="a cat")
+    name = f"{graph['1']['class_type']}-{node}"
+    extra = {}
+    if node == "CheckpointSave":
+        flow = graph["1"]["class_type"] == "JanusFlowLoader"
+        vae = [saving.add("VAELoader", vae_name="sdxl_vae.safetensors"), 0] if flow else ["1", 2]
+        extra = {"clip": ["1", 1], "vae": vae}
+    saving.add(node, model=["1", 0], filename_prefix=f"saved/{name}", **extra)
+    server.run(saving)
+    file = next((server.base / "output" / "saved").glob(f"{name}*.safetensors"))
+    file.rename(server.base / "models" / "janus" / f"{name}.safetensors")
+    again, _ = build(text="a cat", name=f"{name}.safetensors")
+    after = latent_of(server, server.run(again), outputs_of(again, "SaveLatent")[0])
+    assert torch.allclose(before, after, atol=1e-5)
+
+
+def test_a_file_of_several_dtypes(server, golden):
+    """Language model in fp8, the rest in bf16: layers are cast one by one, and the picture stays close."""
+    from janus_core.checkpoint import read_checkpoint, save_single_file
+
+    checkpoint = read_checkpoint(golden("flow-a").folder)
+    checkpoint.tensors = {
+        name: t.to(torch.float8_e4m3fn) if "_proj.weight" in name else t for name, t in checkpoint.tensors.items()
+    }
+    save_single_file(checkpoint, server.base / "models" / "janus" / "fp8.safetensors")
+    graph, _ = flow_graph(text="a cat", seed=1, steps=3)
+    before = latent_of(server, server.run(graph), outputs_of(graph, "SaveLatent")[0])
+    graph, _ = flow_graph(text="a cat", seed=1, steps=3, name="fp8.safetensors")
+    after = latent_of(server, server.run(graph), outputs_of(graph, "SaveLatent")[0])
+    assert not torch.equal(before, after) and (before - after).std() < 0.1 * before.std()
+
+
+def test_a_size_that_the_model_was_not_trained_at_is_said(server):
+    for build in (token_graph, lambda **kw: flow_graph(seed=1, steps=1, **kw)):
+        seen = server.log().count("trained at 96x96")
+        server.run(build(text="a", size=96)[0])
+        assert server.log().count("trained at 96x96") == seen
+        server.run(build(text="a", size=64)[0])
+        assert server.log().count("trained at 96x96 pixels, 64x64") == 1 or server.log().count("trained at 96x96") == seen + 1
+
+
+def test_other_folders_are_searched(start, golden, tmp_path_factory):
+    """extra_model_paths.yaml's key `janus`, and an existing models/Janus-Pro."""
+    shared = tmp_path_factory.mktemp("shared")
+    (shared / "elsewhere").mkdir()
+    (shared / "elsewhere" / "flow-b").symlink_to(golden("flow-a").folder, target_is_directory=True)
+    config = shared / "paths.yaml"
+    config.write_text(f"mine:\n  base_path: {shared}\n  janus: elsewhere\n")
+    server = start(
+        "--extra-model-paths-config", str(config), models={"Janus-Pro/Janus-Pro-1B": golden("ar-a").folder}
+    )
+    for loader, expected in (("JanusProLoader", {"ar-a", "Janus-Pro-1B"}), ("JanusFlowLoader", {"flow-a", "flow-b"})):
+        listed = server.get(f"/object_info/{loader}")[loader]["input"]["required"]["model_name"][1]["options"]
+        assert expected == {name for name in listed if not name.startswith("demo/")}
+    assert server.run(token_graph(text="a", name="Janus-Pro-1B")[0])
+    assert server.run(flow_graph(text="a", seed=0, steps=1, name="flow-b")[0])

@@ -1,0 +1,33 @@
+"""More LoRA key styles for our models.
+
+ComfyUI maps `diffusion_model.…` and kohya's `lora_unet_…` keys for every model, and other styles for the model classes it
+knows. This adds the prefixes that peft and diffusers write, for our models alone.
+"""
+
+import functools
+
+import comfy.lora
+
+from .base_model import JanusBaseModel
+
+PREFIXES = ("base_model.model.", "transformer.", "")
+
+
+def register():
+    """Wraps ComfyUI's key map, once."""
+    original = comfy.lora.model_lora_keys_unet
+    if hasattr(original, "janus"):
+        return
+
+    @functools.wraps(original)
+    def model_lora_keys_unet(model, key_map=None):
+        key_map = original(model, {} if key_map is None else key_map)
+        if isinstance(model, JanusBaseModel):
+            for name in model.diffusion_model.state_dict():
+                if name.endswith(".weight"):
+                    for prefix in PREFIXES:
+                        key_map[prefix + name.removesuffix(".weight")] = f"diffusion_model.{name}"
+        return key_map
+
+    model_lora_keys_unet.janus = True
+    comfy.lora.model_lora_keys_unet = model_lora_keys_unet

@@ -1,0 +1,285 @@
+"""What works with which stock node. Each case is named as people see the node; the README's table is made of these."""
+
+import pytest
+import torch
+from conftest import latent_of
+from graphs import flow_graph, outputs_of, token_graph
+from safetensors.torch import load_file, save_file
+
+SAMPLERS = [
+    "euler", "euler_cfg_pp", "euler_ancestral", "euler_ancestral_cfg_pp", "heun", "heunpp2", "exp_heun_2_x0",
+    "exp_heun_2_x0_sde", "dpm_2", "dpm_2_ancestral", "lms", "dpm_fast", "dpm_adaptive", "dpmpp_2s_ancestral",
+    "dpmpp_2s_ancestral_cfg_pp", "dpmpp_sde", "dpmpp_sde_gpu", "dpmpp_2m", "dpmpp_2m_cfg_pp", "dpmpp_2m_sde",
+    "dpmpp_2m_sde_gpu", "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu", "dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "ddpm", "lcm",
+    "ipndm", "ipndm_v", "deis", "res_multistep", "res_multistep_cfg_pp", "res_multistep_ancestral",
+    "res_multistep_ancestral_cfg_pp", "gradient_estimation", "gradient_estimation_cfg_pp", "er_sde", "seeds_2", "seeds_3",
+    "sa_solver", "sa_solver_pece", "ddim", "uni_pc", "uni_pc_bh2",
+]  # fmt: skip
+SCHEDULERS = ["simple", "normal", "sgm_uniform", "beta", "karras", "exponential", "ddim_uniform", "linear_quadratic", "kl_optimal"]
+
+
+@pytest.fixture(scope="module")
+def plain(server):
+    """The picture that every change is compared with."""
+    return run(server, *flow_graph(text="a cat", seed=1, steps=4))
+
+
+def run(server, graph, _=None):
+    latent = latent_of(server, server.run(graph), outputs_of(graph, "SaveLatent")[0])
+    assert latent.isfinite().all()
+    return latent
+
+
+def test_every_sampler_is_known(server):
+    """A sampler or scheduler that a newer ComfyUI adds shows up here."""
+    inputs = server.get("/object_info/KSampler")["KSampler"]["input"]["required"]
+    assert set(inputs["sampler_name"][0]) <= set(SAMPLERS) and set(inputs["scheduler"][0]) <= set(SCHEDULERS)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_sampler(server, name):
+    run(server, *flow_graph(text="a cat", seed=1, steps=4, sampler_name=name))
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_scheduler(server, name):
+    run(server, *flow_graph(text="a cat", seed=1, steps=4, scheduler=name))
+
+
+MODEL_NODES = {
+    "ModelSamplingSD3": dict(shift=3.0),
+    "ModelSamplingAuraFlow": dict(shift=1.73),
+    "ModelSamplingFlux": dict(max_shift=1.15, base_shift=0.5, width=96, height=96),
+    "RescaleCFG": dict(multiplier=0.7),
+    "CFGZeroStar": {},
+    "APG": dict(eta=1.0, norm_threshold=0.5, momentum=0.0),
+    "TCFG": {},
+    "EasyCache": dict(reuse_threshold=3.0, start_percent=0.1, end_percent=0.95, verbose=False),
+    "LazyCache": dict(reuse_threshold=3.0, start_percent=0.1, end_percent=0.95, verbose=False),
+}
+SAME_PICTURE = {
+    "DifferentialDiffusion": {},
+    "ModelComputeDtype": dict(dtype="fp32"),
+    "ModelAttentionBackend": dict(attention="pytorch attention"),
+    "SelectModelDevice": dict(device="default"),
+    "TorchCompileModel": dict(backend="inductor"),
+}
+
+
+def with_model_node(name, inputs):
+    graph, sampler = flow_graph(text="a cat", seed=1, steps=4)
+    links = graph[sampler]["inputs"]
+    links["model"] = [graph.add(name, model=links["model"], **inputs), 0]
+    return graph, sampler
+
+
+@pytest.mark.parametrize("name", MODEL_NODES)
+def test_model_node(server, plain, name):
+    assert not torch.allclose(run(server, *with_model_node(name, MODEL_NODES[name])), plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SAME_PICTURE)
+def test_model_node_that_keeps_the_picture(server, plain, name):
+    assert torch.allclose(run(server, *with_model_node(name, SAME_PICTURE[name])), plain, atol=1e-3)
+
+
+def custom(graph, sampler, guider: str, sigmas: str | None = None):
+    """Swaps a KSampler for SamplerCustomAdvanced with a guider."""
+    links = graph[sampler]["inputs"]
+    noise = graph.add("RandomNoise", noise_seed=links["seed"])
+    euler = graph.add("KSamplerSelect", sampler_name="euler")
+    sigmas = sigmas or graph.add("BasicScheduler", model=links["model"], scheduler="simple", steps=4, denoise=1.0)
+    graph[sampler] = {
+        "class_type": "SamplerCustomAdvanced",
+        "inputs": {"noise": [noise, 0], "guider": [guider, 0], "sampler": [euler, 0], "sigmas": [sigmas, 0],
+                   "latent_image": links["latent_image"]},
+    }  # fmt: skip
+    return graph, sampler
+
+
+def guiders(graph, links):
+    model, positive, negative = links["model"], links["positive"], links["negative"]
+    sides = {"model": model, "positive": positive, "negative": negative}
+    return {
+        "BasicGuider": ({"model": model, "conditioning": positive}, False),
+        "CFGGuider": ({**sides, "cfg": 2.0}, True),
+        "DualCFGGuider": (
+            {"model": model, "cond1": positive, "cond2": positive, "negative": negative, "cfg_conds": 2.0,
+             "cfg_cond2_negative": 2.0, "style": "regular"},
+            None,
+        ),
+        "PerpNegGuider": ({**sides, "empty_conditioning": negative, "cfg": 2.0, "neg_scale": 1.0}, None),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["BasicGuider", "CFGGuider", "DualCFGGuider", "PerpNegGuider"])
+def test_guider(server, plain, name):
+    graph, sampler = flow_graph(text="a cat", seed=1, steps=4)
+    inputs, same = guiders(graph, graph[sampler]["inputs"])[name]
+    latent = run(server, *custom(graph, sampler, graph.add(name, **inputs)))
+    if same is not None:
+        assert torch.allclose(latent, plain, atol=1e-4) == same
+
+
+@pytest.mark.parametrize(
+    "name", ["ConditioningZeroOut", "ConditioningAverage", "ConditioningConcat", "ConditioningCombine",
+             "ConditioningSetTimestepRange", "ConditioningSetMask", "ConditioningSetArea"]
+)  # fmt: skip
+def test_conditioning_node(server, plain, name):
+    graph, sampler = flow_graph(text="a cat", seed=1, steps=4)
+    links = graph[sampler]["inputs"]
+    other = [graph.add("CLIPTextEncode", clip=["1", 1], text="a very different and much longer prompt"), 0]
+    positive = links["positive"]
+    mask = graph.add("SolidMask", value=1.0, width=48, height=96) if name == "ConditioningSetMask" else None
+    nodes = {
+        "ConditioningZeroOut": lambda: dict(conditioning=positive),
+        "ConditioningAverage": lambda: dict(
+            conditioning_to=positive, conditioning_from=other, conditioning_to_strength=0.5
+        ),
+        "ConditioningConcat": lambda: dict(conditioning_to=positive, conditioning_from=other),
+        "ConditioningCombine": lambda: dict(conditioning_1=positive, conditioning_2=other),
+        "ConditioningSetTimestepRange": lambda: dict(conditioning=other, start=0.0, end=0.5),
+        "ConditioningSetMask": lambda: dict(conditioning=other, mask=[mask, 0], strength=1.0, set_cond_area="default"),
+        "ConditioningSetArea": lambda: dict(conditioning=other, width=64, height=64, x=0, y=0, strength=1.0),
+    }
+    changed = [graph.add(name, **nodes[name]()), 0]
+    if name in ("ConditioningSetTimestepRange", "ConditioningSetMask", "ConditioningSetArea"):
+        changed = [graph.add("ConditioningCombine", conditioning_1=positive, conditioning_2=changed), 0]
+    links["positive"] = changed
+    assert not torch.allclose(run(server, graph), plain, atol=1e-4)
+
+
+def lora_files(folder):
+    """One LoRA of the first query projection in the key styles that people's files have."""
+    torch.manual_seed(0)
+    a, b = torch.randn(4, 96), torch.randn(96, 4)
+    name = "language_model.model.layers.0.self_attn.q_proj"
+    styles = {
+        "comfyui": {f"diffusion_model.{name}.lora_A.weight": a, f"diffusion_model.{name}.lora_B.weight": b},
+        "peft": {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b},
+        "diffusers": {f"transformer.{name}.lora_A.weight": a, f"transformer.{name}.lora_B.weight": b},
+        "kohya": {
+            f"lora_unet_{name.replace('.', '_')}.lora_down.weight": a,
+            f"lora_unet_{name.replace('.', '_')}.lora_up.weight": b,
+            f"lora_unet_{name.replace('.', '_')}.alpha": torch.tensor(4.0),
+        },
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for style, tensors in styles.items():
+        save_file(tensors, folder / f"{style}.safetensors")
+
+
+@pytest.mark.parametrize("style", ["comfyui", "peft", "diffusers", "kohya"])
+def test_lora_key_style(server, plain, style):
+    lora_files(server.base / "models" / "loras")
+    pictures = {}
+    for name in ("comfyui", style):
+        graph, _ = with_model_node("LoraLoaderModelOnly", dict(lora_name=f"{name}.safetensors", strength_model=1.0))
+        pictures[name] = run(server, graph)
+    assert not torch.allclose(pictures[style], plain, atol=1e-4)
+    assert torch.equal(pictures[style], pictures["comfyui"])
+
+
+@pytest.mark.parametrize("build", [token_graph, lambda **kw: flow_graph(seed=1, steps=4, **kw)], ids=["janus", "flow"])
+def test_lora_loader_on_model_and_clip(server, build):
+    """The stock LoRA loader patches both outputs; each keeps its own strength and the plain loader stays clean."""
+    lora_files(server.base / "models" / "loras")
+    graph, sampler = build(text="a cat")
+    before = run(server, graph)
+    patched, sampler = build(text="a cat")
+    lora = patched.add("LoraLoader", model=["1", 0], clip=["1", 1], lora_name="comfyui.safetensors", strength_model=1.0,
+                       strength_clip=1.0)  # fmt: skip
+    patched[sampler]["inputs"]["model"] = [lora, 0]
+    patched[patched[sampler]["inputs"]["positive"][0]]["inputs"]["clip"] = [lora, 1]
+    changed = run(server, patched)
+    assert not torch.allclose(changed, before, atol=1e-4)
+    graph, _ = build(text="a cat", negative=" ")
+    assert torch.equal(run(server, graph), before)
+
+
+def test_hook_lora_with_a_schedule(server, plain):
+    """A LoRA hooked to a prompt for part of the run: the prompt cache must not outlive its weights."""
+    lora_files(server.base / "models" / "loras")
+    graph, sampler = flow_graph(text="a cat", seed=1, steps=4)
+    hook = graph.add("CreateHookLoraModelOnly", lora_name="comfyui.safetensors", strength_model=1.0)
+    frames = graph.add("CreateHookKeyframe", strength_mult=0.0, start_percent=0.0)
+    frames = graph.add("CreateHookKeyframe", strength_mult=1.0, start_percent=0.5, prev_hook_kf=[frames, 0])
+    hook = graph.add("SetHookKeyframes", hooks=[hook, 0], hook_kf=[frames, 0])
+    links = graph[sampler]["inputs"]
+    links["positive"] = [graph.add("ConditioningSetProperties", cond_NEW=links["positive"], strength=1.0,
+                                   set_cond_area="default", hooks=[hook, 0]), 0]  # fmt: skip
+    scheduled = run(server, graph)
+    graph[frames]["inputs"]["strength_mult"] = 0.0
+    assert torch.allclose(run(server, graph), plain, atol=1e-4)
+    assert not torch.allclose(scheduled, plain, atol=1e-4)
+
+
+def test_train_lora_and_back(server, plain):
+    """Train LoRA on two latents, save it, and load it like any other."""
+    graph, sampler = flow_graph(text="a cat", seed=5, steps=2, batch=2)
+    links = graph[sampler]["inputs"]
+    train = graph.add(
+        "TrainLoraNode", model=links["model"], latents=[sampler, 0], positive=links["positive"], batch_size=1,
+        grad_accumulation_steps=1, steps=3, learning_rate=0.05, rank=4, optimizer="AdamW", loss_function="MSE", seed=0,
+        training_dtype="fp32", lora_dtype="fp32", quantized_backward=False, algorithm="LoRA",
+        gradient_checkpointing=False, checkpoint_depth=1, offloading=False, existing_lora="[None]", bucket_mode=False,
+        bypass_mode=False,
+    )  # fmt: skip
+    graph.add("SaveLoRA", lora=[train, 0], prefix="loras/trained", steps=[train, 2])
+    server.run(graph)
+    saved = max((server.base / "output" / "loras").glob("trained*.safetensors"))
+    assert load_file(saved)
+    (server.base / "models" / "loras").mkdir(parents=True, exist_ok=True)
+    (server.base / "models" / "loras" / "trained.safetensors").write_bytes(saved.read_bytes())
+    graph, _ = with_model_node("LoraLoaderModelOnly", dict(lora_name="trained.safetensors", strength_model=1.0))
+    assert not torch.allclose(run(server, graph), plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("tiled", ["VAEDecodeTiled", "VAEEncodeTiled"])
+def test_tiled_vq(server, tiled):
+    graph, sampler = token_graph(text="a cat", size=160)
+    decoded = graph.add("VAEDecodeTiled", samples=[sampler, 0], vae=["1", 2], tile_size=64, overlap=16, temporal_size=64,
+                        temporal_overlap=8)  # fmt: skip
+    node = graph.add("PreviewImage", images=[decoded, 0])
+    if tiled == "VAEEncodeTiled":
+        encoded = graph.add("VAEEncodeTiled", pixels=[decoded, 0], vae=["1", 2], tile_size=64, overlap=16,
+                            temporal_size=64, temporal_overlap=8)  # fmt: skip
+        node = graph.add("SaveLatent", samples=[encoded, 0], filename_prefix="tiled")
+    outputs = server.run(graph)
+    if tiled == "VAEEncodeTiled":
+        assert latent_of(server, outputs, node).shape == (1, 8, 10, 10)
+    else:
+        assert outputs[node]["images"]
+
+
+def test_text_generate(server, golden):
+    """Stock Generate Text answers about a picture with either CLIP."""
+    for loader_class, name in (("JanusProLoader", "ar-a"), ("JanusFlowLoader", "flow-a")):
+        golden_ = golden(name)
+        server.copy_input(golden_.folder / "picture.png", f"{name}.png")
+        graph, _ = token_graph(text="a")
+        graph.clear()
+        loader = graph.add(loader_class, model_name=name, weight_dtype="default")
+        picture = graph.add("LoadImage", image=f"{name}.png")
+        answer = graph.add("TextGenerate", clip=[loader, 1], image=[picture, 0], prompt=golden_.text["und.question"],
+                           max_length=12, sampling_mode="off")  # fmt: skip
+        shown = graph.add("PreviewAny", source=[answer, 0])
+        assert server.run(graph)[shown]["text"] == [golden_.text["und.answer"]]
+
+
+@pytest.mark.parametrize("name", ["LatentBatch", "RepeatLatentBatch", "LatentFromBatch", "LatentFlip", "LatentBlend"])
+def test_token_latents_in_latent_nodes(server, name):
+    graph, sampler = token_graph(text="a cat", batch=2)
+    latent = [sampler, 0]
+    inputs = {
+        "LatentBatch": dict(samples1=latent, samples2=latent),
+        "RepeatLatentBatch": dict(samples=latent, amount=2),
+        "LatentFromBatch": dict(samples=latent, batch_index=1, length=1),
+        "LatentFlip": dict(samples=latent, flip_method="y-axis: horizontally"),
+        "LatentBlend": dict(samples1=latent, samples2=latent, blend_factor=0.5),
+    }[name]
+    changed = graph.add(name, **inputs)
+    decoded = graph.add("VAEDecode", samples=[changed, 0], vae=["1", 2])
+    node = graph.add("PreviewImage", images=[decoded, 0])
+    count = {"LatentBatch": 4, "RepeatLatentBatch": 4, "LatentFromBatch": 1}.get(name, 2)
+    assert len(server.run(graph)[node]["images"]) == count

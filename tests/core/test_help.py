@@ -1,0 +1,68 @@
+"""Help where people look: a page per node, a tooltip per input, and translations of both."""
+
+import pytest
+from workflow_files import ROOT, SNAPSHOT, inputs_of, read
+
+NODES = {name: info for name, info in read(SNAPSHOT).items() if name.startswith("Janus")}
+DOCS, LOCALES = ROOT / "web" / "docs", ROOT / "locales"
+LANGUAGES = ("en", "zh")
+ADDED = {"control_after_generate"}  # the widget that ComfyUI puts beside a seed
+
+
+def page(node: str, language: str) -> str:
+    """The help page: ComfyUI asks for NODE/LANGUAGE.md first, then for NODE.md."""
+    path = DOCS / f"{node}.md" if language == "en" else DOCS / node / f"{language}.md"
+    return path.read_text(encoding="utf-8")
+
+
+def locale(language: str) -> dict:
+    return read(LOCALES / language / "nodeDefs.json")
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_every_input_has_a_tooltip(node):
+    for name, spec in inputs_of(NODES[node]).items():
+        assert len(spec) > 1 and spec[1].get("tooltip"), name
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("node", NODES)
+def test_every_node_has_a_page_that_tells_every_input_and_output(node, language):
+    text = page(node, language)
+    assert text.splitlines()[0] == f"# {locale(language)[node]['display_name']}"
+    for name in (*inputs_of(NODES[node]), *NODES[node]["output_name"]):
+        assert f"\n| `{name}`" in text, name
+
+
+def test_every_page_belongs_to_a_node():
+    pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    assert pages == {f"{node}.md" for node in NODES} | {f"{node}/zh.md" for node in NODES}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_locales_cover_every_node_input_and_output(language):
+    texts = locale(language)
+    assert set(texts) == set(NODES)
+    for node, info in NODES.items():
+        entry, inputs = texts[node], inputs_of(info)
+        assert entry["display_name"] and entry["description"], node
+        assert set(entry["inputs"]) - ADDED == set(inputs), node
+        assert all(entry["inputs"][name]["name"] and entry["inputs"][name]["tooltip"] for name in inputs), node
+        assert list(entry["outputs"]) == [str(k) for k in range(len(info["output_name"]))], node
+
+
+def test_the_english_locale_says_what_the_nodes_say():
+    for node, entry in locale("en").items():
+        assert entry["display_name"] == NODES[node]["display_name"]
+        for name, spec in inputs_of(NODES[node]).items():
+            assert entry["inputs"][name] == {"name": name, "tooltip": spec[1]["tooltip"]}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_locale_texts_hold_no_placeholders_or_plurals(language):
+    """The frontend's translation library gives { } @ | a meaning of their own."""
+
+    def texts(value):
+        return [value] if isinstance(value, str) else [text for part in value.values() for text in texts(part)]
+
+    assert not [text for text in texts(locale(language)) if set(text) & set("{}@|")]

@@ -1,0 +1,97 @@
+"""Fine-tuning on a folder of captioned pictures: LoRA and full, from the command line."""
+
+import json
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from core.training_models import FAMILIES, tiny
+from safetensors.torch import load_file
+
+from janus_core import cli, pipeline
+from janus_core.errors import ImageError
+from janus_core.training import autoencoder_runs, build, folder_data, scenes
+
+LOOP = {"steps": 6, "lr": 5e-3, "warmup": 1, "precision": "no", "log_every": 3, "save_every": 3}
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    rng = random.Random(0)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for k in range(3):
+        scene = scenes.random_scene(rng)
+        scenes.draw(scene).resize((160, 128)).save(folder / f"{k}.png")
+        (folder / f"{k}.txt").write_text(scenes.caption(scene) + "\n")
+    return folder
+
+
+@pytest.fixture
+def run(pictures, tmp_path, capsys):
+    def finetune(family, **changes):
+        _, _, checkpoint, vq = tiny(family)
+        build.save_folder(replace(checkpoint, path=tmp_path), tmp_path / "base", torch.float32)
+        config = {
+            "task": "finetune",
+            "checkpoint": str(tmp_path / "base"),
+            "pictures": str(pictures),
+            "folder": str(tmp_path / "out"),
+            "seed": 0,
+            "stage": 3,
+            "rows": 4,
+            "ratio": [25, 75],
+            "loop": LOOP,
+            **changes,
+        }
+        if family == "janusflow":
+            from diffusers import AutoencoderTiny
+            from safetensors.torch import save_file
+
+            torch.manual_seed(0)
+            save_file(autoencoder_runs.taesd_tensors(AutoencoderTiny()), tmp_path / "vae.safetensors")
+            config["vae"] = str(tmp_path / "vae.safetensors")
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        assert cli.main(["train", "--config", str(tmp_path / "config.json")]) == 0
+        return capsys.readouterr().out.strip().splitlines()[-1]
+
+    return finetune
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_fine_tuning_writes_a_checkpoint(family, run, tmp_path):
+    written = pipeline.load(run(family), device="cpu", dtype=torch.float32)
+    base = pipeline.load(tmp_path / "base", device="cpu")
+    assert not torch.equal(written.model.llama.layers[0].mlp.up_proj.weight, base.model.llama.layers[0].mlp.up_proj.weight)
+    if family == "janus":
+        for a, b in zip(written.vq.parameters(), base.vq.parameters()):
+            torch.testing.assert_close(a, b, atol=1e-2, rtol=1e-2)  # bfloat16 of the same
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_lora_has_the_names_that_comfyui_reads(family, run, tmp_path):
+    pytest.importorskip("peft")
+    tensors = load_file(run(family, lora={"rank": 4, "targets": ["q_proj", "down_proj"]}))
+    base = pipeline.load(tmp_path / "base", device="cpu").model.state_dict()
+    names = {name.rsplit(".lora_", 1)[0] for name in tensors if ".lora_" in name}
+    assert len(names) == 2 * 4
+    for name in names:
+        weight = base[name.removeprefix("diffusion_model.") + ".weight"]
+        down, up = tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
+        assert (up.shape[0], down.shape[1]) == weight.shape and down.shape[0] == up.shape[1] == 4
+        assert tensors[f"{name}.alpha"].item() == 4
+        assert up.abs().sum() > 0, "it has learnt"
+
+
+def test_a_picture_without_caption_is_refused(pictures):
+    assert [path.name for path, _ in folder_data.read_folder(pictures)] == ["0.png", "1.png", "2.png"]
+    (pictures / "1.txt").unlink()
+    with pytest.raises(ImageError, match="1.png has no caption"):
+        folder_data.read_folder(pictures)
+
+
+def test_a_config_of_no_task_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"task": "dance"}')
+    assert cli.main(["train", "--config", str(tmp_path / "config.json")]) == 1
+    assert "no training config" in capsys.readouterr().err

@@ -1,0 +1,65 @@
+"""Each objective against a small case computed by hand, and where its gradient goes."""
+
+import math
+
+import pytest
+import torch
+
+from janus_core.training import objectives
+
+
+def test_text_loss_is_the_mean_negative_log_likelihood():
+    logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0]])
+    assert objectives.text_loss(logits, torch.tensor([1, 0])).item() == pytest.approx(
+        (math.log(2) + math.log(4 / 3)) / 2
+    )
+
+
+def test_image_token_loss_is_over_every_token_of_every_picture():
+    logits = torch.zeros(2, 3, 4)
+    logits[1, 2, 1] = math.log(5)
+    tokens = torch.tensor([[0, 1, 2], [3, 0, 1]])
+    assert objectives.image_token_loss(logits, tokens).item() == pytest.approx((5 * math.log(4) + math.log(8 / 5)) / 6)
+
+
+def test_flow_path_runs_from_noise_to_data():
+    x, z_0 = torch.full((3, 1, 1, 1), 4.0), torch.full((3, 1, 1, 1), -2.0)
+    z_t = objectives.flow_path(x, z_0, torch.tensor([0.0, 0.25, 1.0]))
+    assert z_t.flatten().tolist() == [-2.0, -0.5, 4.0]
+
+
+def test_flow_loss_is_zero_for_the_straight_velocity_and_quadratic_off_it():
+    x, z_0 = torch.randn(2, 4, 2, 2), torch.randn(2, 4, 2, 2)
+    assert objectives.flow_loss(x - z_0, x, z_0).item() == 0
+    assert objectives.flow_loss(x - z_0 + 3, x, z_0).item() == pytest.approx(9, abs=1e-4)
+
+
+def test_times_are_logit_normal():
+    torch.manual_seed(0)
+    n = torch.logit(objectives.logit_normal_times(20000).double())
+    assert n.mean().abs() < 0.03 and (n.std() - 1).abs() < 0.03
+
+
+def test_repa_loss_is_minus_the_mean_cosine_and_leaves_the_encoder_alone():
+    features = torch.tensor([[[1.0, 0.0], [0.0, 2.0]]], requires_grad=True)
+    projected = torch.tensor([[[3.0, 0.0], [1.0, 1.0]]], requires_grad=True)
+    loss = objectives.repa_loss(features, projected)
+    assert loss.item() == pytest.approx(-(1 + math.sqrt(0.5)) / 2)
+    loss.backward()
+    assert features.grad is None and projected.grad is not None
+
+
+def test_codebook_loss_moves_codes_fully_and_the_encoder_by_the_commitment():
+    z = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).requires_grad_()
+    nearest = torch.tensor([0.0, 1.0]).view(1, 2, 1, 1).requires_grad_()
+    loss = objectives.codebook_loss(z, nearest, commitment=0.25)
+    assert loss.item() == pytest.approx(2 + 0.25 * 2)
+    loss.backward()
+    assert nearest.grad.flatten().tolist() == [-2.0, 2.0]
+    assert z.grad.flatten().tolist() == [0.5, -0.5]
+
+
+def test_reconstruction_and_moments():
+    assert objectives.reconstruction_loss(torch.full((1, 2), 0.5), torch.zeros(1, 2)).item() == pytest.approx(0.75)
+    z = torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)  # mean 2, standard deviation sqrt(2)
+    assert objectives.moments_loss(z).item() == pytest.approx(0.1 * (4 + (math.sqrt(2) - 1) ** 2))

@@ -1,0 +1,177 @@
+"""Training both families: losses fall, stages train their sets, runs resume, rows agree with sampling."""
+
+import random
+
+import pytest
+import torch
+from core.training_models import FAMILIES, tiny
+
+from janus_core import pipeline
+from janus_core.checkpoint import read_checkpoint
+from janus_core.prompt import PromptEncoder
+from janus_core.sampling import flow
+from janus_core.training import batches, build, stages
+from janus_core.training.loop import EMA, LoopSettings, learning_rate, train
+from janus_core.training.unified import IGNORED
+
+SETTINGS = LoopSettings(steps=50, lr=3e-3, warmup=5, precision="no", log_every=10, save_every=20)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fifty_steps_lower_every_loss(family, tmp_path):
+    objective, batch_at, *_ = tiny(family)
+    log = train(objective, batch_at, SETTINGS, tmp_path)
+    assert [entry["step"] for entry in log] == [10, 20, 30, 40, 50]
+    names = {"understanding", "text", "generation"} | ({"alignment"} if family == "janusflow" else set())
+    for name in names:
+        assert log[-1][name] < log[0][name], name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_stopped_run_resumes_to_the_same_weights(family, tmp_path):
+    settings = LoopSettings(steps=12, lr=1e-3, warmup=2, precision="no", log_every=4, save_every=4)
+    whole, batch_at, *_ = tiny(family)
+    log = train(whole, batch_at, settings, tmp_path / "whole")
+    stopped, batch_at, *_ = tiny(family)
+    train(stopped, batch_at, settings, tmp_path / "parts", stop_at=8)
+    resumed, batch_at, *_ = tiny(family)
+    torch.manual_seed(99)
+    log_resumed = train(resumed, batch_at, settings, tmp_path / "parts")
+    assert log_resumed[-1]["generation"] == pytest.approx(log[-1]["generation"], abs=1e-5)
+    for (name, a), b in zip(whole.named_parameters(), resumed.parameters()):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("stage", (1, 2, 3))
+def test_a_stage_trains_exactly_its_set(family, stage, tmp_path):
+    objective, batch_at, *_ = tiny(family)
+    stages.freeze(objective.model, stage)
+    before = {name: p.detach().clone() for name, p in objective.model.named_parameters()}
+    settings = LoopSettings(steps=3, lr=1e-2, warmup=1, precision="no", ema=0.0)
+    train(objective, batch_at, settings, tmp_path)
+    encoder = stages.ENCODERS[family]
+    frozen = {1: ("language_model.", encoder), 2: (encoder,), 3: ()}[stage]
+    for name, p in objective.model.named_parameters():
+        moved = not torch.equal(p, before[name])
+        if name.startswith(frozen):
+            assert not moved, f"{name} is frozen in stage {stage}"
+        elif "k_proj.bias" not in name and "attn.qkv.bias" not in name:
+            assert moved, f"{name} is trained in stage {stage}"
+
+
+def test_alignment_gives_the_understanding_encoder_no_gradient():
+    objective, batch_at, *_ = tiny("janusflow")
+    batch = {name: value for name, value in batch_at(0).items() if name.startswith("gen_")}
+    objective(batch)["alignment"].backward()
+    assert all(p.grad is None for p in objective.model.vision_und_enc_model.parameters())
+    assert all(p.grad is not None for p in objective.repa_head.parameters())
+    early, late = objective.model.llama.layers[0], objective.model.llama.layers[1]
+    assert early.mlp.up_proj.weight.grad.abs().sum() > 0, "a quarter of four blocks is the first"
+    assert late.mlp.up_proj.weight.grad is None
+
+
+def test_accumulated_batches_make_one_step(tmp_path):
+    objective, batch_at, *_ = tiny("janus")
+    other, *_ = tiny("janus")
+    whole = {}
+    for name in batch_at(0):
+        parts = [batch_at(0)[name], batch_at(1)[name]]
+        whole[name] = parts
+    common = {"steps": 1, "lr": 1e-3, "warmup": 1, "precision": "no", "ema": 0.0}
+    train(objective, batch_at, LoopSettings(accumulate=2, **common), tmp_path / "a")
+    # By hand: the mean of both batches' gradients, clipped, and one AdamW step.
+    optimizer = torch.optim.AdamW(other.parameters(), 1e-3, (0.9, 0.95), weight_decay=0.0)
+    for index in (0, 1):
+        (sum(other(batch_at(index)).values()) / 2).backward()
+    torch.nn.utils.clip_grad_norm_(other.parameters(), 1.0)
+    optimizer.step()
+    for (name, a), b in zip(objective.named_parameters(), other.parameters()):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_learning_rate_warms_up_and_decays():
+    settings = LoopSettings(steps=100, lr=1.0, warmup=10, decay=0.5)
+    rates = [learning_rate(settings, step) for step in (0, 4, 9, 30, 50, 75, 99)]
+    assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 1.0, 0.5, 0.02])
+
+
+def test_ema_follows_the_weights_and_swaps():
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 0.0)
+    ema = EMA(model, 0.9)
+    torch.nn.init.constant_(model.weight, 1.0)
+    ema.update(model)
+    ema.swap(model)
+    assert model.weight.item() == pytest.approx(0.1)
+    ema.swap(model)
+    assert model.weight.item() == 1.0
+
+
+def test_ratios_make_rows():
+    assert batches.split_rows(64, (25, 70, 5)) == (16, 45, 3)
+    assert batches.split_rows(8, (50, 50, 0)) == (4, 4, 0)
+    assert sum(batches.split_rows(10, (14, 80, 6))) == 10
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_drawing_row_without_prompt_is_samplings_unconditional_row(family):
+    *_, checkpoint, _ = tiny(family)
+    prompts = PromptEncoder.of(checkpoint)
+    rows = batches.drawing_rows(prompts, ["a red circle", "a blue square"] * 200, 4, random.Random(0))
+    length = len(prompts.generation_ids("a red circle")) - (family == "janusflow")
+    unconditional = prompts.unconditional_ids(length + (family == "janusflow"))[:length]
+    dropped = (rows["gen_ids"][:, :length] == unconditional).all(1)
+    assert 20 <= dropped.sum() <= 60, "a tenth of 400"
+    hidden = ~rows["gen_visible"][:, :length]
+    if family == "janusflow":
+        assert hidden[dropped][:, 1:].all() and not hidden[dropped][:, 0].any() and not hidden[~dropped].any()
+    else:
+        assert not hidden.any()
+
+
+def test_the_velocity_in_training_is_the_one_in_sampling():
+    """The padded training rows give the loss that the sampler's cached velocity gives."""
+    objective, batch_at, checkpoint, _ = tiny("janusflow", repa=0.0)
+    model = objective.model.eval()
+    torch.nn.init.normal_(model.vision_gen_dec_model.out_convs[-1].unpatch_conv.weight, std=0.1)
+    batch = {name: value for name, value in batch_at(0).items() if name.startswith("gen_")}
+    torch.manual_seed(5)
+    loss = objective(batch)["generation"]
+    torch.manual_seed(5)
+    x = batch["gen_latents"]
+    z_0 = torch.randn_like(x)
+    t = torch.randn(len(x)).sigmoid()
+    z_t = t[:, None, None, None] * x + (1 - t[:, None, None, None]) * z_0
+    errors = []
+    for k in range(len(x)):
+        length = int(batch["gen_image"][k].nonzero()[0])
+        embeds = model.embed_text(batch["gen_ids"][k, :length], torch.float32)[None]
+        prompt = flow.Prompt(embeds, batch["gen_visible"][k : k + 1, :length])
+        encoded = model.encode_prompt(prompt.embeds, prompt.visible, 64)
+        v = model.velocity(z_t[k : k + 1], 1000 * t[k : k + 1], encoded)
+        errors.append((v - (x - z_0)[k : k + 1]).square().mean())
+    assert loss.item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-4)
+
+
+def test_an_answer_row_learns_the_answer_and_its_end():
+    *_, checkpoint, _ = tiny("janus")
+    prompts = PromptEncoder.of(checkpoint)
+    rows = batches.answer_rows(prompts, [("What colour is it?", "red"), ("Where is it?", "at the left")], 16)
+    for ids, labels, answer in zip(rows["und_ids"], rows["und_labels"], ("red", "at the left")):
+        learnt = labels[labels != IGNORED]
+        assert learnt[-1] == prompts.eos and prompts.decode(learnt).strip() == answer
+        assert torch.equal(ids[labels != IGNORED], learnt)
+    assert rows["und_replaced"].sum(1).tolist() == [16, 16]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_new_model_is_a_loadable_checkpoint(family, tmp_path):
+    objective, _, checkpoint, vq = tiny(family)
+    build.save_folder(checkpoint, tmp_path / "folder", torch.float32)
+    loaded = read_checkpoint(tmp_path / "folder")
+    assert loaded.family == family
+    pipe = pipeline.load(tmp_path / "folder", device="cpu")
+    assert pipe.model.params == objective.model.params
+    for (name, a), b in zip(objective.model.named_parameters(), pipe.model.parameters()):
+        assert torch.equal(a, b), name
