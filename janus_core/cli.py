@@ -103,6 +103,7 @@ def load(args, **kwargs):
 
 
 def generate(args):
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     pipe = load(args, vae=args.vae)
     common = {
         "negative_prompt": args.negative,
@@ -118,6 +119,10 @@ def generate(args):
     given = [name for name, value in foreign.items() if value is not None]
     if given:
         raise JanusError(f"--{given[0].replace('_', '-')} is not for {pipe.model.family}.")
+    if is_flow and pipe.vae is None:
+        raise JanusError("JanusFlow needs the SDXL VAE for pictures: name it with --vae.")
+    if args.image and (args.denoise is None or args.denoise >= 1):
+        raise JanusError("--image needs a --denoise below 1, which says how much of the picture is drawn anew.")
     settings = {name: value for name, value in {**common, **own}.items() if value is not None}
     if args.image:
         settings["latents"] = pipe.encode(image.open_picture(args.image))
@@ -125,7 +130,6 @@ def generate(args):
         pictures = pipe(args.prompt, callback=progress, **settings)
     settings.pop("latents", None)
     record = {"prompt": args.prompt, "model": str(args.model), "image": args.image, **settings}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     for k, picture in enumerate(pictures):
         info = PngInfo()
         info.add_itxt("parameters", json.dumps({**record, "index": k}, ensure_ascii=False))
@@ -182,7 +186,12 @@ def main(argv=None) -> int:
     except JanusError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except (torch.OutOfMemoryError, MemoryError):
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
         print("error: out of memory: use a smaller --count or --size, or --dtype bf16.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -9,6 +9,10 @@ class CheckpointError(JanusError):
     """A checkpoint is missing, incomplete, corrupt, or of another model."""
 
 
+class DeviceError(JanusError):
+    """The device that was asked for is not here."""
+
+
 class PromptError(JanusError):
     """A prompt cannot be encoded, or does not fit the model's context."""
 

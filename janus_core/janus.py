@@ -22,11 +22,6 @@ class JanusParams:
     gen_aligner_depth: int = 2
     gen_head_width: int = 2048
 
-    @property
-    def grid(self) -> int:
-        """Tokens per side of a picture of the native size."""
-        return self.siglip.image_size // self.vq.downscale
-
 
 class Projector(nn.Module):
     """Linear layers with GELU in between (the published `mlp_gelu` aligner)."""

@@ -20,11 +20,6 @@ class JanusFlowParams:
     siglip: SiglipParams
     uvit: UViTParams
 
-    @property
-    def latent_size(self) -> int:
-        """Side of a latent of the native size."""
-        return self.siglip.image_size // VAE_DOWNSCALE
-
 
 class FlowPrompt:
     """Prompts as the velocity network reads them: their keys and values in every layer, and the attention mask.

@@ -8,7 +8,7 @@ from PIL import Image
 
 from . import image
 from .checkpoint import build_model, build_vq, read_checkpoint
-from .errors import ImageError, SamplingError
+from .errors import DeviceError, ImageError, SamplingError
 from .janusflow import VAE_DOWNSCALE, JanusFlow
 from .networks.vq import latent_to_tokens, tokens_to_latent
 from .prompt import PromptEncoder, question_embeds
@@ -24,11 +24,18 @@ class Cancelled(Exception):
 Callback = Callable[[int, int], bool | None]  # (steps done, steps in all); False cancels the run
 
 
-def best_device() -> torch.device:
-    """CUDA where there is one, else Apple's GPU, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+def usable_device(device=None) -> torch.device:
+    """The named device; for None CUDA where there is one, else Apple's GPU, else the CPU.
+
+    Raises:
+        DeviceError: there is no such device here.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # torch raises both for a device it lacks
+        raise DeviceError(f"There is no device {device} here ({str(error).splitlines()[0]}).") from None
 
 
 def load(path: str | Path, device=None, dtype: torch.dtype | None = None, vae: str | Path | None = None):
@@ -47,7 +54,7 @@ def load(path: str | Path, device=None, dtype: torch.dtype | None = None, vae: s
         CheckpointError: the checkpoint or the VAE cannot be used.
     """
     checkpoint = read_checkpoint(path)
-    device = torch.device(device) if device is not None else best_device()
+    device = usable_device(device)
     dtype = dtype or checkpoint.dtype
     model = build_model(checkpoint, dtype=dtype, device=device)
     prompts = PromptEncoder.of(checkpoint)
@@ -178,7 +185,7 @@ class JanusPipeline(Pipeline):
         Raises:
             PromptError, SamplingError, ImageError, Cancelled.
         """
-        check_range("num_images", num_images, 1, 4096)
+        check_range("num_images", num_images, 1, 4096, whole=True)
         h, w = self.grid(size)
         positive, negative = self.sides(prompt, negative_prompt)
         steps = tokens.sample_steps(
@@ -286,19 +293,22 @@ class JanusFlowPipeline(Pipeline):
         Raises:
             PromptError, SamplingError, ImageError, Cancelled.
         """
-        check_range("num_images", num_images, 1, 4096)
-        check_range("seed", seed, 0, 2**64 - 1)
+        check_range("num_images", num_images, 1, 4096, whole=True)
+        check_range("seed", seed, 0, 2**64 - 1, whole=True)
         times = flow.flow_times(steps, denoise)
         if latents is None and denoise < 1:
             raise SamplingError("A denoise below 1 needs latents to start from.")
+        channels, side = self.model.params.uvit.latent_channels, self.model.params.uvit.stride
+        for given in (latents, noise):
+            if given is not None:
+                self._check_latents(given, channels, side)
         if noise is None:
-            stride = VAE_DOWNSCALE * self.model.params.uvit.stride
             width, height = size or (self.image_size, self.image_size)
-            h, w = (_divided(side, stride) * self.model.params.uvit.stride for side in (height, width))
+            h, w = (_divided(s, VAE_DOWNSCALE * side) * side for s in (height, width))
             if latents is not None:
                 h, w = latents.shape[-2:]
             generator = torch.Generator("cpu").manual_seed(seed)
-            noise = torch.randn(num_images, self.model.params.uvit.latent_channels, h, w, generator=generator)
+            noise = torch.randn(num_images, channels, h, w, generator=generator)
         z = noise.to(self.device, torch.float32)
         if latents is not None:
             z = times[0] * latents.to(z) + (1 - times[0]) * z
@@ -306,6 +316,14 @@ class JanusFlowPipeline(Pipeline):
         for step in flow.sample_steps(lambda z, t: velocity(z.to(self.dtype), t).float(), z, times):
             _report(callback, step.step + 1, steps)
         return step.z
+
+    @staticmethod
+    def _check_latents(latents: torch.Tensor, channels: int, side: int):
+        if latents.dim() != 4 or latents.shape[1] != channels or any(s % side for s in latents.shape[2:]):
+            raise ImageError(
+                f"Latents of shape {list(latents.shape)} do not fit: they need {channels} channels and sides that are "
+                f"multiples of {side}."
+            )
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
@@ -329,7 +347,7 @@ class JanusFlowPipeline(Pipeline):
 
 
 def _divided(side: int, multiple: int) -> int:
-    if side < multiple or side % multiple:
+    if not isinstance(side, int) or side < multiple or side % multiple:
         raise ImageError(f"A side of {side} pixels is not a multiple of {multiple}.")
     return side // multiple
 

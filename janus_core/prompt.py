@@ -76,8 +76,16 @@ class PromptEncoder:
 
     @classmethod
     def of(cls, checkpoint) -> "PromptEncoder":
-        """The encoder of a Checkpoint."""
-        return cls(checkpoint.tokenizer, checkpoint.tokenizer_config, checkpoint.processor_config, checkpoint.family)
+        """The encoder of a Checkpoint. Raises CheckpointError when the tokenizer has ids that the model has not."""
+        encoder = cls(checkpoint.tokenizer, checkpoint.tokenizer_config, checkpoint.processor_config, checkpoint.family)
+        largest = max(encoder.tokenizer.get_vocab(with_added_tokens=True).values())
+        rows = len(checkpoint.tensors["language_model.model.embed_tokens.weight"])
+        if largest >= rows:
+            raise CheckpointError(
+                f"{checkpoint.path}: tokenizer.json is of another model, it has ids up to {largest} and the model has "
+                f"{rows} embeddings."
+            )
+        return encoder
 
     def _id(self, token: str) -> int:
         token_id = self.tokenizer.token_to_id(token)
@@ -130,15 +138,15 @@ class PromptEncoder:
 
     def question_ids(self, question: str, picture_tokens: int, pictures: int = 1) -> Question:
         """Token ids of `question_text`, each placeholder grown to begin-of-image, `picture_tokens`, end-of-image."""
-        ids = []
+        ids, replaced = [], []
         for token in self.ids(self.question_text(question, pictures)).tolist():
-            grown = [self.begin] + [self.placeholder] * picture_tokens + [self.end]
-            ids += grown if token == self.placeholder else [token]
-        ids = torch.tensor(ids, dtype=torch.long)
-        replaced = ids == self.placeholder
-        if self.family == "janusflow":
-            replaced |= ids == self.begin
-        return Question(ids, replaced)
+            if token == self.placeholder:
+                ids += [self.begin] + [self.placeholder] * picture_tokens + [self.end]
+                replaced += [self.family == "janusflow"] + [True] * picture_tokens + [False]
+            else:
+                ids.append(token)
+                replaced.append(False)
+        return Question(torch.tensor(ids, dtype=torch.long), torch.tensor(replaced))
 
     def decode(self, ids) -> str:
         """Text of token ids, special tokens left out."""

@@ -43,9 +43,7 @@ class JanusBaseModel(comfy.model_base.BaseModel):
             operations = comfy.ops.manual_cast
         else:
             operations = comfy.ops.pick_operations(stored, compute_dtype, load_device=load_device)
-        super().__init__(
-            config_class(stored, compute_dtype), comfy.model_base.ModelType.FLOW, device=offload_device
-        )
+        super().__init__(config_class(stored, compute_dtype), comfy.model_base.ModelType.FLOW, device=offload_device)
         self.diffusion_model = build_model(
             checkpoint,
             operations=operations,

@@ -38,7 +38,7 @@ class JanusCaptionFolder(io.ComfyNode):
                 ),
                 io.String.Input("question", multiline=True, default=QUESTION, tooltip="Asked about every picture."),
                 io.Int.Input("max_new_tokens", default=256, min=1, max=4096, tooltip="The longest caption."),
-                io.String.Input("prefix", default="", tooltip="Written in front of every caption: a trigger word, say."),
+                io.String.Input("prefix", default="", tooltip="Put in front of every caption: a trigger word, say."),
                 io.Boolean.Input("overwrite", default=False, tooltip="Write captions anew that are there already."),
             ],
             outputs=[

@@ -73,7 +73,8 @@ class JanusTextModel:
         return embedded.to(comfy.model_management.intermediate_device())
 
     def encode_token_weights(self, tokens):
-        tensor, extra = conditioning.encode(self.network, self.prompts, tokens[conditioning.TEXT], self.embed)
+        ids = torch.tensor([pair[0] for pair in tokens[TOKENS][0]])
+        tensor, extra = conditioning.encode(self.prompts, tokens[conditioning.TEXT], ids, self.embed)
         return tensor, None, extra
 
     def answer_bytes(self, answers: int, max_new_tokens: int, pictures: int = 1) -> int:
@@ -105,11 +106,14 @@ class JanusTextModel:
         return text.sample_steps(self.network, embeds, max_new_tokens, self.prompts.eos, choice=choice, seed=seed)
 
     def generate(self, tokens, do_sample, max_length, temperature, top_k, top_p, seed=None, **kwargs):
-        """What stock text generation calls; about the first picture of a batch."""
+        """What stock text generation calls; about the first picture of a batch, at most MAX_NEW_TOKENS long."""
         pictures = tokens.get(IMAGES)
-        choice = Choice(temperature if do_sample else 0, top_k, top_p)
         steps = self.answers(
-            None if pictures is None else pictures[:1], tokens[conditioning.TEXT], max_length, choice, seed or 0
+            None if pictures is None else pictures[:1],
+            tokens[conditioning.TEXT],
+            min(max_length, text.MAX_NEW_TOKENS),
+            Choice(temperature if do_sample else 0, top_k, top_p),
+            seed or 0,
         )
         answer = None
         for answer in steps:

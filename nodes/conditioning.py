@@ -16,25 +16,24 @@ TITLES = {"janus": "Janus-Pro", "janusflow": "JanusFlow"}
 LOADERS = {"janus": "Load Janus-Pro", "janusflow": "Load JanusFlow"}
 
 
-def encode(model, prompts, text: str, embed):
+def encode(prompts, text: str, ids, embed):
     """Encodes a prompt.
 
     Args:
-        model: Janus or JanusFlow.
-        prompts: its PromptEncoder.
+        prompts: the model's PromptEncoder.
+        text, ids: the prompt and its token ids [L].
         embed: token ids [L] to float32 embeddings [L, hidden].
 
     Returns:
         (tensor [1, L, hidden], dict).
     """
-    ids = prompts.generation_ids(text)
-    if model.family == "janusflow":
+    if prompts.family == "janusflow":
         ids = ids[:-1]
     special = torch.tensor([prompts.bos, prompts.pad, prompts.start])
     embedded = embed(torch.cat((ids, special)))
     tensor = embedded[:-3].unsqueeze(0)
     return tensor, {
-        FAMILY: model.family,
+        FAMILY: prompts.family,
         TEXT: text,
         IDS: ids,
         ENCODED: tensor,
@@ -43,14 +42,20 @@ def encode(model, prompts, text: str, embed):
     }
 
 
-def check_family(extra: dict, family: str):
-    """Raises PromptError unless the conditioning was encoded by a CLIP of this family."""
-    found = extra.get(FAMILY)
+def check(tensor, extra: dict, network):
+    """Raises PromptError unless the conditioning was encoded by the CLIP of this network's family and width."""
+    family, found = network.family, extra.get(FAMILY)
     if found != family:
         made_by = f"the CLIP of {LOADERS[found]}" if found in LOADERS else "another model's CLIP"
         raise PromptError(
             f"This conditioning comes from {made_by}: a {TITLES[family]} model needs prompts encoded by the CLIP of "
             f"{LOADERS[family]}."
+        )
+    width = network.params.llama.hidden_size
+    if tensor.shape[-1] != width:
+        raise PromptError(
+            f"This conditioning is {tensor.shape[-1]} wide and the model {width}: encode the prompt with the CLIP of "
+            "the same checkpoint."
         )
 
 

@@ -8,7 +8,6 @@ from ..janus_core.sampling.choice import Choice
 from ..janus_core.sampling.text import strip_end
 from .prompt_node import text_model
 
-
 QUESTION = "Describe this image in detail."
 
 

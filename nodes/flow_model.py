@@ -20,6 +20,13 @@ SIGMAS = 3000  # stock `simple` then hits every step count that divides it exact
 PROMPTS = "janus_prompts"  # key in transformer_options
 
 
+class CONDPrompt(comfy.conds.CONDRegular):
+    """A prompt that all pictures of a batch share stays one row; the network repeats what it computes of it."""
+
+    def process_cond(self, batch_size, **kwargs):
+        return self._copy_with(self.cond) if self.cond.shape[0] == 1 else super().process_cond(batch_size, **kwargs)
+
+
 class JanusFlowModelConfig(ModelConfig):
     latent_format = comfy.latent_formats.SDXL
 
@@ -58,7 +65,8 @@ class JanusFlowNetwork(JanusFlow):
         image_tokens = self.image_tokens(*x.shape[-2:])
 
         def encode():
-            return self.encode_prompt(janus_prompt, janus_visible.bool(), image_tokens, transformer_options)
+            encoded = self.encode_prompt(janus_prompt, janus_visible.bool(), image_tokens, transformer_options)
+            return encoded.repeat(x.shape[0] // janus_prompt.shape[0])
 
         prompts, conds = transformer_options.get(PROMPTS), transformer_options.get("uuids")
         if prompts is None or conds is None or torch.is_grad_enabled():  # training changes the weights every step
@@ -81,8 +89,8 @@ class JanusFlowModel(JanusBaseModel):
     def extra_conds(self, **kwargs):
         embeds = kwargs["cross_attn"]
         return {
-            "janus_prompt": comfy.conds.CONDRegular(embeds),
-            "janus_visible": comfy.conds.CONDRegular(conditioning.visible_tokens(embeds, kwargs)),
+            "janus_prompt": CONDPrompt(embeds),
+            "janus_visible": CONDPrompt(conditioning.visible_tokens(embeds, kwargs)),
         }
 
     def extra_conds_shapes(self, **kwargs):
@@ -114,14 +122,20 @@ def prepare_flow_sampling(executor, noise, latent_image, *args, **kwargs):
     tokens = -(-noise.shape[-1] // params.uvit.stride) * -(-noise.shape[-2] // params.uvit.stride) + 1
     for conds in guider.conds.values():
         for cond in conds:
-            conditioning.check_family(cond, "janusflow")
+            conditioning.check(cond["cross_attn"], cond, model.diffusion_model)
     align_negatives(guider.conds)
     for conds in guider.conds.values():
         for cond in conds:
             check_context(cond["cross_attn"].shape[1] + tokens, params.llama.max_positions)
-    if not any("hooks" in cond for conds in guider.conds.values() for cond in conds):
+    changing = "context_handler" in guider.model_options or any(
+        "hooks" in cond for conds in guider.conds.values() for cond in conds
+    )
+    if not changing:  # hooks change weights and context windows the prompts between steps
         guider.model_options["transformer_options"][PROMPTS] = RunPrompts()
-    return executor(noise, latent_image, *args, **kwargs)
+    samples = executor(noise, latent_image, *args, **kwargs)
+    if not samples.isfinite().all():
+        raise SamplingError("The model's output is not finite: use bf16 or fp32 weights, or check the LoRA.")
+    return samples
 
 
 def align_negatives(conds: dict[str, list[dict]]):

@@ -38,15 +38,12 @@ def checkpoints() -> dict[str, Path]:
 
 
 def _walk(root: Path):
-    """Checkpoint folders and .safetensors files under a root; links are followed, each real folder once."""
-    seen = set()
+    """Checkpoint folders and .safetensors files under a root; links are followed, but not back up to where they lie."""
     for folder, children, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
+        path = Path(folder)
+        if os.path.realpath(folder) in (os.path.realpath(parent) for parent in path.parents):
             children.clear()
             continue
-        seen.add(real)
-        path = Path(folder)
         if path != root and ("config.json" in files or "tokenizer.json" in files):
             children.clear()
             yield path

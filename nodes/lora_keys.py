@@ -1,7 +1,7 @@
 """More LoRA key styles for our models.
 
-ComfyUI maps `diffusion_model.…` and kohya's `lora_unet_…` keys for every model, and other styles for the model classes it
-knows. This adds the prefixes that peft and diffusers write, for our models alone.
+ComfyUI maps `diffusion_model.…` and kohya's `lora_unet_…` keys for every model, and other styles for the model classes
+it knows. This adds the prefixes that peft and diffusers write, for our models alone.
 """
 
 import functools

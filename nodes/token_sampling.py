@@ -1,5 +1,6 @@
 """Running janus_core's token sampler on ComfyUI's objects: latents, masks, memory, previews, cancelling."""
 
+import logging
 import time
 
 import comfy.model_management
@@ -19,6 +20,7 @@ from .token_model import JanusTokenModel
 
 PREVIEW_SHARE = 0.1  # of the run's time
 GREY = (127, 127, 127)
+IGNORED = ("area", "mask", "start_percent", "end_percent")  # of a conditioning: a token run has no steps or regions
 
 
 def sample(model, positive, negative, latent: dict, seed: int, cfg: float, choice) -> dict:
@@ -36,20 +38,25 @@ def sample(model, positive, negative, latent: dict, seed: int, cfg: float, choic
             "Sampler)."
         )
     network = model.model.diffusion_model
-    batch, grid = latent_grid(latent, network.params.vq)
-    kept = kept_tokens(latent, network, grid)
+    batch, grid, given = read_latent(latent, network.params.vq)
+    kept = None if given is None else kept_tokens(given, latent.get("noise_mask"), network.codebook, grid)
     indices = latent.get("batch_index") or range(batch)
+    if len(indices) != batch:
+        raise SamplingError(f"This latent holds {batch} pictures and {len(indices)} batch indices.")
 
     one = model.model.memory_required((1, 0, *grid))
     previewer = Previewer.of(model.model, grid)
+    preview_bytes = 0 if previewer is None else previewer.memory_required()
     side = network.params.vq.downscale
     model.model.warn_of_size(grid[1] * side, grid[0] * side)
     models = [model] if previewer is None else [model, previewer.vae.patcher]
-    comfy.model_management.load_models_gpu(models, memory_required=one * batch, minimum_memory_required=one)
+    comfy.model_management.load_models_gpu(
+        models, memory_required=one * batch + preview_bytes, minimum_memory_required=one + preview_bytes
+    )
     device, dtype = model.load_device, model.model.get_dtype_inference()
-    positive, negative = sides(positive, negative, batch, device, dtype)
+    positive, negative = sides(positive, negative, batch, network, device, dtype)
 
-    together = max(1, min(batch, int(model.get_free_memory(device) // one)))
+    together = max(1, min(batch, int((model.get_free_memory(device) - preview_bytes) // one)))
     count = grid[0] * grid[1]
     progress = comfy.utils.ProgressBar(count * -(-batch // together))
     done = []
@@ -82,42 +89,43 @@ def sample(model, positive, negative, latent: dict, seed: int, cfg: float, choic
     return out
 
 
-def latent_grid(latent: dict, vq) -> tuple[int, tuple[int, int]]:
-    """Batch size and token grid (rows, columns) of a LATENT.
+def read_latent(latent: dict, vq) -> tuple[int, tuple[int, int], torch.Tensor | None]:
+    """What a LATENT asks for: batch size, token grid (rows, columns), and its samples if it is a token latent.
 
     An all-zero latent of other channels, or with a downscale ratio, means a size in pixels; anything else must be a
     token latent.
     """
     samples = latent["samples"]
     ratio = latent.get("downscale_ratio_spacial")
-    height, width = samples.shape[-2:]
-    if samples.shape[1] == vq.codebook_dim and ratio is None:
-        return samples.shape[0], (height, width)
+    if samples.ndim != 4:
+        raise SamplingError(f"This latent has {samples.ndim} dimensions, a picture's has 4: use Empty Latent Image.")
+    batch, channels, height, width = samples.shape
+    if channels == vq.codebook_dim and ratio is None:
+        return batch, (height, width), samples
     if torch.count_nonzero(samples):
         raise SamplingError(
-            f"This latent has {samples.shape[1]} channels and is no token latent: use Empty Latent Image for the size, "
-            "or VAE Encode with the VAE of Load Janus-Pro."
+            f"This latent has {channels} channels and is no token latent: use Empty Latent Image for the size, or VAE "
+            "Encode with the VAE of Load Janus-Pro."
         )
     scale = (ratio or 8) / vq.downscale
-    return samples.shape[0], (max(1, round(height * scale)), max(1, round(width * scale)))
+    return batch, (max(1, round(height * scale)), max(1, round(width * scale))), None
 
 
-def kept_tokens(latent: dict, network, grid):
-    """(tokens [B, N], bool [B, N]) of what a noise mask leaves as it is, or None without a mask."""
-    mask, samples = latent.get("noise_mask"), latent["samples"]
-    if mask is None or samples.shape[1] != network.params.vq.codebook_dim:
+def kept_tokens(samples, mask, codebook, grid):
+    """(tokens [B, N], bool [B, N]) of what a noise mask leaves as it is in a token latent, or None without a mask."""
+    if mask is None:
         return None
-    tokens = latent_to_tokens(samples.cpu(), network.codebook)
+    tokens = latent_to_tokens(samples.cpu(), codebook)
     mask = mask.reshape(-1, 1, *mask.shape[-2:]).float().cpu()
     redraw = F.adaptive_max_pool2d(mask, grid) > 0.5
     redraw = comfy.utils.repeat_to_batch_size(redraw, len(tokens))
     return tokens, ~redraw.flatten(1)
 
 
-def sides(positive, negative, batch: int, device, dtype):
+def sides(positive, negative, batch: int, network, device, dtype):
     """Prompt embeddings of both sides on the device; an empty negative becomes the unconditional row."""
     (tensor, _), (negative_tensor, extra) = (
-        single(c, name) for c, name in ((positive, "positive"), (negative, "negative"))
+        single(c, name, network) for c, name in ((positive, "positive"), (negative, "negative"))
     )
     if conditioning.is_unconditional(negative_tensor, extra):
         negative_tensor, _ = conditioning.unconditional(extra, tensor.shape[1])
@@ -127,7 +135,7 @@ def sides(positive, negative, batch: int, device, dtype):
     return tensor.to(device, dtype), negative_tensor.to(device, dtype)
 
 
-def single(conds, name: str):
+def single(conds, name: str, network):
     """The one (tensor, dict) of a CONDITIONING."""
     if len(conds) != 1:
         raise PromptError(
@@ -135,7 +143,12 @@ def single(conds, name: str):
             "Conditioning (Concat) or (Average) instead of (Combine)."
         )
     tensor, extra = conds[0]
-    conditioning.check_family(extra, "janus")
+    conditioning.check(tensor, extra, network)
+    ignored = [key for key in IGNORED if extra.get(key) is not None]
+    if ignored:
+        logging.warning(
+            f"Janus Token Sampler draws the whole picture with one prompt: {', '.join(ignored)} has no effect."
+        )
     return tensor, extra
 
 
@@ -158,6 +171,10 @@ class Previewer:
             return None
         return cls(model.vae, model.diffusion_model.codebook, grid)
 
+    def memory_required(self) -> int:
+        """Bytes of decoding the picture."""
+        return int(self.vae.memory_used_decode((1, 0, *self.grid), self.vae.vae_dtype))
+
     def __call__(self, step):
         """What ProgressBar takes as a preview, or None when it is not time for one."""
         height, width = self.grid
@@ -170,7 +187,11 @@ class Previewer:
         tokens = step.tokens[:1, : complete * width].cpu()
         vae = self.vae
         latent = tokens_to_latent(tokens, self.codebook, (complete, width)).to(vae.device, vae.vae_dtype)
-        top = to_pictures(vae.first_stage_model.decode(latent))[0]
+        try:
+            top = to_pictures(vae.first_stage_model.decode(latent))[0]
+        except comfy.model_management.OOM_EXCEPTION:
+            self.spent = float("inf")  # the picture matters more than its preview
+            return None
         side = self.vae.upscale_ratio
         picture = Image.new("RGB", (width * side, height * side), GREY)
         picture.paste(top, (0, 0))

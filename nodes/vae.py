@@ -9,7 +9,7 @@ import comfy.sd
 import torch
 
 from ..janus_core.checkpoint import Checkpoint, build_vq
-from ..janus_core.errors import SamplingError
+from ..janus_core.errors import ImageError, SamplingError
 
 
 class JanusVAE(comfy.sd.VAE):
@@ -19,13 +19,17 @@ class JanusVAE(comfy.sd.VAE):
         # The base class sets its defaults and warns that an empty file holds no VAE; the weights come below.
         level = logging.root.manager.disable
         logging.disable(logging.WARNING)
-        super().__init__(sd={})
-        logging.disable(level)
+        try:
+            super().__init__(sd={})
+        finally:
+            logging.disable(level)
 
-        self.working_dtypes = [torch.bfloat16, torch.float32]  # float16 overflows
+        self.working_dtypes = [torch.bfloat16, torch.float32]
         self.device = comfy.model_management.vae_device()
         self.output_device = comfy.model_management.intermediate_device()
         self.vae_dtype = comfy.model_management.vae_dtype(self.device, self.working_dtypes)
+        if self.vae_dtype not in self.working_dtypes:  # --fp16-vae; float16 overflows here
+            self.vae_dtype = torch.float32
         offload_device = comfy.model_management.vae_offload_device()
         self.first_stage_model = build_vq(
             checkpoint, operations=comfy.ops.disable_weight_init, dtype=self.vae_dtype, device=offload_device
@@ -61,10 +65,17 @@ class JanusVAE(comfy.sd.VAE):
         return super().decode_tiled(samples, **kwargs)
 
     def encode(self, pixel_samples):
+        return super().encode(self._readable(pixel_samples))
+
+    def encode_tiled(self, pixel_samples, **kwargs):
+        return super().encode_tiled(self._readable(pixel_samples), **kwargs)
+
+    def _readable(self, pixel_samples):
+        """IMAGE [B, H, W, C] with at least three channels, large enough for a token."""
         side = self.downscale_ratio
         if min(pixel_samples.shape[1:3]) < side:
-            raise SamplingError(
+            raise ImageError(
                 f"The picture is {pixel_samples.shape[2]}x{pixel_samples.shape[1]}: each side needs at least {side} "
                 "pixels."
             )
-        return super().encode(pixel_samples)
+        return pixel_samples.expand(-1, -1, -1, 3) if pixel_samples.shape[-1] == 1 else pixel_samples

@@ -8,7 +8,7 @@ WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 TWINS = ROOT / "tests" / "data" / "api"
 SNAPSHOT = ROOT / "tests" / "data" / "object_info.json"
 NOTES = {"MarkdownNote", "Note"}
-FILES = {"model_name", "vae_name", "image"}  # combos whose options are what lies on a person's disk
+FILES = {"model_name", "vae_name", "image", "folder"}  # combos whose options are what lies on a person's disk
 
 
 def read(path: Path):

@@ -15,13 +15,21 @@ WHOLE = ("model.safetensors", "pytorch_model.bin")
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
+def read_text(path: Path) -> str:
+    """The text of a file. Raises CheckpointError when it is not UTF-8 or cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as text ({error}).") from None
+
+
 def read_json(path: Path) -> dict:
     """The JSON object in `path`, {} when there is no such file. Raises CheckpointError when it is not one."""
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        value = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}).") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} should hold a JSON object.")
@@ -50,33 +58,43 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def read_folder_tensors(folder: Path, read=read_tensors) -> dict[str, torch.Tensor]:
-    """All tensors of a folder: one whole file, or the shards that an index names.
-
-    Args:
-        read: reads one file; a host may pass its own reader.
-    """
+def read_folder_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a folder: one whole file, or the shards that an index names."""
     for name in WHOLE[:1] + INDEXES[:1] + WHOLE[1:] + INDEXES[1:]:
         path = folder / name
         if not path.is_file():
             continue
         if name in WHOLE:
-            return read(path)
-        return _read_shards(folder, path, read)
+            return read_tensors(path)
+        return _read_shards(folder, path)
     raise CheckpointError(f"{folder} has no weights: none of {', '.join(WHOLE + INDEXES)} is there.")
 
 
-def _read_shards(folder, index_path, read):
+def read_folder_names(folder: Path) -> list[str]:
+    """Tensor names of a folder from a header or an index, [] where only a pickle could tell."""
+    for name in INDEXES:
+        if (folder / name).is_file():
+            return list(_weight_map(folder / name))
+    whole = folder / WHOLE[0]
+    return read_header(whole)[1] if whole.is_file() else []
+
+
+def _weight_map(index_path: Path) -> dict[str, str]:
     weight_map = read_json(index_path).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
         raise CheckpointError(f"{index_path} names no shards.")
+    return weight_map
+
+
+def _read_shards(folder, index_path):
+    weight_map = _weight_map(index_path)
     shards = sorted(set(weight_map.values()))
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
         raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which {index_path.name} names.")
     tensors = {}
     for shard in shards:
-        tensors.update(read(folder / shard))
+        tensors.update(read_tensors(folder / shard))
     absent = sorted(set(weight_map) - set(tensors))
     if absent:
         raise CheckpointError(f"{folder}: the shards lack {absent[0]}, which {index_path.name} promises.")

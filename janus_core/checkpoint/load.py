@@ -19,13 +19,14 @@ from ..janus import Janus
 from ..janusflow import JanusFlow
 from ..networks.vq import VQModel, normalised_codebook
 from . import transformers_layout
-from .files import read_folder_tensors, read_header, read_json, read_tensors
+from .files import read_folder_names, read_folder_tensors, read_header, read_json, read_tensors, read_text
 from .params import janus_params, janusflow_params
 
 log = logging.getLogger(__name__)
 
 VQ_PREFIX = "gen_vision_model."
 UNUSED = (".attn_pool.", "quantize.codebook_used", "rotary_emb.inv_freq")
+MODEL_TYPES = ("multi_modality", "janus")
 METADATA = ("config", "tokenizer", "tokenizer_config", "processor_config")
 SAVED_PREFIX = "model.diffusion_model."  # of weights in a file that ComfyUI's Model Save wrote
 TEXT_PREFIX = "janus."  # of the config and tokenizer in such a file, as bytes
@@ -78,32 +79,31 @@ def detect_family(path: str | Path) -> str | None:
         "janus", "janusflow", or None for another model.
 
     Raises:
-        CheckpointError: it cannot be told, because the file is damaged or the folder has no config.
+        CheckpointError: it cannot be told, because a file is damaged or the folder says nothing.
     """
     path = Path(path)
     if path.is_dir():
         config = read_json(path / "config.json")
-        if not config:
-            raise CheckpointError(f"{path} has no config.json.")
-        return family_of_config(config)
+        if config.get("model_type", "multi_modality") not in MODEL_TYPES:
+            return None
+        family = family_of_config(config) or family_of_names(read_folder_names(path))
+        if family is None:
+            raise CheckpointError(f"{path} does not say which model it is.")
+        return family
     return family_of_names(read_header(path)[1])
 
 
-def read_checkpoint(path: str | Path, read=read_tensors) -> Checkpoint:
+def read_checkpoint(path: str | Path) -> Checkpoint:
     """Reads a folder in either layout or a single .safetensors file.
-
-    Args:
-        path: the folder or file.
-        read: reads one weight file to a dict of CPU tensors; a host may pass its own reader.
 
     Raises:
         CheckpointError: nothing there, another model, a missing, truncated or corrupt file.
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        return _read_folder(path, read)
+        return _read_folder(path)
     if path.is_file() and path.suffix == ".safetensors":
-        return _read_single_file(path, read)
+        return _read_single_file(path)
     if path.is_file():
         raise CheckpointError(f"{path} is neither a checkpoint folder nor a .safetensors file.")
     raise CheckpointError(
@@ -111,9 +111,9 @@ def read_checkpoint(path: str | Path, read=read_tensors) -> Checkpoint:
     )
 
 
-def _read_folder(folder: Path, read) -> Checkpoint:
+def _read_folder(folder: Path) -> Checkpoint:
     config = read_json(folder / "config.json")
-    if config and family_of_config(config) is None:
+    if config.get("model_type", "multi_modality") not in MODEL_TYPES:
         raise CheckpointError(
             f"{folder} is not a Janus or JanusFlow checkpoint (its config.json says model_type "
             f"{config.get('model_type')!r})."
@@ -123,31 +123,29 @@ def _read_folder(folder: Path, read) -> Checkpoint:
         raise CheckpointError(f"{folder} lacks tokenizer.json.")
     tokenizer_config = read_json(folder / "tokenizer_config.json")
     processor_config = read_json(folder / "processor_config.json")
-    tensors = read_folder_tensors(folder, read)
+    tensors = read_folder_tensors(folder)
     if transformers_layout.is_converted(tensors):
         template = _chat_template(folder, processor_config, tokenizer_config)
         tensors = transformers_layout.published_tensors(tensors)
         config, processor_config = transformers_layout.published_config(config, template)
-    return _checkpoint(
-        folder, tensors, config, tokenizer.read_text(encoding="utf-8"), tokenizer_config, processor_config
-    )
+    return _checkpoint(folder, tensors, config, read_text(tokenizer), tokenizer_config, processor_config)
 
 
 def _chat_template(folder: Path, *configs: dict) -> str:
     jinja = folder / "chat_template.jinja"
     if jinja.is_file():
-        return jinja.read_text(encoding="utf-8")
+        return read_text(jinja)
     for config in (read_json(folder / "chat_template.json"), *configs):
         if isinstance(config.get("chat_template"), str):
             return config["chat_template"]
     return ""
 
 
-def _read_single_file(path: Path, read) -> Checkpoint:
+def _read_single_file(path: Path) -> Checkpoint:
     metadata, names = read_header(path)
     tensors = None
     if TEXT_PREFIX + "tokenizer" in names:
-        tensors, metadata = _read_saved_by_comfyui(read(path))
+        tensors, metadata = _read_saved_by_comfyui(read_tensors(path))
     if "tokenizer" not in metadata:
         raise CheckpointError(
             f"{path} carries no tokenizer: point at its folder, or make one file of that with "
@@ -160,7 +158,7 @@ def _read_single_file(path: Path, read) -> Checkpoint:
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path} has damaged metadata ({error}).") from None
     if tensors is None:
-        tensors = read(path)
+        tensors = read_tensors(path)
     return _checkpoint(path, tensors, config, metadata["tokenizer"], tokenizer_config, processor_config)
 
 
@@ -174,9 +172,7 @@ def _read_saved_by_comfyui(tensors: dict) -> tuple[dict, dict[str, str]]:
 
 def text_tensors(metadata: dict[str, str]) -> dict[str, torch.Tensor]:
     """A single file's metadata as uint8 tensors, for hosts that save tensors only."""
-    return {
-        TEXT_PREFIX + key: torch.tensor(list(metadata[key].encode("utf-8")), dtype=torch.uint8) for key in METADATA
-    }
+    return {TEXT_PREFIX + key: torch.tensor(list(metadata[key].encode("utf-8")), dtype=torch.uint8) for key in METADATA}
 
 
 def _checkpoint(path, tensors, config, tokenizer, tokenizer_config, processor_config):
@@ -204,14 +200,13 @@ def build_model(
         CheckpointError: the weights do not fit together or the config.
     """
     if checkpoint.family == JanusFlow.family:
-        params = janusflow_params(checkpoint.tensors, checkpoint.config)
-        model = (network or JanusFlow)(params, operations, attention, device="meta", dtype=dtype)
+        params, base = janusflow_params(checkpoint.tensors, checkpoint.config), JanusFlow
     else:
-        params = janus_params(checkpoint.tensors, checkpoint.config)
-        model = (network or Janus)(params, operations, attention, device="meta", dtype=dtype)
+        params, base = janus_params(checkpoint.tensors, checkpoint.config), Janus
+    model = (network or base)(params, operations, attention, device="meta", dtype=dtype)
     tensors = {k: v for k, v in checkpoint.tensors.items() if not k.startswith(VQ_PREFIX)}
-    assign(model, tensors, checkpoint.path, dtype, device)
-    if checkpoint.family == Janus.family:
+    assign(model, base(params, device="meta"), tensors, checkpoint.path, dtype, device)
+    if base is Janus:
         model.codebook = normalised_codebook(checkpoint.tensors[VQ_PREFIX + "quantize.embedding.weight"])
     return model
 
@@ -223,22 +218,27 @@ def build_vq(
     params = janus_params(checkpoint.tensors, checkpoint.config).vq
     model = VQModel(params, operations, attention, device="meta", dtype=dtype)
     tensors = {k[len(VQ_PREFIX) :]: v for k, v in checkpoint.tensors.items() if k.startswith(VQ_PREFIX)}
-    assign(model, tensors, checkpoint.path, dtype, device)
+    assign(model, VQModel(params, device="meta"), tensors, checkpoint.path, dtype, device)
     return model
 
 
-def assign(model: torch.nn.Module, tensors, path, dtype, device):
-    """Gives a meta-device model its weights, frozen, after checking that names and shapes fit."""
-    wanted = model.state_dict()
+def assign(model: torch.nn.Module, twin: torch.nn.Module, tensors, path, dtype, device):
+    """Gives a meta-device model its weights, frozen, after checking that names and shapes fit.
+
+    Args:
+        twin: the same model of torch.nn layers, which says what is needed; a host's layers may be without weights
+            until they are loaded.
+    """
+    wanted = {name: parameter.shape for name, parameter in twin.state_dict().items()}
     missing = [name for name in wanted if name not in tensors]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CheckpointError(f"{path} lacks the weight {missing[0]}{more}.")
-    for name, parameter in wanted.items():
-        if parameter.shape != tensors[name].shape:
+    for name, shape in wanted.items():
+        if shape != tensors[name].shape:
             raise CheckpointError(
                 f"{path}: the weights do not fit together: {name} is {list(tensors[name].shape)}, "
-                f"the model needs {list(parameter.shape)}."
+                f"the model needs {list(shape)}."
             )
     extra = [name for name in tensors if name not in wanted and not any(part in name for part in UNUSED)]
     if extra:
@@ -275,7 +275,7 @@ def save_single_file(checkpoint: Checkpoint, path: str | Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         safetensors.torch.save_file(tensors, partial, metadata=metadata_of(checkpoint))
         partial.replace(path)
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         if partial.exists():
             partial.unlink()
         raise CheckpointError(f"{path} could not be written ({error}).") from None

@@ -26,27 +26,45 @@ class Shapes:
             raise CheckpointError(f"The weights lack {name}.")
         return self.shapes[name]
 
-    def __contains__(self, name):
-        return name in self.shapes
-
     def count(self, prefix: str) -> int:
         """One more than the largest N among names `prefix.N.…`, 0 if there is none."""
         pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
         return max((int(m[1]) + 1 for name in self.shapes if (m := pattern.match(name))), default=0)
 
 
-def _params_of(config: dict, key: str) -> dict:
-    return (config.get(key) or {}).get("params") or {}
+class Config:
+    """A section of config.json: numbers by key, None where it does not say."""
+
+    def __init__(self, values, name: str = "config.json"):
+        if not isinstance(values or {}, dict):
+            raise CheckpointError(f"config.json: {name} should be an object.")
+        self.values, self.name = values or {}, name
+
+    def section(self, *keys: str) -> "Config":
+        """A nested section, empty where it is missing."""
+        section = self
+        for key in keys:
+            section = Config(section.values.get(key), key)
+        return section
+
+    def number(self, key: str, default=None):
+        """The number under `key`. Raises CheckpointError for anything else."""
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+            raise CheckpointError(f"config.json: {key} in {self.name} should be a number, it is {value!r}.")
+        return value
+
+    def agree(self, key: str, found: int):
+        """Raises CheckpointError when the config says another number than the weights have."""
+        if self.number(key, found) != found:
+            raise CheckpointError(
+                f"The weights do not fit the config: config.json says {key} {self.values[key]}, they have {found}."
+            )
 
 
-def _agree(config: dict, key: str, found: int):
-    if key in config and config[key] != found:
-        raise CheckpointError(
-            f"The weights do not fit the config: config.json says {key} {config[key]}, they have {found}."
-        )
-
-
-def llama_params(shapes: Shapes, config: dict) -> LlamaParams:
+def llama_params(shapes: Shapes, config: Config) -> LlamaParams:
     p = "language_model.model."
     vocab, hidden = shapes[p + "embed_tokens.weight"]
     layers = shapes.count(p + "layers")
@@ -54,17 +72,19 @@ def llama_params(shapes: Shapes, config: dict) -> LlamaParams:
         raise CheckpointError("The weights hold no language model layers.")
     intermediate = shapes[p + "layers.0.mlp.gate_proj.weight"][0]
     q, k = (shapes[p + f"layers.0.self_attn.{n}_proj.weight"][0] for n in "qk")
-    _agree(config, "hidden_size", hidden)
-    _agree(config, "num_hidden_layers", layers)
-    _agree(config, "intermediate_size", intermediate)
+    config.agree("vocab_size", vocab)
+    config.agree("hidden_size", hidden)
+    config.agree("num_hidden_layers", layers)
+    config.agree("intermediate_size", intermediate)
 
-    heads = config.get("num_attention_heads")
-    head_dim = config.get("head_dim") or (q // heads if heads else 128)
+    heads = config.number("num_attention_heads")
+    head_dim = config.number("head_dim") or (q // heads if heads else 128)
     if q % head_dim or k % head_dim or (heads and heads * head_dim != q):
         raise CheckpointError(
             f"The weights do not fit the config: {heads or 'some'} heads of {head_dim} do not make {q} query channels."
         )
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    config.agree("num_key_value_heads", k // head_dim)
+    rope = config.section("rope_parameters").values or config.section("rope_scaling").values
     if rope.get("rope_type", rope.get("type", "default")) != "default":
         raise CheckpointError(f"Rotary scaling {rope} is of no published Janus model and is not supported.")
     return LlamaParams(
@@ -75,29 +95,36 @@ def llama_params(shapes: Shapes, config: dict) -> LlamaParams:
         heads=q // head_dim,
         kv_heads=k // head_dim,
         head_dim=head_dim,
-        norm_eps=config.get("rms_norm_eps", 1e-6),
-        rope_theta=config.get("rope_theta") or rope.get("rope_theta") or 10000.0,
-        max_positions=config.get("max_position_embeddings", 16384),
+        norm_eps=config.number("rms_norm_eps", 1e-6),
+        rope_theta=config.number("rope_theta") or rope.get("rope_theta") or 10000.0,
+        max_positions=config.number("max_position_embeddings", 16384),
     )
 
 
-def siglip_params(shapes: Shapes, prefix: str, config: dict) -> SiglipParams:
+def siglip_params(shapes: Shapes, prefix: str, config: Config) -> SiglipParams:
     p = f"{prefix}.vision_tower."
     width, _, patch, _ = shapes[p + "patch_embed.proj.weight"]
-    return SiglipParams(
+    heads = config.number("num_attention_heads") or width // 64
+    if not heads or width % heads:
+        raise CheckpointError(f"The weights do not fit the config: {width} channels are no {heads} vision heads.")
+    params = SiglipParams(
         width=width,
         mlp_width=shapes[p + "blocks.0.mlp.fc1.weight"][0],
         layers=shapes.count(p + "blocks"),
-        heads=config.get("num_attention_heads") or width // 64,
+        heads=heads,
         patch_size=patch,
         tokens=shapes[p + "pos_embed"][1],
-        norm_eps=config.get("layer_norm_eps", 1e-6),
+        norm_eps=config.number("layer_norm_eps", 1e-6),
     )
+    config.agree("image_size", params.image_size)
+    return params
 
 
-def vq_params(shapes: Shapes) -> VQParams:
+def vq_params(shapes: Shapes, config: Config) -> VQParams:
     p = "gen_vision_model."
     size, dim = shapes[p + "quantize.embedding.weight"]
+    config.agree("image_token_size", size)
+    config.agree("n_embed", dim)
     levels = shapes.count(p + "encoder.conv_blocks")
     return VQParams(
         codebook_size=size,
@@ -105,6 +132,7 @@ def vq_params(shapes: Shapes) -> VQParams:
         z_channels=shapes[p + "quant_conv.weight"][1],
         channels=tuple(shapes[p + f"encoder.conv_blocks.{i}.res.0.conv1.weight"][0] for i in range(levels)),
         res_blocks=shapes.count(p + "encoder.conv_blocks.0.res"),
+        base_channels=shapes[p + "encoder.conv_in.weight"][0],
     )
 
 
@@ -113,24 +141,27 @@ def _depth(shapes: Shapes, prefix: str) -> int:
 
 
 def janus_params(tensors, config: dict) -> JanusParams:
-    shapes = Shapes(tensors)
+    shapes, config = Shapes(tensors), Config(config)
     return JanusParams(
-        llama=llama_params(shapes, config.get("language_config") or {}),
-        siglip=siglip_params(shapes, "vision_model", _params_of(config, "vision_config")),
-        vq=vq_params(shapes),
+        llama=llama_params(shapes, config.section("language_config")),
+        siglip=siglip_params(shapes, "vision_model", config.section("vision_config", "params")),
+        vq=vq_params(shapes, config.section("gen_vision_config", "params")),
         aligner_depth=_depth(shapes, "aligner"),
         gen_aligner_depth=_depth(shapes, "gen_aligner"),
         gen_head_width=shapes["gen_head.output_mlp_projector.weight"][0],
     )
 
 
-def janusflow_params(tensors, config: dict) -> JanusFlowParams:
-    shapes = Shapes(tensors)
-    encoder = _params_of(config, "vision_gen_enc_config")
+def uvit_params(shapes: Shapes, encoder: Config, decoder: Config) -> UViTParams:
     channels, latent_channels, kernel, _ = shapes["vision_gen_enc_model.in_conv.weight"]
-    stride = encoder.get("stride", 2)
-    padding = encoder.get("padding")
-    uvit = UViTParams(
+    upsamples = shapes.count("vision_gen_dec_model.out_convs")
+    stride = encoder.number("stride") or 2**upsamples
+    encoder.agree("input_channels", latent_channels)
+    if stride != 2**upsamples:
+        raise CheckpointError(
+            f"The weights do not fit the config: a stride of {stride} does not undo {upsamples} upsampling layers."
+        )
+    return UViTParams(
         latent_channels=latent_channels,
         channels=channels,
         decoder_channels=shapes["vision_gen_dec_model.input_norm.weight"][0],
@@ -139,16 +170,21 @@ def janusflow_params(tensors, config: dict) -> JanusFlowParams:
         decoder_blocks=shapes.count("vision_gen_dec_model.mid_block.res_blocks"),
         kernel=kernel,
         stride=stride,
-        padding=kernel - stride if padding is None else padding,
-        upsamples=shapes.count("vision_gen_dec_model.out_convs"),
-        norm_eps=encoder.get("norm_eps", 1e-6),
+        padding=encoder.number("padding", kernel - stride),
+        upsamples=upsamples,
+        norm_eps=encoder.number("norm_eps", 1e-6),
+        decoder_norm_eps=decoder.number("norm_eps", 1e-6),
     )
-    if 2**uvit.upsamples != stride:
-        raise CheckpointError(
-            f"The weights do not fit the config: a stride of {stride} does not undo {uvit.upsamples} upsampling layers."
-        )
+
+
+def janusflow_params(tensors, config: dict) -> JanusFlowParams:
+    shapes, config = Shapes(tensors), Config(config)
     return JanusFlowParams(
-        llama=llama_params(shapes, config.get("language_config") or {}),
-        siglip=siglip_params(shapes, "vision_und_enc_model", _params_of(config, "vision_und_enc_config")),
-        uvit=uvit,
+        llama=llama_params(shapes, config.section("language_config")),
+        siglip=siglip_params(shapes, "vision_und_enc_model", config.section("vision_und_enc_config", "params")),
+        uvit=uvit_params(
+            shapes,
+            config.section("vision_gen_enc_config", "params"),
+            config.section("vision_gen_dec_config", "params"),
+        ),
     )

@@ -61,7 +61,7 @@ class KVCache:
 class PrefixCache:
     """Keys and values of prompts that many passes read and none changes.
 
-    The first pass records them, [B, kv_heads, L, head_dim] in each layer; every later one sees them in front of its own.
+    The first pass records them, [B, kv_heads, L, head_dim] in each layer; later ones see them in front of their own.
     """
 
     def __init__(self):

@@ -25,6 +25,7 @@ class UViTParams:
     padding: int
     upsamples: int
     norm_eps: float = 1e-6
+    decoder_norm_eps: float = 1e-6
 
 
 def timestep_embedding(t, dim: int, max_period: float = 10000.0):
@@ -60,15 +61,15 @@ class GlobalResponseNorm(nn.Module):
 
 
 class ConvNeXtBlock(nn.Module):
-    def __init__(self, channels, params: UViTParams, operations, device, dtype):
+    def __init__(self, channels, hidden_size, norm_eps, operations, device, dtype):
         super().__init__()
         kw = {"device": device, "dtype": dtype}
         self.depthwise = operations.Conv2d(channels, channels, 7, padding=3, groups=channels, **kw)
-        self.norm = operations.RMSNorm(channels, eps=params.norm_eps, **kw)
+        self.norm = operations.RMSNorm(channels, eps=norm_eps, **kw)
         self.channelwise_linear_1 = operations.Linear(channels, 4 * channels, **kw)
         self.channelwise_norm = GlobalResponseNorm(4 * channels, **kw)
         self.channelwise_linear_2 = operations.Linear(4 * channels, channels, **kw)
-        self.cond_embeds_mapper = operations.Linear(params.hidden_size, 2 * channels, **kw)
+        self.cond_embeds_mapper = operations.Linear(hidden_size, 2 * channels, **kw)
 
     def forward(self, x, t_emb):
         h = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
@@ -81,10 +82,10 @@ class ConvNeXtBlock(nn.Module):
 class Blocks(nn.Module):
     """A row of ConvNeXt blocks under the published name `res_blocks`."""
 
-    def __init__(self, channels, count, params, operations, device, dtype):
+    def __init__(self, channels, count, hidden_size, norm_eps, operations, device, dtype):
         super().__init__()
         self.res_blocks = nn.ModuleList(
-            ConvNeXtBlock(channels, params, operations, device, dtype) for _ in range(count)
+            ConvNeXtBlock(channels, hidden_size, norm_eps, operations, device, dtype) for _ in range(count)
         )
 
     def forward(self, x, t_emb):
@@ -102,7 +103,9 @@ class UViTEncoder(nn.Module):
         self.in_conv = operations.Conv2d(
             params.latent_channels, params.channels, params.kernel, stride=params.stride, padding=params.padding, **kw
         )
-        self.mid_block = Blocks(params.channels, params.encoder_blocks, params, operations, **kw)
+        self.mid_block = Blocks(
+            params.channels, params.encoder_blocks, params.hidden_size, params.norm_eps, operations, **kw
+        )
 
     def forward(self, z, t):
         """z: [B, latent_channels, H, W]; t: [B], 0 (noise) to 1000 (data).
@@ -131,15 +134,16 @@ class UViTDecoder(nn.Module):
     def __init__(self, params: UViTParams, operations=torch.nn, device=None, dtype=None):
         super().__init__()
         kw = {"device": device, "dtype": dtype}
+        eps = params.decoder_norm_eps
         joined = params.decoder_channels + params.channels
-        self.input_norm = operations.RMSNorm(params.decoder_channels, eps=params.norm_eps, **kw)
-        self.mid_block = Blocks(joined, params.decoder_blocks, params, operations, **kw)
+        self.input_norm = operations.RMSNorm(params.decoder_channels, eps=eps, **kw)
+        self.mid_block = Blocks(joined, params.decoder_blocks, params.hidden_size, eps, operations, **kw)
         last = params.upsamples - 1
         self.out_convs = nn.ModuleList(
             Unpatchify(
                 joined if i == 0 else params.channels,
                 params.latent_channels if i == last else params.channels,
-                params.norm_eps,
+                eps,
                 operations,
                 **kw,
             )

@@ -22,6 +22,7 @@ class VQParams:
     z_channels: int
     channels: tuple[int, ...]  # of each level, from full resolution down
     res_blocks: int = 2
+    base_channels: int | None = None  # of the encoder's first convolution; those of the first level when None
 
     @property
     def downscale(self) -> int:
@@ -111,10 +112,10 @@ class Encoder(nn.Module):
     def __init__(self, params: VQParams, ops):
         super().__init__()
         c, last = params.channels, len(params.channels) - 1
-        self.conv_in = ops.conv(3, c[0], 3)
+        inputs = (params.base_channels or c[0], *c)
+        self.conv_in = ops.conv(3, inputs[0], 3)
         self.conv_blocks = nn.ModuleList(
-            Level(c[max(i - 1, 0)], c[i], params.res_blocks, i == last, ops, downsample=i != last)
-            for i in range(last + 1)
+            Level(inputs[i], c[i], params.res_blocks, i == last, ops, downsample=i != last) for i in range(last + 1)
         )
         self.mid = middle(c[last], ops)
         self.norm_out = ops.norm(c[last])

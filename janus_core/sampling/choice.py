@@ -8,10 +8,10 @@ from ..errors import SamplingError
 from .noise import gumbel
 
 
-def check_range(name: str, value, low, high):
-    """Raises SamplingError unless low <= value <= high."""
-    if not low <= value <= high:  # also false for NaN
-        raise SamplingError(f"{name} is {value}, it must be between {low} and {high}.")
+def check_range(name: str, value, low, high, whole: bool = False):
+    """Raises SamplingError unless value is a number (a whole one if asked) and low <= value <= high."""
+    if not isinstance(value, int if whole else (int, float)) or not low <= value <= high:  # also false for NaN
+        raise SamplingError(f"{name} is {value}, it must be a {'whole ' * whole}number between {low} and {high}.")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Choice:
 
     def __post_init__(self):
         check_range("temperature", self.temperature, 0, 5)
-        check_range("top_k", self.top_k, 0, 2**31)
+        check_range("top_k", self.top_k, 0, 2**31, whole=True)
         check_range("top_p", self.top_p, 0, 1)
 
     def __call__(self, logits, keys, position: int):

@@ -16,7 +16,6 @@ class FlowStep(NamedTuple):
 
     step: int
     z: torch.Tensor  # latents after the step, [B, 4, H, W]
-    data: torch.Tensor  # the model's present estimate of the picture's latents
 
 
 def flow_times(steps: int, denoise: float = 1.0) -> list[float]:
@@ -27,8 +26,10 @@ def flow_times(steps: int, denoise: float = 1.0) -> list[float]:
     Raises:
         SamplingError: steps not in 1 to 10000 or denoise not in (0, 1].
     """
-    check_range("steps", steps, 1, 10000)
-    check_range("denoise", denoise, 1e-6, 1)
+    check_range("steps", steps, 1, 10000, whole=True)
+    check_range("denoise", denoise, 0, 1)
+    if denoise == 0:
+        raise SamplingError("denoise is 0, nothing would be drawn.")
     total = steps if denoise >= 1 else int(steps / denoise)
     return [i / total for i in range(total - steps, total + 1)]
 
@@ -96,9 +97,7 @@ def sample_steps(velocity: Callable, z: torch.Tensor, times: list[float]) -> Ite
         SamplingError: the velocity is not finite.
     """
     for step, (t, t_next) in enumerate(zip(times, times[1:])):
-        v = velocity(z, t)
-        data = z + (1 - t) * v
-        z = z + (t_next - t) * v
+        z = z + (t_next - t) * velocity(z, t)
         if not z.isfinite().all():
             raise SamplingError(f"The model's output is not finite at step {step}: use bf16 or fp32 weights.")
-        yield FlowStep(step, z, data)
+        yield FlowStep(step, z)

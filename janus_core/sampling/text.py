@@ -12,6 +12,7 @@ from .choice import Choice, check_range
 from .noise import stream_keys
 
 GREEDY = Choice(temperature=0)
+MAX_NEW_TOKENS = 4096
 
 
 def sample_steps(
@@ -37,8 +38,8 @@ def sample_steps(
         PromptError: the question and the answer do not fit the context.
         SamplingError: a setting is out of range, or the model's logits are not finite.
     """
-    check_range("max_new_tokens", max_new_tokens, 1, 4096)
-    check_range("seed", seed, 0, 2**64 - 1)
+    check_range("max_new_tokens", max_new_tokens, 1, MAX_NEW_TOKENS, whole=True)
+    check_range("seed", seed, 0, 2**64 - 1, whole=True)
     B, L, _ = embeds.shape
     room = model.params.llama.max_positions
     check_context(L + 1, room)

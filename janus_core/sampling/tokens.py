@@ -84,7 +84,7 @@ def sample_steps(
         SamplingError: a setting is out of range, or the model's logits are not finite.
     """
     check_range("cfg", cfg, 0, 100)
-    check_range("seed", seed, 0, 2**64 - 1)
+    check_range("seed", seed, 0, 2**64 - 1, whole=True)
     B, device, dtype = len(indices), positive.device, positive.dtype
     sides = [positive] if cfg == 1 else [positive, negative]
     prompts = [(row, B // len(side)) for side in sides for row in side]

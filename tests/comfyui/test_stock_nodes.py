@@ -12,10 +12,20 @@ SAMPLERS = [
     "dpmpp_2s_ancestral_cfg_pp", "dpmpp_sde", "dpmpp_sde_gpu", "dpmpp_2m", "dpmpp_2m_cfg_pp", "dpmpp_2m_sde",
     "dpmpp_2m_sde_gpu", "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu", "dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "ddpm", "lcm",
     "ipndm", "ipndm_v", "deis", "res_multistep", "res_multistep_cfg_pp", "res_multistep_ancestral",
-    "res_multistep_ancestral_cfg_pp", "gradient_estimation", "gradient_estimation_cfg_pp", "er_sde", "seeds_2", "seeds_3",
-    "sa_solver", "sa_solver_pece", "ddim", "uni_pc", "uni_pc_bh2",
+    "res_multistep_ancestral_cfg_pp", "gradient_estimation", "gradient_estimation_cfg_pp", "er_sde", "seeds_2",
+    "seeds_3", "sa_solver", "sa_solver_pece", "ddim", "uni_pc", "uni_pc_bh2",
 ]  # fmt: skip
-SCHEDULERS = ["simple", "normal", "sgm_uniform", "beta", "karras", "exponential", "ddim_uniform", "linear_quadratic", "kl_optimal"]
+SCHEDULERS = [
+    "simple",
+    "normal",
+    "sgm_uniform",
+    "beta",
+    "karras",
+    "exponential",
+    "ddim_uniform",
+    "linear_quadratic",
+    "kl_optimal",
+]
 
 
 @pytest.fixture(scope="module")
@@ -238,12 +248,11 @@ def test_train_lora_and_back(server, plain):
 @pytest.mark.parametrize("tiled", ["VAEDecodeTiled", "VAEEncodeTiled"])
 def test_tiled_vq(server, tiled):
     graph, sampler = token_graph(text="a cat", size=160)
-    decoded = graph.add("VAEDecodeTiled", samples=[sampler, 0], vae=["1", 2], tile_size=64, overlap=16, temporal_size=64,
-                        temporal_overlap=8)  # fmt: skip
+    tiles = dict(tile_size=64, overlap=16, temporal_size=64, temporal_overlap=8)
+    decoded = graph.add("VAEDecodeTiled", samples=[sampler, 0], vae=["1", 2], **tiles)
     node = graph.add("PreviewImage", images=[decoded, 0])
     if tiled == "VAEEncodeTiled":
-        encoded = graph.add("VAEEncodeTiled", pixels=[decoded, 0], vae=["1", 2], tile_size=64, overlap=16,
-                            temporal_size=64, temporal_overlap=8)  # fmt: skip
+        encoded = graph.add("VAEEncodeTiled", pixels=[decoded, 0], vae=["1", 2], **tiles)
         node = graph.add("SaveLatent", samples=[encoded, 0], filename_prefix="tiled")
     outputs = server.run(graph)
     if tiled == "VAEEncodeTiled":
