@@ -3,7 +3,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from safetensors.torch import load_file
+
+torch.set_num_threads(1)  # the models are tiny; more threads only wait for each other
 
 DATA = Path(__file__).parent / "data"
 

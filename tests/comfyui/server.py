@@ -77,7 +77,10 @@ class Server:
             "--whitelist-custom-nodes", "janus", "--disable-api-nodes", *arguments,
         ]  # fmt: skip
         self.log_file = self.log_path.open("w")
-        self.process = subprocess.Popen(command, stdout=self.log_file, stderr=subprocess.STDOUT, cwd=comfyui)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # the models are tiny
+        self.process = subprocess.Popen(
+            command, stdout=self.log_file, stderr=subprocess.STDOUT, cwd=comfyui, env=environment
+        )
         self.client = uuid.uuid4().hex
         self._wait_until_up()
         self.socket = websocket.create_connection(f"ws://127.0.0.1:{self.port}/ws?clientId={self.client}", timeout=300)

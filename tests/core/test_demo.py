@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from benchmarks import demo_quality
 from safetensors import safe_open
 
 import janus_core
+from benchmarks import demo_quality
 from janus_core import image
 from janus_core.training import scenes
 from janus_core.vae import load_vae

@@ -70,7 +70,7 @@ def test_captions_name_what_is_there():
         text = scenes.caption(scene, rng)
         texts.add(text)
         assert all(thing.name in text for thing in scene.things) and scene.background in text
-    assert "a red circle on a blue background" in {t.replace("small ", "").replace("large ", "") for t in texts} or texts
+    assert len(texts) > 450, "phrasings vary"
     assert not any("a orange" in text for text in texts)
 
 
@@ -90,8 +90,8 @@ def test_the_tokenizer_knows_the_words_and_encodes_anything():
     text = f"{SYSTEM_PROMPT}\n\nUser: a purple triangle to the right of an orange cross\n\nAssistant:"
     assert tokenizer.encode(text).tokens.count("Ġpurple") == 1
     assert len(tokenizer.encode(text).ids) < 60
-    for text in ("naïve 猫 🙂 1234", "What's THIS?\n\n\t", text):
-        assert tokenizer.decode(tokenizer.encode(text).ids) == text
+    for other in ("naïve 猫 🙂 1234", "What's THIS?\n\n\t", text):
+        assert tokenizer.decode(tokenizer.encode(other).ids) == other
     assert tokenizer.to_str() == build_tokenizer().to_str()
 
 
