@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from . import image
+from . import cpu, image
 from .checkpoint import build_model, build_vq, read_checkpoint
 from .errors import DeviceError, ImageError, SamplingError
 from .janusflow import VAE_DOWNSCALE, JanusFlow
@@ -56,7 +56,8 @@ def load(path: str | Path, device=None, dtype: torch.dtype | None = None, vae: s
     checkpoint = read_checkpoint(path)
     device = usable_device(device)
     dtype = dtype or checkpoint.dtype
-    model = build_model(checkpoint, dtype=dtype, device=device)
+    operations = cpu if device.type == "cpu" and cpu.available(dtype) else torch.nn
+    model = build_model(checkpoint, operations, dtype=dtype, device=device)
     prompts = PromptEncoder.of(checkpoint)
     vae_dtype = torch.float32 if dtype == torch.float16 else dtype  # picture decoders overflow in float16
     if checkpoint.family == JanusFlow.family:

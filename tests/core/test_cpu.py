@@ -1,0 +1,43 @@
+"""Packed linear layers compute what plain ones do."""
+
+import pytest
+import torch
+
+import janus_core
+from janus_core import cpu
+from janus_core.checkpoint import build_model, read_checkpoint
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_packed_linear(dtype, bias):
+    torch.manual_seed(0)
+    layer = cpu.Linear(96, 40, bias=bias, dtype=dtype)
+    x = torch.randn(3, 7, 96, dtype=dtype)
+    expected = torch.nn.functional.linear(x.float(), layer.weight.float(), layer.bias.float() if bias else None)
+    with torch.no_grad():
+        for rows in (x, x[:, :1], x.transpose(0, 1), x[:1]):
+            y = layer(rows)
+        assert layer.weight is None and y.dtype == dtype
+        assert torch.allclose(layer(x).float(), expected, atol=2e-5 if dtype == torch.float32 else 0.05)
+
+
+def test_gradients_use_the_plain_weight():
+    layer = cpu.Linear(8, 8)
+    layer(torch.ones(1, 8)).sum().backward()
+    assert layer.weight.grad is not None and layer.packed is None
+
+
+@pytest.mark.parametrize("name", ["ar-a", "flow-a"])
+def test_a_packed_model_computes_what_a_plain_one_does(golden, name):
+    pipe = janus_core.load(golden(name).folder, device="cpu", dtype=torch.float32)
+    assert isinstance(pipe.model.language_model.lm_head, cpu.Linear)
+    plain = build_model(read_checkpoint(golden(name).folder), dtype=torch.float32)
+    x = torch.randn(2, 20, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.allclose(pipe.model.llama(x), plain.llama(x), atol=1e-5)
+
+
+def test_float16_is_not_packed(golden):
+    pipe = janus_core.load(golden("ar-a").folder, device="cpu", dtype=torch.float16)
+    assert not isinstance(pipe.model.language_model.lm_head, cpu.Linear)
