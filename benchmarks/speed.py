@@ -1,8 +1,8 @@
 """Speed of both samplers beside a baseline, in one process and alternating: python -m benchmarks.speed --help.
 
 Weights are random at real sizes. The baseline of the autoregressive family is transformers'
-`generate(generation_mode="image")`; of JanusFlow, the published loop written plainly on transformers' LlamaModel (the whole
-sequence in every step). Parts that do not run while sampling (vision tower, picture tokenizer) are kept small.
+`generate(generation_mode="image")`; of JanusFlow, the published loop written plainly on transformers' LlamaModel (the
+whole sequence in every step). Parts that do not run while sampling (vision tower, picture tokenizer) are kept small.
 """
 
 import argparse
@@ -161,10 +161,10 @@ class PublishedLoop:
 def rectified_flow(args, device, dtype):
     """Seconds per guided Euler step of the published loop and of ours, on `args.batch` latents of 48x48."""
     sizes = SIZES[args.size]
+    hidden, heads = sizes["hidden_size"], sizes["num_attention_heads"]
     llama = LlamaParams(
-        VOCABULARY, sizes["hidden_size"], sizes["intermediate_size"], sizes["num_hidden_layers"],
-        sizes["num_attention_heads"], sizes["num_attention_heads"], sizes["hidden_size"] // sizes["num_attention_heads"],
-    )  # fmt: skip
+        VOCABULARY, hidden, sizes["intermediate_size"], sizes["num_hidden_layers"], heads, heads, hidden // heads
+    )
     uvit = UViTParams(4, 768, 768, sizes["hidden_size"], 2, 2, 2, 2, 0, 1)
     params = JanusFlowParams(llama, SiglipParams(64, 64, 1, 1, 16, 576), uvit)
     plain = JanusFlow(params, device=device, dtype=dtype).eval()
@@ -266,8 +266,8 @@ def row(result: dict) -> str:
         floor = result["flop_per_step"] / result["matmul_GFLOP_s"] / 1e9
     unit = result["unit"]
     return (
-        f"| {result['family']} | {result['dtype']} | {baseline:.4f} {unit} | {ours:.4f} {unit} | {baseline / ours:.2f} | "
-        f"{100 * floor / ours:.0f} % |"
+        f"| {result['family']} | {result['dtype']} | {baseline:.4f} {unit} | {ours:.4f} {unit} | "
+        f"{baseline / ours:.2f} | {100 * floor / ours:.0f} % |"
     )
 
 

@@ -31,6 +31,10 @@ class FlowPrompt:
         self.cache = cache
         self.mask = mask  # additive, [1 or rows, 1, 1 + N, L + 1 + N]
 
+    def first(self, rows: int) -> "FlowPrompt":
+        """The first rows alone."""
+        return FlowPrompt(self.cache.first(rows), self.mask[:rows])
+
     def repeat(self, times: int) -> "FlowPrompt":
         """Each row repeated `times` times in place: rows (a, b) become (a, a, b, b)."""
         mask = self.mask if self.mask.shape[0] == 1 else self.mask.repeat_interleave(times, dim=0)

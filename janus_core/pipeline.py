@@ -164,6 +164,7 @@ class JanusPipeline(Pipeline):
         num_images: int = 1,
         seed: int = 0,
         guidance: float = 5.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
         temperature: float = 1.0,
         top_k: int = 0,
         top_p: float = 1.0,
@@ -175,6 +176,7 @@ class JanusPipeline(Pipeline):
         Args:
             num_images: pictures of one prompt; picture k draws with seed + k, whatever the number.
             guidance: 0 to 100; 1 is none.
+            guidance_interval: the fractions of the run between which guidance acts.
             temperature: 0 takes the most likely token at each place.
             top_k, top_p: restrict the choice; 0 and 1 do not.
             size: (width, height) in pixels, multiples of 16; the native size when None.
@@ -197,6 +199,7 @@ class JanusPipeline(Pipeline):
             seed=seed,
             indices=range(num_images),
             cfg=guidance,
+            cfg_interval=guidance_interval,
             choice=Choice(temperature, top_k, top_p),
         )
         for step in steps:
@@ -269,6 +272,7 @@ class JanusFlowPipeline(Pipeline):
         num_images: int = 1,
         seed: int = 0,
         guidance: float = 2.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
         steps: int = 30,
         size: tuple[int, int] | None = None,
         noise: torch.Tensor | None = None,
@@ -281,6 +285,7 @@ class JanusFlowPipeline(Pipeline):
         Args:
             num_images: pictures of one prompt.
             guidance: 0 to 100; 1 is none.
+            guidance_interval: the fractions of the run between which guidance acts.
             steps: Euler steps, 1 to 10000.
             size: (width, height) in pixels, multiples of 16; the native size when None.
             noise: [num_images, 4, h, w] instead of `torch.randn` from `torch.manual_seed(seed)` on the CPU.
@@ -313,7 +318,9 @@ class JanusFlowPipeline(Pipeline):
         z = noise.to(self.device, torch.float32)
         if latents is not None:
             z = times[0] * latents.to(z) + (1 - times[0]) * z
-        velocity = flow.guided_velocity(self.model, *self.sides(prompt, negative_prompt), z, guidance)
+        velocity = flow.guided_velocity(
+            self.model, *self.sides(prompt, negative_prompt), z, guidance, guidance_interval
+        )
         for step in flow.sample_steps(lambda z, t: velocity(z.to(self.dtype), t).float(), z, times):
             _report(callback, step.step + 1, steps)
         return step.z

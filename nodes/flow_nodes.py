@@ -7,9 +7,9 @@ import latent_preview
 from comfy_api.latest import io
 
 from ..janus_core.errors import SamplingError
-from ..janus_core.sampling.choice import check_range
 from ..janus_core.sampling.flow import flow_times
 from .flow_model import JanusFlowModel, flow_sigmas
+from .guidance import interval_inputs, with_interval
 
 STEPS = dict(default=30, min=1, max=10000, tooltip="Euler steps. The paper uses 30.")
 DENOISE = dict(
@@ -81,17 +81,20 @@ class JanusFlowSampler(io.ComfyNode):
                     tooltip="Guidance. The paper uses 2; 1 is none and twice as fast.",
                 ),
                 io.Float.Input("denoise", **DENOISE),
+                *interval_inputs(),
             ],
             outputs=[io.Latent.Output(tooltip="An SDXL latent: decode it with VAE Decode and the SDXL VAE.")],
         )
 
     @classmethod
-    def execute(cls, model, positive, negative, latent_image, seed, steps, cfg, denoise) -> io.NodeOutput:
+    def execute(
+        cls, model, positive, negative, latent_image, seed, steps, cfg, denoise, cfg_start=0.0, cfg_end=1.0
+    ) -> io.NodeOutput:
         if not isinstance(model.model, JanusFlowModel):
             raise SamplingError(
                 "JanusFlow Sampler needs the MODEL of Load JanusFlow (Janus-Pro draws with Janus Token Sampler)."
             )
-        check_range("cfg", cfg, 0, 100)
+        model = with_interval(model, cfg, cfg_start, cfg_end)
         samples = comfy.sample.fix_empty_latent_channels(
             model, latent_image["samples"], latent_image.get("downscale_ratio_spacial")
         )

@@ -16,8 +16,9 @@ PACK = Path(__file__).resolve().parent.parent
 
 
 def register():
-    """Adds models/janus to the folders of the key `janus`."""
+    """Adds models/janus to the folders of the key `janus`, and the demo's VAE to those of `vae`."""
     folder_paths.add_model_folder_path(KEY, os.path.join(folder_paths.models_dir, "janus"))
+    folder_paths.add_model_folder_path("vae", str(PACK / "demo" / "vae"))
 
 
 def roots() -> list[tuple[str, Path]]:

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..janus_core.sampling.choice import Choice
+from .guidance import interval_inputs
 from .token_sampling import sample
 
 
@@ -69,6 +70,7 @@ class JanusTokenSampler(io.ComfyNode):
                     advanced=True,
                     tooltip="Choose among the likeliest tokens of this total probability; 1 is off.",
                 ),
+                *interval_inputs(),
             ],
             outputs=[
                 io.Latent.Output(tooltip="A token latent: decode it with VAE Decode and the VAE of Load Janus-Pro.")
@@ -76,7 +78,9 @@ class JanusTokenSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, positive, negative, latent_image, seed, cfg, temperature, top_k, top_p) -> io.NodeOutput:
-        return io.NodeOutput(
-            sample(model, positive, negative, latent_image, seed, cfg, Choice(temperature, top_k, top_p))
-        )
+    def execute(
+        cls, model, positive, negative, latent_image, seed, cfg, temperature, top_k, top_p, cfg_start=0.0, cfg_end=1.0
+    ) -> io.NodeOutput:
+        choice = Choice(temperature, top_k, top_p)
+        interval = (cfg_start, cfg_end)
+        return io.NodeOutput(sample(model, positive, negative, latent_image, seed, cfg, choice, interval))

@@ -23,7 +23,9 @@ GREY = (127, 127, 127)
 IGNORED = ("area", "mask", "start_percent", "end_percent")  # of a conditioning: a token run has no steps or regions
 
 
-def sample(model, positive, negative, latent: dict, seed: int, cfg: float, choice) -> dict:
+def sample(
+    model, positive, negative, latent: dict, seed: int, cfg: float, choice, cfg_interval: tuple[float, float]
+) -> dict:
     """Samples a token LATENT.
 
     Args:
@@ -73,6 +75,7 @@ def sample(model, positive, negative, latent: dict, seed: int, cfg: float, choic
                     seed=seed,
                     indices=indices[part],
                     cfg=cfg,
+                    cfg_interval=cfg_interval,
                     choice=choice,
                     keep=None if kept is None else tuple(t[part].to(device) for t in kept),
                 )

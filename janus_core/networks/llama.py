@@ -53,6 +53,10 @@ class KVCache:
         self.values[layer, :, :, self.length : end] = v
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
+    def keep(self, rows: int):
+        """Drops all but the first rows."""
+        self.keys, self.values = self.keys[:, :rows], self.values[:, :rows]
+
     def advance(self, count: int):
         """Makes `count` written positions part of the past."""
         self.length += count
@@ -81,11 +85,17 @@ class PrefixCache:
 
     def repeat(self, times: int) -> "PrefixCache":
         """Each row repeated `times` times in place: rows (a, b) become (a, a, b, b)."""
-        repeated = PrefixCache()
-        repeated.keys = [k.repeat_interleave(times, dim=0) for k in self.keys]
-        repeated.values = [v.repeat_interleave(times, dim=0) for v in self.values]
-        repeated.length = self.length
-        return repeated
+        return self._each(lambda x: x.repeat_interleave(times, dim=0))
+
+    def first(self, rows: int) -> "PrefixCache":
+        """The first rows alone."""
+        return self._each(lambda x: x[:rows])
+
+    def _each(self, change) -> "PrefixCache":
+        changed = PrefixCache()
+        changed.keys, changed.values = [change(k) for k in self.keys], [change(v) for v in self.values]
+        changed.length = self.length
+        return changed
 
 
 def rotary_table(positions, head_dim: int, theta: float, dtype):

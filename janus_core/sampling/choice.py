@@ -14,6 +14,15 @@ def check_range(name: str, value, low, high, whole: bool = False):
         raise SamplingError(f"{name} is {value}, it must be a {'whole ' * whole}number between {low} and {high}.")
 
 
+def check_guidance(cfg, interval):
+    """Raises SamplingError unless cfg is in 0 to 100 and the interval in order within 0 to 1."""
+    check_range("cfg", cfg, 0, 100)
+    for value in interval:
+        check_range("cfg_interval", value, 0, 1)
+    if interval[0] > interval[1]:
+        raise SamplingError(f"cfg_interval starts at {interval[0]}, after its end at {interval[1]}.")
+
+
 @dataclass(frozen=True)
 class Choice:
     """How the next token is chosen.

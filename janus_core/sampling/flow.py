@@ -8,7 +8,7 @@ import torch
 from ..errors import SamplingError
 from ..janusflow import JanusFlow
 from ..prompt import check_context
-from .choice import check_range
+from .choice import check_guidance, check_range
 
 
 class FlowStep(NamedTuple):
@@ -50,19 +50,28 @@ def joined(a: Prompt, b: Prompt) -> Prompt:
     return Prompt(torch.cat((a.embeds, b.embeds)), torch.cat(visible))
 
 
-def guided_velocity(model: JanusFlow, positive: Prompt, negative: Prompt | None, z, cfg: float) -> Callable:
+def guided_velocity(
+    model: JanusFlow,
+    positive: Prompt,
+    negative: Prompt | None,
+    z,
+    cfg: float,
+    cfg_interval: tuple[float, float] = (0.0, 1.0),
+) -> Callable:
     """The guided velocity `cfg v_c - (cfg - 1) v_u` as a function of (z, t), with the prompts encoded once.
 
     Sides of one length go through the model as one batch; a cfg of exactly 1 leaves the negative side out.
 
     Args:
         z: latents of the run [B, 4, H, W], for their batch and size.
+        cfg_interval: guidance acts at times start <= t < end of the path (arXiv 2404.07724); outside, the velocity is
+            the positive side's alone.
 
     Raises:
         PromptError: prompt and latents do not fit the context.
         SamplingError: cfg is out of range.
     """
-    check_range("cfg", cfg, 0, 100)
+    check_guidance(cfg, cfg_interval)
     B, _, H, W = z.shape
     image_tokens = model.image_tokens(H, W)
 
@@ -78,12 +87,15 @@ def guided_velocity(model: JanusFlow, positive: Prompt, negative: Prompt | None,
     else:
         sides = [encode(p).repeat(B // len(p.embeds)) for p in (positive, negative)]
 
+    alone = sides[0].first(B) if len(sides) == 1 else sides[0]
+
     def velocity(z, t: float):
-        rows = torch.cat((z, z)) if cfg != 1 and len(sides) == 1 else z
+        guided = cfg != 1 and cfg_interval[0] <= t < cfg_interval[1]
+        rows = torch.cat((z, z)) if guided and len(sides) == 1 else z
         t = torch.full((len(rows),), 1000 * t, device=z.device)
+        if not guided:
+            return model.velocity(rows, t, alone)
         v = torch.cat([model.velocity(rows, t, side) for side in sides])
-        if cfg == 1:
-            return v
         v_c, v_u = v.chunk(2)
         return cfg * v_c - (cfg - 1) * v_u
 

@@ -10,7 +10,7 @@ from ..errors import SamplingError
 from ..janus import Janus
 from ..networks.llama import KVCache
 from ..prompt import check_context
-from .choice import Choice, check_range
+from .choice import Choice, check_guidance, check_range
 from .noise import stream_keys
 
 CHECK_EVERY = 32
@@ -63,6 +63,7 @@ def sample_steps(
     seed: int = 0,
     indices=(0,),
     cfg: float = 5.0,
+    cfg_interval: tuple[float, float] = (0.0, 1.0),
     choice: Choice = AS_PUBLISHED,
     keep: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> Iterator[TokenStep]:
@@ -75,6 +76,8 @@ def sample_steps(
         positive: prompt embeddings [1, L, hidden], or one per image [B, L, hidden].
         negative: the unconditional row or a negative prompt, [1 or B, M, hidden]; may be None when cfg is 1.
         tokens: N, how many to sample.
+        cfg_interval: the fractions of the run between which guidance acts (arXiv 2404.07724); after it the negative
+            row is no longer computed.
         seed: 0 to 2^64 - 1.
         indices: B image indices; image k draws its random numbers from (seed + indices[k]).
         keep: (tokens int64 [B, N], bool [B, N]): where true, the token is taken from here instead of sampled.
@@ -83,10 +86,12 @@ def sample_steps(
         PromptError: prompt and picture do not fit the context.
         SamplingError: a setting is out of range, or the model's logits are not finite.
     """
-    check_range("cfg", cfg, 0, 100)
+    check_guidance(cfg, cfg_interval)
     check_range("seed", seed, 0, 2**64 - 1, whole=True)
     B, device, dtype = len(indices), positive.device, positive.dtype
-    sides = [positive] if cfg == 1 else [positive, negative]
+    first, last = (round(fraction * tokens) for fraction in cfg_interval)
+    guided = cfg != 1 and first < last
+    sides = [positive, negative] if guided else [positive]
     prompts = [(row, B // len(side)) for side in sides for row in side]
     cache, starts, hidden = prefill(model, prompts, tokens - 1)
     mask = None
@@ -99,9 +104,10 @@ def sample_steps(
     finite = torch.ones((), dtype=torch.bool, device=device)
     for position in range(tokens):
         logits = model.image_logits(hidden)
-        if cfg != 1:
-            c, u = logits.chunk(2)
-            logits = u + cfg * (c - u)
+        if guided:
+            logits, u = logits.chunk(2)
+            if position >= first:
+                logits = u + cfg * (logits - u)
         token = choice(logits, keys, position)
         if keep is not None:
             token = torch.where(keep[1][:, position], keep[0][:, position], token)
@@ -115,7 +121,11 @@ def sample_steps(
         yield TokenStep(position, out, logits)
 
         if position < tokens - 1:
-            x = model.embed_image_tokens(token, dtype).repeat(len(sides), 1)[:, None]
+            if guided and position + 1 >= last:
+                guided = False
+                cache.keep(B)
+                starts, mask = starts[:B], None if mask is None else mask[:B]
+            x = model.embed_image_tokens(token, dtype).repeat(2 if guided else 1, 1)[:, None]
             positions = (cache.length - starts)[:, None]
             step_mask = None if mask is None else mask[..., : cache.length + 1]
             hidden = model.llama(x, positions, cache, step_mask)[:, 0]

@@ -7,6 +7,8 @@ from conftest import latent_of, pixels_of
 from graphs import Graph, flow_graph, outputs_of, token_graph
 from safetensors.torch import load_file
 
+import janus_core
+
 SCALE = 0.13025
 BAR = 1e-4
 
@@ -226,3 +228,18 @@ def test_stock_conditioning_nodes_act(server):
 def test_cfg_one_needs_no_negative_row(server, ar):
     latent, _ = run_tokens(server, text=ar.text["gen0.prompt"], cfg=1.0)
     assert torch.allclose(latent, codebook_vectors(ar, ar.expected["gen0.cfg1.greedy_tokens"]), atol=1e-6)
+
+
+def test_guidance_in_a_part_of_the_run(server, ar):
+    """The same as janus_core's interval; the whole run is the default; an empty interval is cfg 1."""
+    pipe = janus_core.load(ar.folder, device="cpu", dtype=torch.float32)
+    latent, _ = run_tokens(server, text="a cat", cfg_start=0.2, cfg_end=0.6)
+    assert torch.allclose(
+        latent, pipe.generate_latents("a cat", temperature=0, guidance_interval=(0.2, 0.6)), atol=1e-6
+    )
+    plain = run_flow(server, "JanusFlowSampler", text="a cat", seed=1, steps=5)
+    part = run_flow(server, "JanusFlowSampler", text="a cat", seed=1, steps=5, cfg_start=0.3, cfg_end=0.7)
+    none = run_flow(server, "JanusFlowSampler", text="a cat", seed=1, steps=5, cfg_end=0.0)
+    one = run_flow(server, "JanusFlowSampler", text="a cat", seed=1, steps=5, cfg=1.0)
+    assert torch.allclose(none, one, atol=1e-5)
+    assert not torch.allclose(part, plain, atol=1e-3) and not torch.allclose(part, one, atol=1e-3)

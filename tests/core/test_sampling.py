@@ -9,7 +9,7 @@ import janus_core
 from janus_core.errors import PromptError, SamplingError
 from janus_core.sampling import tokens
 from janus_core.sampling.choice import Choice
-from janus_core.sampling.flow import flow_times
+from janus_core.sampling.flow import flow_times, guided_velocity
 from janus_core.sampling.noise import gumbel, mix, stream_keys
 
 
@@ -199,3 +199,47 @@ def test_a_callback_sees_every_step_and_can_cancel(ar, flow):
     for pipe in (ar, flow):
         with pytest.raises(janus_core.Cancelled):
             pipe.generate_latents("a", callback=lambda done, total: done < 3)
+
+
+def test_guidance_interval_of_tokens(ar):
+    """Inside the interval the tokens are guided, outside they are the prompt's own, whatever was drawn before."""
+
+    def logits(interval):
+        steps = tokens.sample_steps(
+            ar.model, *ar.sides("a cat"), 36, cfg=5, cfg_interval=interval, choice=Choice(0), keep=keep
+        )
+        return torch.cat([step.logits for step in steps])
+
+    drawn = ar.generate_tokens("a cat", temperature=0)
+    keep = (drawn, torch.ones_like(drawn, dtype=torch.bool))
+    with torch.inference_mode():
+        whole, none, middle = logits((0.0, 1.0)), logits((0.0, 0.0)), logits((0.25, 0.75))
+        alone = torch.cat(
+            [
+                s.logits
+                for s in tokens.sample_steps(ar.model, *ar.sides("a cat"), 36, cfg=1, choice=Choice(0), keep=keep)
+            ]
+        )
+    assert torch.allclose(none, alone, atol=1e-5)
+    assert torch.allclose(middle[9:27], whole[9:27], atol=1e-4)
+    assert torch.allclose(middle[:9], alone[:9], atol=1e-4) and torch.allclose(middle[27:], alone[27:], atol=1e-4)
+    assert not torch.allclose(whole, alone, atol=1e-2)
+
+
+def test_guidance_interval_of_the_flow(flow):
+    z = torch.randn(2, 4, 12, 12)
+    for negative in ("", "a much longer prompt of another length"):
+        sides = flow.sides("a cat", negative)
+        with torch.inference_mode():
+            velocity = guided_velocity(flow.model, *sides, z, 3.0, (0.25, 0.75))
+            whole = guided_velocity(flow.model, *sides, z, 3.0)
+            alone = guided_velocity(flow.model, *sides, z, 1.0)
+            for t, expected in ((0.0, alone), (0.25, whole), (0.5, whole), (0.75, alone), (0.9, alone)):
+                assert torch.allclose(velocity(z, t), expected(z, t), atol=1e-5)
+
+
+@pytest.mark.parametrize("interval", [(-0.1, 1), (0, 1.1), (0.6, 0.4)])
+def test_guidance_intervals_out_of_range(ar, flow, interval):
+    for pipe in (ar, flow):
+        with pytest.raises(SamplingError, match="interval"):
+            pipe.generate_latents("a", guidance_interval=interval)
