@@ -169,6 +169,7 @@ class JanusPipeline(Pipeline):
         top_k: int = 0,
         top_p: float = 1.0,
         size: tuple[int, int] | None = None,
+        window: int = 1,
         callback: Callback | None = None,
     ) -> torch.Tensor:
         """Samples picture tokens.
@@ -180,6 +181,7 @@ class JanusPipeline(Pipeline):
             temperature: 0 takes the most likely token at each place.
             top_k, top_p: restrict the choice; 0 and 1 do not.
             size: (width, height) in pixels, multiples of 16; the native size when None.
+            window: positions guessed and computed in one pass; over 1 draws the same tokens in fewer passes.
             callback: called after every token with (done, all); returning False cancels.
 
         Returns:
@@ -201,6 +203,8 @@ class JanusPipeline(Pipeline):
             cfg=guidance,
             cfg_interval=guidance_interval,
             choice=Choice(temperature, top_k, top_p),
+            window=window,
+            width=w,
         )
         for step in steps:
             _report(callback, step.position + 1, h * w)

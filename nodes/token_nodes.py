@@ -71,6 +71,16 @@ class JanusTokenSampler(io.ComfyNode):
                     tooltip="Choose among the likeliest tokens of this total probability; 1 is off.",
                 ),
                 *interval_inputs(),
+                io.Int.Input(
+                    "window",
+                    default=1,
+                    min=1,
+                    max=256,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Tokens guessed and computed in one pass. Over 1 draws the same picture in fewer passes, "
+                    "which is faster where a pass of many tokens costs little more than one of one.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(tooltip="A token latent: decode it with VAE Decode and the VAE of Load Janus-Pro.")
@@ -79,8 +89,25 @@ class JanusTokenSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, positive, negative, latent_image, seed, cfg, temperature, top_k, top_p, cfg_start=0.0, cfg_end=1.0
+        cls,
+        model,
+        positive,
+        negative,
+        latent_image,
+        seed,
+        cfg,
+        temperature,
+        top_k,
+        top_p,
+        cfg_start=0.0,
+        cfg_end=1.0,
+        window=1,
     ) -> io.NodeOutput:
-        choice = Choice(temperature, top_k, top_p)
-        interval = (cfg_start, cfg_end)
-        return io.NodeOutput(sample(model, positive, negative, latent_image, seed, cfg, choice, interval))
+        settings = dict(
+            seed=seed,
+            cfg=cfg,
+            cfg_interval=(cfg_start, cfg_end),
+            choice=Choice(temperature, top_k, top_p),
+            window=window,
+        )
+        return io.NodeOutput(sample(model, positive, negative, latent_image, **settings))

@@ -23,13 +23,12 @@ GREY = (127, 127, 127)
 IGNORED = ("area", "mask", "start_percent", "end_percent")  # of a conditioning: a token run has no steps or regions
 
 
-def sample(
-    model, positive, negative, latent: dict, seed: int, cfg: float, choice, cfg_interval: tuple[float, float]
-) -> dict:
+def sample(model, positive, negative, latent: dict, **settings) -> dict:
     """Samples a token LATENT.
 
     Args:
         latent: batch and size (all zeros), or a token latent, of which a noise mask redraws a part.
+        settings: of janus_core's token sampler: seed, cfg, cfg_interval, choice, window.
 
     Raises:
         SamplingError, PromptError: an input is of another family or out of range.
@@ -72,12 +71,10 @@ def sample(
                     rows(positive, part),
                     rows(negative, part),
                     count,
-                    seed=seed,
                     indices=indices[part],
-                    cfg=cfg,
-                    cfg_interval=cfg_interval,
-                    choice=choice,
                     keep=None if kept is None else tuple(t[part].to(device) for t in kept),
+                    width=grid[1],
+                    **settings,
                 )
                 for step in steps:
                     comfy.model_management.throw_exception_if_processing_interrupted()

@@ -41,6 +41,8 @@ def to_api(workflow: dict, object_info: dict) -> dict:
         for name, spec in inputs_of(object_info[node["type"]]).items():
             options = spec[1] if len(spec) > 1 else {}
             if spec[0] in ("INT", "FLOAT", "STRING", "BOOLEAN") or is_combo(spec):
+                if not values and name in object_info[node["type"]]["input"].get("optional", {}):
+                    continue  # added after the workflow was saved; the default applies
                 inputs[name] = values.pop(0)
                 if options.get("control_after_generate") or options.get("image_upload"):
                     values.pop(0)

@@ -243,3 +243,9 @@ def test_guidance_in_a_part_of_the_run(server, ar):
     one = run_flow(server, "JanusFlowSampler", text="a cat", seed=1, steps=5, cfg=1.0)
     assert torch.allclose(none, one, atol=1e-5)
     assert not torch.allclose(part, plain, atol=1e-3) and not torch.allclose(part, one, atol=1e-3)
+
+
+def test_speculation_draws_the_same_picture(server, ar):
+    plain, _ = run_tokens(server, text="a cat", temperature=1.0, seed=3, batch=2)
+    speculated, _ = run_tokens(server, text="a cat", temperature=1.0, seed=3, batch=2, window=8)
+    assert torch.equal(plain, speculated)

@@ -243,3 +243,23 @@ def test_guidance_intervals_out_of_range(ar, flow, interval):
     for pipe in (ar, flow):
         with pytest.raises(SamplingError, match="interval"):
             pipe.generate_latents("a", guidance_interval=interval)
+
+
+@pytest.mark.parametrize("window", [2, 5, 16, 64])
+@pytest.mark.parametrize("temperature,num_images", [(1.0, 1), (0.0, 1), (0.3, 3)])
+def test_speculation_draws_the_same_tokens(ar, window, temperature, num_images):
+    """Jacobi iteration returns exactly plain sampling's tokens, with a negative prompt of another length as well."""
+    settings = dict(seed=3, temperature=temperature, num_images=num_images, negative_prompt="a blurry photo of a cat")
+    plain = ar.generate_tokens("a cat", **settings)
+    assert torch.equal(ar.generate_tokens("a cat", window=window, **settings), plain)
+    part = dict(guidance_interval=(0.2, 0.7), **settings)
+    assert torch.equal(ar.generate_tokens("a cat", window=window, **part), ar.generate_tokens("a cat", **part))
+
+
+def test_right_guesses_save_passes(ar):
+    """Where every token is given, all guesses but the first of a window come true after one pass each."""
+    drawn = torch.zeros(1, 36, dtype=torch.long)
+    keep = (drawn, torch.ones_like(drawn, dtype=torch.bool))
+    with torch.inference_mode():
+        *_, last = tokens.sample_steps(ar.model, *ar.sides("a cat"), 36, keep=keep, window=12, width=6)
+    assert torch.equal(last.tokens, drawn) and last.passes < 10
