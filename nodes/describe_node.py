@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..janus_core.sampling.choice import Choice
 from ..janus_core.sampling.text import strip_end
+from .inputs import seed_input, temperature_input, top_p_input
 from .prompt_node import text_model
 
 QUESTION = "Describe this image in detail."
@@ -63,30 +64,9 @@ class JanusDescribeImage(io.ComfyNode):
                 io.Int.Input(
                     "max_new_tokens", default=512, min=1, max=4096, tooltip="The longest answer; most end before."
                 ),
-                io.Float.Input(
-                    "temperature",
-                    default=0.0,
-                    min=0.0,
-                    max=5.0,
-                    step=0.05,
-                    tooltip="0 writes the most likely answer; more is freer.",
-                ),
-                io.Float.Input(
-                    "top_p",
-                    default=0.95,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="With a temperature: choose among the likeliest words of this total probability.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="With a temperature: the same seed writes the same answer.",
-                ),
+                temperature_input(0.0, "0 writes the most likely answer; more is freer."),
+                top_p_input(0.95, "With a temperature: choose among the likeliest words of this total probability."),
+                seed_input("With a temperature: the same seed writes the same answer."),
             ],
             outputs=[io.String.Output(display_name="answer", is_output_list=True, tooltip="One per picture.")],
         )

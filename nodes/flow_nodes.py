@@ -9,7 +9,8 @@ from comfy_api.latest import io
 from ..janus_core.errors import SamplingError
 from ..janus_core.sampling.flow import flow_times
 from .flow_model import JanusFlowModel, flow_sigmas
-from .guidance import interval_inputs, with_interval
+from .guidance import with_interval
+from .inputs import cfg_input, interval_inputs, prompt_inputs, seed_input
 
 STEPS = dict(default=30, min=1, max=10000, tooltip="Euler steps. The paper uses 30.")
 DENOISE = dict(
@@ -53,33 +54,15 @@ class JanusFlowSampler(io.ComfyNode):
             search_aliases=["janus", "janus flow", "ksampler", "rectified flow"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load JanusFlow."),
-                io.Conditioning.Input("positive", tooltip="What to draw: from Janus Prompt (CFG) or CLIP Text Encode."),
-                io.Conditioning.Input(
-                    "negative", tooltip="What guidance moves away from; an empty prompt is the published guidance."
-                ),
+                *prompt_inputs(),
                 io.Latent.Input(
                     "latent_image",
                     tooltip="Empty Latent Image at 384x384, or a picture from VAE Encode "
                     "(SDXL VAE) with denoise below 1.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="The noise; means the same here and in KSampler.",
-                ),
+                seed_input("The noise; means the same here and in KSampler."),
                 io.Int.Input("steps", **STEPS),
-                io.Float.Input(
-                    "cfg",
-                    default=2.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Guidance. The paper uses 2; 1 is none and twice as fast.",
-                ),
+                cfg_input(2.0, "Guidance. The paper uses 2; 1 is none and twice as fast."),
                 io.Float.Input("denoise", **DENOISE),
                 *interval_inputs(),
             ],

@@ -1,28 +1,8 @@
-"""Guidance in a part of the run only (arXiv 2404.07724), for both samplers."""
+"""Guidance in a part of a diffusion run only (arXiv 2404.07724)."""
 
 import comfy.patcher_extension
-from comfy_api.latest import io
 
 from ..janus_core.sampling.choice import check_guidance
-
-
-def interval_inputs() -> list:
-    """The two inputs that both samplers end with."""
-    settings = dict(min=0.0, max=1.0, step=0.01, optional=True, advanced=True)
-    return [
-        io.Float.Input(
-            "cfg_start",
-            default=0.0,
-            tooltip="Where in the run guidance begins: 0 is the start. Before it the prompt draws alone.",
-            **settings,
-        ),
-        io.Float.Input(
-            "cfg_end",
-            default=1.0,
-            tooltip="Where in the run guidance ends: 1 is the end. After it each step costs half.",
-            **settings,
-        ),
-    ]
 
 
 def with_interval(model, cfg: float, start: float, end: float):

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..janus_core.sampling.choice import Choice
-from .guidance import interval_inputs
+from .inputs import cfg_input, interval_inputs, prompt_inputs, seed_input, temperature_input, top_p_input
 from .token_sampling import sample
 
 
@@ -19,40 +19,15 @@ class JanusTokenSampler(io.ComfyNode):
             search_aliases=["janus", "janus pro", "ksampler", "autoregressive", "sampler"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load Janus-Pro."),
-                io.Conditioning.Input("positive", tooltip="What to draw: from Janus Prompt (CFG) or CLIP Text Encode."),
-                io.Conditioning.Input(
-                    "negative", tooltip="What guidance moves away from; an empty prompt is the published guidance."
-                ),
+                *prompt_inputs(),
                 io.Latent.Input(
                     "latent_image",
                     tooltip="Size and batch: Empty Latent Image at 384x384. Or a token "
                     "latent from VAE Encode with a noise mask, to redraw a part.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="The same seed draws the same picture on any device and in any batch.",
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=5.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Guidance. 5 as published; 1 is none and twice as fast.",
-                ),
-                io.Float.Input(
-                    "temperature",
-                    default=1.0,
-                    min=0.0,
-                    max=5.0,
-                    step=0.05,
-                    tooltip="1 as published; 0 always takes the most likely token.",
-                ),
+                seed_input("The same seed draws the same picture on any device and in any batch."),
+                cfg_input(5.0, "Guidance. 5 as published; 1 is none and twice as fast."),
+                temperature_input(1.0, "1 as published; 0 always takes the most likely token."),
                 io.Int.Input(
                     "top_k",
                     default=0,
@@ -61,14 +36,8 @@ class JanusTokenSampler(io.ComfyNode):
                     tooltip="Choose among the k most likely tokens; 0 is off.",
                     advanced=True,
                 ),
-                io.Float.Input(
-                    "top_p",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    advanced=True,
-                    tooltip="Choose among the likeliest tokens of this total probability; 1 is off.",
+                top_p_input(
+                    1.0, "Choose among the likeliest tokens of this total probability; 1 is off.", advanced=True
                 ),
                 *interval_inputs(),
                 io.Int.Input(

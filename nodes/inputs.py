@@ -1,0 +1,48 @@
+"""Inputs that several nodes share."""
+
+from comfy_api.latest import io
+
+
+def prompt_inputs() -> list:
+    """The two sides of guidance."""
+    return [
+        io.Conditioning.Input("positive", tooltip="What to draw: from Janus Prompt (CFG) or CLIP Text Encode."),
+        io.Conditioning.Input(
+            "negative", tooltip="What guidance moves away from; an empty prompt is the published guidance."
+        ),
+    ]
+
+
+def seed_input(tooltip: str):
+    return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=tooltip)
+
+
+def top_p_input(default: float, tooltip: str, **settings):
+    return io.Float.Input("top_p", default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip, **settings)
+
+
+def temperature_input(default: float, tooltip: str):
+    return io.Float.Input("temperature", default=default, min=0.0, max=5.0, step=0.05, tooltip=tooltip)
+
+
+def cfg_input(default: float, tooltip: str):
+    return io.Float.Input("cfg", default=default, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=tooltip)
+
+
+def interval_inputs() -> list:
+    """Where in the run guidance acts."""
+    settings = dict(min=0.0, max=1.0, step=0.01, optional=True, advanced=True)
+    return [
+        io.Float.Input(
+            "cfg_start",
+            default=0.0,
+            tooltip="Where in the run guidance begins: 0 is the start. Before it the prompt draws alone.",
+            **settings,
+        ),
+        io.Float.Input(
+            "cfg_end",
+            default=1.0,
+            tooltip="Where in the run guidance ends: 1 is the end. After it each step costs half.",
+            **settings,
+        ),
+    ]
