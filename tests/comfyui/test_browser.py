@@ -10,34 +10,18 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import GOLDENS
-from workflow_files import WORKFLOWS, read
+from workflow_files import WORKFLOWS
 
-LOADERS = {"JanusProLoader": "ar-a", "JanusFlowLoader": "flow-a"}
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
 
 
-def named_models(sdxl_vae) -> dict[str, Path]:
-    """Stand-ins for the checkpoints that the templates name and that do not come with the pack."""
-    links = {}
-    for path in WORKFLOWS:
-        for node in read(path)["nodes"]:
-            values = node.get("widgets_values") or [""]
-            if node["type"] in LOADERS and not values[0].startswith("demo/"):
-                links[f"janus/{values[0]}"] = GOLDENS / LOADERS[node["type"]]
-            if node["type"] == "VAELoader" and "demo" not in values[0]:
-                links[f"vae/{values[0]}"] = sdxl_vae
-    return links
-
-
 @pytest.fixture(scope="module")
-def page(start, sdxl_vae, golden):
+def page(start):
     playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright")
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium ($CHROMIUM or on the path)")
-    server = start(models=named_models(sdxl_vae))
-    shutil.copy(golden("ar-a").folder / "picture.png", server.base / "input" / "example.png")
+    server = start()
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_page(viewport={"width": 1760, "height": 900})

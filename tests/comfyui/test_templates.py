@@ -1,8 +1,8 @@
-"""Every template runs in a real ComfyUI on the golden checkpoints, and the schema snapshot is up to date."""
+"""Every template runs in a real ComfyUI as it is, on the pack's demo checkpoints; on the golden checkpoints it draws
+the published implementation's pictures; and the schema snapshot is up to date."""
 
 import json
 import os
-import shutil
 
 import numpy as np
 import pytest
@@ -16,9 +16,8 @@ OURS = ("Janus",)
 def snapshot_of(server) -> dict:
     """/object_info of our nodes and of those that the workflows use, without what depends on a person's files."""
     live = server.get("/object_info")
-    used = {node["type"] for path in WORKFLOWS for node in read(path)["nodes"]} | {
-        n for n in live if n.startswith(OURS)
-    }
+    used = {node["type"] for path in WORKFLOWS for node in read(path)["nodes"]}
+    used |= {name for name in live if name.startswith(OURS)}
     out = {}
     for name in sorted(used & set(live)):
         info = {key: live[name][key] for key in ("input", "output", "output_is_list", "output_name", "display_name")}
@@ -42,28 +41,9 @@ def test_the_schema_snapshot_is_up_to_date(server):
     assert set(live) <= set(saved)
 
 
-@pytest.fixture(scope="module")
-def template(server, golden):
-    """A template's API twin on the golden checkpoints at their size."""
-    shutil.copy(golden("ar-a").folder / "picture.png", server.base / "input" / "example.png")
-
-    def template(name, **changes):
-        prompt = twin(name, **changes)
-        for node in prompt.values():
-            if node["class_type"] in ("JanusProLoader", "JanusFlowLoader"):
-                node["inputs"]["model_name"] = "ar-a" if node["class_type"] == "JanusProLoader" else "flow-a"
-            if node["class_type"] == "VAELoader":
-                node["inputs"]["vae_name"] = "sdxl_vae.safetensors"
-            if node["class_type"] in ("EmptyLatentImage", "ImageScale"):
-                node["inputs"].update(width=96, height=96)
-        return prompt
-
-    return template
-
-
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
-def test_template_runs(server, template, path):
-    prompt = template(path.stem)
+def test_template_runs(server, path):
+    prompt = twin(path.stem)
     outputs = server.run(prompt)
     for node in outputs_of(prompt, "SaveImage"):
         assert pixels_of(server, outputs, node).std() > 0
@@ -71,19 +51,45 @@ def test_template_runs(server, template, path):
         assert outputs[node]["text"][0]
 
 
-def test_text_to_image_template_draws_the_golden_picture(server, template, golden):
+def on_goldens(name, **changes):
+    """A template's API twin on the golden checkpoints, at their size."""
+    prompt = twin(name, **changes)
+    for node in prompt.values():
+        if node["class_type"] in ("JanusProLoader", "JanusFlowLoader"):
+            node["inputs"]["model_name"] = "ar-a" if node["class_type"] == "JanusProLoader" else "flow-a"
+        if node["class_type"] == "VAELoader":
+            node["inputs"]["vae_name"] = "sdxl_vae.safetensors"
+        if node["class_type"] == "EmptyLatentImage":
+            node["inputs"].update(width=96, height=96)
+    return prompt
+
+
+def test_text_to_image_template_draws_the_golden_picture(server, golden):
     ar = golden("ar-a")
-    prompt = template(
-        "janus_pro_text_to_image",
-        **{"JanusTokenSampler.temperature": 0.0, "JanusPromptEncode.text": ar.text["gen0.prompt"]},
-    )
+    changes = {"JanusTokenSampler.temperature": 0.0, "JanusPromptEncode.text": ar.text["gen0.prompt"]}
+    prompt = on_goldens("janus_pro_text_to_image", **changes)
     pixels = pixels_of(server, server.run(prompt), outputs_of(prompt, "SaveImage")[0])
     expected = ((ar.expected["gen0.cfg5.image"][0].clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).numpy()
     assert np.abs(pixels.astype(float) - expected).max() <= 2
 
 
-def test_ksampler_template_draws_one_picture_twice(server, template):
-    prompt = template("janusflow_ksampler")
+def test_ksampler_template_draws_one_picture_twice(server):
+    prompt = on_goldens("janusflow_ksampler")
     outputs = server.run(prompt)
     a, b = (pixels_of(server, outputs, node).astype(int) for node in outputs_of(prompt, "SaveImage"))
     assert np.abs(a - b).max() <= 2
+
+
+def test_blueprints_are_offered(server):
+    """Both text-to-image chains as subgraph blueprints, each holding one subgraph of known nodes."""
+    offered = {
+        entry["name"]: key for key, entry in server.get("/global_subgraphs").items() if entry["source"] == "custom_node"
+    }
+    known = server.get("/object_info")
+    for name in ("Janus-Pro (Text to Image)", "JanusFlow (Text to Image)"):
+        blueprint = json.loads(server.get(f"/global_subgraphs/{offered[name]}")["data"])
+        (node,), (subgraph,) = blueprint["nodes"], blueprint["definitions"]["subgraphs"]
+        assert node["type"] == subgraph["id"] and [o["type"] for o in node["outputs"]] == ["IMAGE"]
+        assert {inner["type"] for inner in subgraph["nodes"]} <= set(known)
+        inner = {str(n["id"]) for n in subgraph["nodes"]}
+        assert {widget[0] for widget in node["properties"]["proxyWidgets"]} <= inner

@@ -20,7 +20,7 @@ import resource, sys, torch
 from janus_core import load
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 pipe = load(sys.argv[1], device="cpu")
-total = sum(float(p.double().sum()) for p in pipe.model.parameters())  # touch every weight, as a first run does
+total = sum(float(p.double().sum()) for p in pipe.model.parameters())  # touch every weight, so that mapped pages count
 unit = 1 if sys.platform == "darwin" else 1024
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) * unit)
 """

@@ -63,3 +63,11 @@ def test_reconstruction_and_moments():
     assert objectives.reconstruction_loss(torch.full((1, 2), 0.5), torch.zeros(1, 2)).item() == pytest.approx(0.75)
     z = torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)  # mean 2, standard deviation sqrt(2)
     assert objectives.moments_loss(z).item() == pytest.approx(0.1 * (4 + (math.sqrt(2) - 1) ** 2))
+
+
+def test_label_smoothing_is_per_row():
+    logits = torch.zeros(2, 1, 4)
+    logits[:, 0, 0] = math.log(5)  # probabilities 5/8, 1/8, 1/8, 1/8
+    smoothed = (0.5 * -math.log(5 / 8) + 0.5 * -(math.log(5 / 8) + 3 * math.log(1 / 8)) / 4) / 2
+    loss = objectives.image_token_loss(logits, torch.zeros(2, 1, dtype=torch.long), torch.tensor([0.0, 0.5]))
+    assert loss.item() == pytest.approx(-math.log(5 / 8) / 2 + smoothed)

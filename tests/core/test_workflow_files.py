@@ -4,6 +4,11 @@ import pytest
 from workflow_files import NOTES, SNAPSHOT, TWINS, WORKFLOWS, problems, read, to_api
 
 EXPECTED = {
+    "janusflow_inpaint",
+    "janus_pro_token_edit",
+    "janus_pro_refined_by_janusflow",
+    "janus_compare_families",
+    "janus_upscale",
     "janus_pro_text_to_image",
     "janusflow_text_to_image",
     "janusflow_ksampler",
