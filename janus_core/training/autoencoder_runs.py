@@ -1,5 +1,7 @@
 """Training the demo's two autoencoders from their configs."""
 
+import json
+import random
 from pathlib import Path
 
 import torch
@@ -7,37 +9,55 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from .. import image
-from ..checkpoint.files import read_tensors
-from ..checkpoint.load import VQ_PREFIX
-from ..checkpoint.params import Shapes, vq_params
-from ..networks.vq import VQModel, VQParams
+from ..checkpoint.files import read_header, read_tensors
+from ..networks.vq import VQModel, VQParams, tokens_to_latent
 from ..vae import SDXL_SCALE
 from . import autoencoders
 from .loop import LoopSettings, train
+from .scene_data import scene_pixels
+from .scenes import random_scene
 
 
 def train_vq(config: dict, folder: Path) -> Path:
-    """Trains the VQ tokenizer in the config's phases and writes vq.safetensors; see configs/vq.json.
+    """Trains the VQ tokenizer and writes vq.safetensors; see configs/vq.json.
 
-    A phase's `side` is the side of the crops in pixels; quantisation starts with the second phase.
+    The codebook comes first, from patches of scenes of both splits (no captions are seen here). Then a phase's `part`
+    is "encoder" or "decoder", and its `side` the side of the crops in pixels.
     """
     torch.manual_seed(config["seed"])
-    vq = VQModel(VQParams(**{**config["model"], "channels": tuple(config["model"]["channels"])}))
+    params = vq_params(config["model"])
+    path = folder / "codebook.safetensors"
+    if not path.is_file():
+        save_file(make_codebook(params, config["seed"], config["codebook_scenes"]), path)
+    codebook = read_tensors(path)
+    vq = VQModel(params)
     first = config["phases"][0]
     autoencoders.initialise_vq(vq, autoencoders.picture_batch(config["seed"], 0, 64, first["side"])["pixels"])
-    objective = autoencoders.VQObjective(vq)
+    vq.quantize.embedding.weight.data.copy_(codebook["codes"])
 
-    def started(number, batch_at):
-        if number == 1:
-            objective.start_codebook(batch_at(10**6 + i) for i in range(config["codebook_batches"]))
-        objective.quantise = number > 0
+    def objective_of(part):
+        return autoencoders.VQObjective(vq, codebook["centres"], part)
 
     def reconstruct(pixels):
-        return vq.decode(vq.encode(pixels))
+        tokens = autoencoders.patch_tokens(pixels, codebook["centres"], params.downscale)
+        grid = [side // params.downscale for side in pixels.shape[-2:]]
+        return vq.decode(tokens_to_latent(tokens, codebook["codes"], grid))
 
-    _phases(config, folder, objective, reconstruct, started)
-    save_file({k: v.contiguous() for k, v in vq.state_dict().items()}, folder / "vq.safetensors")
+    _phases(config, folder, objective_of, reconstruct)
+    weights = {name: weight.contiguous() for name, weight in vq.state_dict().items()}
+    save_file(weights, folder / "vq.safetensors", metadata={"model": json.dumps(config["model"])})
     return folder / "vq.safetensors"
+
+
+def make_codebook(params: VQParams, seed: int, scenes: int) -> dict[str, torch.Tensor]:
+    """Patch clusters of drawn scenes and their codes: {"centres": [size, D], "codes": [size, dim]}."""
+    rng = random.Random(seed)
+    drawn = [random_scene(rng, held_out=None) for _ in range(scenes)]
+    different = []
+    for start in range(0, scenes, 100):
+        different.append(autoencoders.different_patches(scene_pixels(drawn[start : start + 100]), params.downscale)[0])
+    centres = autoencoders.patch_clusters(torch.cat(different).unique(dim=0), params.codebook_size)
+    return {"centres": centres, "codes": autoencoders.patch_codes(centres, params.codebook_dim)}
 
 
 def train_vae(config: dict, folder: Path) -> Path:
@@ -50,7 +70,8 @@ def train_vae(config: dict, folder: Path) -> Path:
     def reconstruct(pixels):
         return vae.decode(vae.encode(pixels).latents).sample
 
-    _phases(config, folder, autoencoders.VAEObjective(vae), reconstruct)
+    objective = autoencoders.VAEObjective(vae)
+    _phases(config, folder, lambda part: objective, reconstruct)
     path = folder / "vae.safetensors"
     save_file(taesd_tensors(vae), path)
     return path
@@ -69,25 +90,30 @@ def taesd_tensors(vae) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def vq_params(model: dict) -> VQParams:
+    """The `model` part of a VQ config."""
+    return VQParams(**{**model, "channels": tuple(model["channels"])})
+
+
 def load_vq(path: str | Path) -> VQModel:
     """The VQ tokenizer of a vq.safetensors, for inference."""
-    tensors = read_tensors(Path(path))
-    vq = VQModel(vq_params(Shapes({VQ_PREFIX + name: tensor for name, tensor in tensors.items()})))
-    vq.load_state_dict(tensors)
+    path = Path(path)
+    vq = VQModel(vq_params(json.loads(read_header(path)[0]["model"])))
+    vq.load_state_dict(read_tensors(path))
     return vq.eval().requires_grad_(False)
 
 
-def _phases(config, folder, objective, reconstruct, started=lambda number, batch_at: None):
+def _phases(config, folder, objective_of, reconstruct):
     for number, phase in enumerate(config["phases"]):
         phase = dict(phase)
-        side, batch = phase.pop("side"), phase.pop("batch")
+        side, batch, part = phase.pop("side"), phase.pop("batch"), phase.pop("part", None)
         seed = config["seed"] + number
 
         def batch_at(index, seed=seed, side=side, batch=batch):
             return autoencoders.picture_batch(seed, index, batch, side)
 
-        started(number, batch_at)
         settings = LoopSettings(**{**config.get("loop", {}), **phase}, seed=seed)
+        objective = objective_of(part)
         train(objective, batch_at, settings, folder / f"phase_{number}", sample=lambda path: _grid(path, reconstruct))
 
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..networks.vq import GROUPS, VQModel, latent_to_tokens
+from ..networks.vq import GROUPS, VQModel, tokens_to_latent
 from . import objectives
-from .scenes import SIZE, draw_array, random_scene
+from .scenes import COLOURS, SIZE, draw_array, random_scene
 
 CROP = 16  # crops start at multiples of the token size
 
@@ -59,47 +59,122 @@ def initialise_vq(vq: VQModel, pixels, height: float = 1.0):
     vq.quant_conv.bias.sub_(mean).div_(std)
 
 
-class VQObjective(nn.Module):
-    """Reconstruction through the codebook, or around it while `quantise` is off (see `start_codebook`)."""
+PALETTE = torch.tensor(list(COLOURS.values())) / 127.5 - 1
 
-    def __init__(self, vq: VQModel):
+
+@torch.no_grad()
+def different_patches(pixels, side: int):
+    """The different patches of pictures [B, 3, H, W], each pixel as its nearest colour of the task.
+
+    Returns:
+        Patches one-hot, float32 [n, side^2 * colours], so that distances count differing pixels however alike two
+        colours are; and int64 [B, N], which of them stands where, in raster order.
+    """
+    nearest = torch.cdist(pixels.permute(0, 2, 3, 1).reshape(-1, 3), PALETTE.to(pixels)).argmin(-1)
+    B, _, H, W = pixels.shape
+    patches = nearest.view(B, H // side, side, W // side, side).transpose(2, 3).reshape(-1, side * side)
+    patches, where = patches.to(torch.uint8).unique(dim=0, return_inverse=True)
+    return F.one_hot(patches.long(), len(PALETTE)).flatten(1).float(), where.view(B, -1)
+
+
+@torch.no_grad()
+def patch_tokens(pixels, centres, side: int):
+    """The nearest cluster of every patch of pictures [B, 3, H, W], int64 [B, N]."""
+    patches, where = different_patches(pixels, side)
+    return torch.cdist(patches, centres).argmin(-1)[where]
+
+
+@torch.no_grad()
+def patch_clusters(patches, count: int, rounds: int = 20):
+    """k-means (Lloyd's algorithm from farthest-first centres) over different patches [n, D]: centres [count, D]."""
+    distance = torch.full((len(patches),), torch.inf)
+    centres = []
+    nearest = torch.tensor(0)
+    for _ in range(count):
+        centres.append(patches[nearest])
+        distance = torch.minimum(distance, (patches - centres[-1]).square().mean(1))
+        nearest = distance.argmax()
+    centres = torch.stack(centres)
+    for _ in range(rounds):
+        owner = torch.cdist(patches, centres).argmin(1)
+        sums = torch.zeros_like(centres).index_add_(0, owner, patches)
+        sizes = torch.bincount(owner, minlength=count)[:, None]
+        centres = torch.where(sizes > 0, sums / sizes.clamp(min=1), centres)
+    return centres
+
+
+def patch_codes(centres, dim: int, steps: int = 300, width: float = 0.1):
+    """Codebook vectors of patch clusters: unit vectors [count, dim], alike where the patches are alike.
+
+    The first principal components, whitened, then pushed apart by a Gaussian repulsion so that every code keeps a
+    neighbourhood of its own (bfloat16 keeps about 0.004 of a unit vector).
+    """
+    centred = centres - centres.mean(0)
+    _, _, components = torch.linalg.svd(centred, full_matrices=False)
+    start = centred @ components[:dim].T
+    start = F.normalize(start / start.std(0) + 1e-3 * torch.randn_like(start), dim=-1)
+    codes = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([codes], 0.02)
+    apart = 1 - torch.eye(len(codes))
+    for _ in range(steps):
+        unit = F.normalize(codes, dim=-1)
+        repulsion = (torch.exp((unit @ unit.T - 1) / width**2) * apart).sum(1).mean()
+        loss = repulsion + 10 * (1 - (unit * start).sum(1)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return F.normalize(codes.detach(), dim=-1)
+
+
+class VQObjective(nn.Module):
+    """The VQ tokenizer around a finished codebook of patch clusters.
+
+    The encoder learns to name each patch's cluster: cross-entropy over the codes, by cosine similarity. The decoder
+    learns to draw the picture of the clusters' codes; what a code leaves open it takes from the neighbours.
+
+    Args:
+        centres: patch clusters [codebook_size, D], in the order of the codebook.
+        part: what is trained: "encoder", "decoder", or "coarse": the decoder's two lowest levels, which draw through
+            a linear layer that is thrown away. They learn what the codes mean in a small part of the time.
+    """
+
+    def __init__(self, vq: VQModel, centres, part: str, temperature: float = 0.05):
         super().__init__()
         self.vq = vq.to(memory_format=torch.channels_last)
-        self.quantise = False
+        self.register_buffer("centres", centres, persistent=False)
+        self.part, self.temperature = part, temperature
+        trained = {
+            "encoder": ("encoder.", "quant_conv."),
+            "decoder": ("decoder.", "post_quant_conv."),
+            "coarse": ("decoder.conv_in.", "decoder.mid.", "decoder.conv_blocks.0.", "decoder.conv_blocks.1.", "post_"),
+        }[part]
+        for name, parameter in vq.named_parameters():
+            parameter.requires_grad_(name.startswith(trained))
+        if part == "coarse":
+            scale = vq.params.downscale // 4
+            self.draw = nn.Sequential(
+                nn.Conv2d(vq.params.channels[-2], 3 * scale**2, 1),
+                nn.PixelShuffle(scale),
+            )
 
     def forward(self, batch):
-        vq = self.vq
-        z = F.normalize(vq.quant_conv(vq.encoder(batch["pixels"])).float(), dim=1)
-        losses = {}
-        if self.quantise:
-            codebook = vq.codebook(z)
-            nearest = codebook[latent_to_tokens(z, codebook)].transpose(1, 2).reshape(z.shape)
-            losses["codebook"] = objectives.codebook_loss(z, nearest)
-            z = z + (nearest - z).detach()
-        losses["reconstruction"] = objectives.reconstruction_loss(vq.decoder(vq.post_quant_conv(z)), batch["pixels"])
-        return losses
-
-    @torch.no_grad()
-    def start_codebook(self, batches, rounds: int = 10):
-        """Makes the codebook by spherical k-means over the encoder's vectors, and turns quantisation on."""
-        device = self.vq.quantize.embedding.weight.device
-        z = [self.vq.quant_conv(self.vq.encoder(b["pixels"].to(device))).float() for b in batches]
-        z = F.normalize(torch.cat([x.permute(0, 2, 3, 1).flatten(0, 2) for x in z]), dim=-1)
-        size = self.vq.params.codebook_size
-        codebook = z[torch.randperm(len(z), device=device)[:1]]
-        for _ in range(size - 1):  # k-means++ without chance: the vector farthest from what is there
-            if len(codebook) == 1:
-                distance = 1 - z @ codebook[0]
-            farthest = z[distance.argmax()]
-            codebook = torch.cat((codebook, farthest[None]))
-            distance = torch.minimum(distance, 1 - z @ farthest)
-        for _ in range(rounds):
-            tokens = (z @ codebook.T).argmax(-1)
-            sums = torch.zeros_like(codebook).index_add_(0, tokens, z)
-            used = torch.bincount(tokens, minlength=size) > 0
-            codebook = torch.where(used[:, None], F.normalize(sums, dim=-1), codebook)
-        self.vq.quantize.embedding.weight.copy_(codebook)
-        self.quantise = True
+        vq, pixels = self.vq, batch["pixels"]
+        tokens = patch_tokens(pixels, self.centres, vq.params.downscale)
+        codebook = vq.codebook(pixels)
+        if self.part == "encoder":
+            z = F.normalize(vq.quant_conv(vq.encoder(pixels)).float(), dim=1).flatten(2).transpose(1, 2)
+            return {"tokens": objectives.image_token_loss(z @ codebook.T / self.temperature, tokens)}
+        latent = tokens_to_latent(tokens, codebook, [side // vq.params.downscale for side in pixels.shape[-2:]])
+        x = vq.post_quant_conv(latent)
+        if self.part == "coarse":
+            decoder = vq.decoder
+            x = decoder.conv_in(x)
+            for block in (*decoder.mid, *decoder.conv_blocks[:2]):
+                x = block(x)
+            x = self.draw(x)
+        else:
+            x = vq.decoder(x)
+        return {"reconstruction": objectives.reconstruction_loss(x, pixels)}
 
 
 class VAEObjective(nn.Module):

@@ -60,14 +60,15 @@ def drawing_rows(prompts: PromptEncoder, captions, picture_tokens: int, rng: ran
     is left out, the pads are hidden, and one more place stands in front for the time embedding.
 
     Returns:
-        gen_ids, gen_image, gen_visible (see unified).
+        gen_ids, gen_image, gen_visible, gen_dropped (see unified).
     """
     flow = prompts.family == "janusflow"
-    ids, places, visible = [], [], []
+    ids, places, visible, dropped = [], [], [], []
     for caption in captions:
         row = prompts.generation_ids(caption)
         seen = torch.ones(len(row), dtype=torch.bool)
-        if rng.random() < DROP_PROMPT:
+        dropped.append(rng.random() < DROP_PROMPT)
+        if dropped[-1]:
             row = prompts.unconditional_ids(len(row))
             seen[1:-1] = not flow
         if flow:
@@ -80,6 +81,7 @@ def drawing_rows(prompts: PromptEncoder, captions, picture_tokens: int, rng: ran
         "gen_ids": pad_rows(ids, prompts.pad),
         "gen_image": pad_rows(places, False),
         "gen_visible": pad_rows(visible, True),
+        "gen_dropped": torch.tensor(dropped),
     }
 
 

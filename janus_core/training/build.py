@@ -30,14 +30,25 @@ def new_model(family: str, sizes: dict, vocabulary: int, vq: VQModel | None = No
     llama = LlamaParams(vocab_size=vocabulary, kv_heads=sizes["llama"]["heads"], **sizes["llama"])
     siglip = SiglipParams(**sizes["siglip"])
     if family == JanusFlow.family:
-        model = JanusFlow(JanusFlowParams(llama, siglip, UViTParams(hidden_size=llama.hidden_size, **sizes["uvit"])))
+        uvit = UViTParams(hidden_size=llama.hidden_size, **sizes["uvit"])
+        model = JanusFlow(JanusFlowParams(llama, siglip, uvit), attention=matmul_attention)
     else:
-        model = Janus(JanusParams(llama, siglip, vq.params, gen_head_width=llama.hidden_size))
+        params = JanusParams(llama, siglip, vq.params, gen_head_width=llama.hidden_size)
+        model = Janus(params, attention=matmul_attention)
     _initialise(model)
     if family == Janus.family:
         model.codebook = vq.codebook(vq.quantize.embedding.weight).detach().clone()
         model.gen_embed.weight.data.copy_(model.codebook)
     return model
+
+
+def matmul_attention(q, k, v, mask=None, transformer_options=None):
+    """Attention (see janus_core.attention) in plain products: backwards in bfloat16 on a CPU, the fused kernel takes
+    about eight times as long on sequences as short as the demos'."""
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = scores + mask
+    return scores.softmax(-1).to(v.dtype) @ v
 
 
 @torch.no_grad()
@@ -60,6 +71,19 @@ def _initialise(model):
         last = model.vision_gen_dec_model.out_convs[-1].unpatch_conv
         last.weight.zero_()
         last.bias.zero_()
+
+
+@torch.no_grad()
+def initialise_image_head(model: Janus, features):
+    """Starts the rows of the image head, one per VQ token, as principal components of the tokens' features [N, D].
+
+    Tokens that look alike then have like logits from the first step, also those that training never shows.
+    """
+    centred = features - features.mean(0)
+    components = torch.pca_lowrank(centred, q=model.params.gen_head_width, center=False, niter=4)[2]
+    rows = nn.functional.normalize(centred @ components, dim=-1)
+    model.gen_head.vision_head.weight.copy_(rows)
+    nn.init.zeros_(model.gen_head.vision_head.bias)
 
 
 def config_of(model) -> dict:

@@ -4,15 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 
 from ..checkpoint import Checkpoint
+from ..checkpoint.files import read_tensors
 from ..janusflow import JanusFlow
-from ..networks.vq import latent_to_tokens
 from ..pipeline import JanusFlowPipeline, JanusPipeline
 from ..prompt import PromptEncoder
 from ..vae import load_vae
 from . import autoencoder_runs, build, scene_data, stages
+from .autoencoders import patch_tokens
 from .loop import LoopSettings, train
 from .tokenizer import build_tokenizer
 from .unified import JanusFlowObjective, JanusObjective
@@ -37,24 +39,31 @@ def train_model(config: dict, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     seed, family = config["seed"], config["family"]
     torch.manual_seed(seed)
-    tokenizer = build_tokenizer()
+    tokenizer = run_tokenizer(folder)
     scenes = scene_data.scene_list(seed, config["scenes"])
     vq = vae = None
     if family == JanusFlow.family:
         vae = load_vae(config["autoencoder"])
-        codes = scene_data.encode_scenes(scenes, vae.encode, folder / "codes.safetensors")
+        with torch.autocast("cpu", torch.bfloat16):
+            codes = scene_data.encode_scenes(scenes, vae.encode, folder / "codes.safetensors")
     else:
-        vq = autoencoder_runs.load_vq(config["autoencoder"])
-        codes = scene_data.encode_scenes(scenes, lambda x: vq_tokens(vq, x), folder / "codes.safetensors")
+        vq = autoencoder_runs.load_vq(Path(config["autoencoder"]) / "vq.safetensors")
+        centres = read_tensors(Path(config["autoencoder"]) / "codebook.safetensors")["centres"]
+        side = vq.params.downscale
+        codes = scene_data.encode_scenes(
+            scenes, lambda pixels: patch_tokens(pixels, centres, side), folder / "codes.safetensors"
+        )
     model = build.new_model(family, config["sizes"], tokenizer.get_vocab_size(), vq)
+    if vq is not None:
+        build.initialise_image_head(model, centres)
     checkpoint = build.new_checkpoint(model, tokenizer, folder, vq)
     prompts = PromptEncoder.of(checkpoint)
     if family == JanusFlow.family:
-        objective = JanusFlowObjective(model, config["repa"])
+        objective = JanusFlowObjective(model, config["repa"], config["time_mean"])
         picture_tokens = model.image_tokens(*codes.shape[-2:])
         pipe = JanusFlowPipeline(model, prompts, torch.device("cpu"), torch.float32, vae)
     else:
-        objective = JanusObjective(model)
+        objective = JanusObjective(model, config["unconditional_smoothing"])
         picture_tokens = codes.shape[1]
         pipe = JanusPipeline(model, prompts, torch.device("cpu"), torch.float32, vq)
 
@@ -77,9 +86,12 @@ def train_model(config: dict, folder: Path) -> Path:
     return folder / "checkpoint"
 
 
-def vq_tokens(vq, pixels):
-    """Pictures [B, 3, H, W] in [-1, 1] to their tokens, int64 [B, N]."""
-    return latent_to_tokens(vq.encode(pixels), vq.codebook(pixels))
+def run_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a run, made when it begins: one that is resumed keeps its own, whatever the captions are now."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        path.write_text(build_tokenizer().to_str(), encoding="utf-8")
+    return Tokenizer.from_file(str(path))
 
 
 def write(model: nn.Module, like: Checkpoint, vq, folder: Path):

@@ -39,19 +39,28 @@ def text_loss(logits, tokens):
     return F.cross_entropy(logits.float(), tokens)
 
 
-def image_token_loss(logits, tokens):
-    """Autoregression on pictures: the mean of -log p(x_i | x_<i, prompt) over VQ tokens (Janus, section 3.3, eq. 1).
+def image_token_loss(logits, tokens, smoothing=None):
+    """Autoregression on pictures: the mean of -log p(x_i | x_<i, prompt) over VQ tokens (Janus, section 3.3).
 
     Args:
         logits: [B, N, V], entry i predicting picture token i.
         tokens: int64 [B, N].
+        smoothing: [B], per row the share of the target that is spread evenly over all tokens (arXiv 1512.00567,
+            section 7); None is none.
     """
-    return F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten())
+    log_p = logits.float().log_softmax(-1)
+    loss = -log_p.gather(-1, tokens[..., None]).squeeze(-1)
+    if smoothing is not None:
+        loss = (1 - smoothing[:, None]) * loss - smoothing[:, None] * log_p.mean(-1)
+    return loss.mean()
 
 
-def logit_normal_times(count: int, device=None):
-    """Times t = sigmoid(n), n ~ N(0, 1): JanusFlow, section 3.3, after arXiv 2403.03206, eq. 19. Returns [count]."""
-    return torch.randn(count, device=device).sigmoid()
+def logit_normal_times(count: int, device=None, mean: float = 0.0):
+    """Times t = sigmoid(n), n ~ N(mean, 1): JanusFlow, section 3.3, after arXiv 2403.03206, eq. 19. Returns [count].
+
+    A mean below 0 draws more times near the noise, where the prompt decides.
+    """
+    return (torch.randn(count, device=device) + mean).sigmoid()
 
 
 def flow_path(x, z_0, t):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from ..prompt import PromptEncoder
 from . import batches
-from .scenes import Scene, caption, draw_array, questions, random_scene
+from .scenes import DESCRIBE, Scene, caption, draw_array, questions, random_scene
 
 
 def scene_list(seed: int, count: int) -> list[Scene]:
@@ -81,13 +81,14 @@ class SceneBatches:
 
 
 def pick_question(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    """One question about a scene and its answer."""
-    return rng.choice(questions(scene))
+    """One question about a scene and its answer; descriptions, whose answers are long, come seldom."""
+    long = rng.random() < 0.15
+    return rng.choice([pair for pair in questions(scene) if (pair[0] in DESCRIBE) == long])
 
 
 def told_question(scene: Scene, rng: random.Random) -> tuple[str, str]:
     """A question about a scene that is told in words instead of shown."""
-    question, answer = rng.choice([pair for pair in questions(scene) if pair[1] != caption(scene)])
+    question, answer = rng.choice([pair for pair in questions(scene) if pair[0] not in DESCRIBE])
     told = caption(scene)
     if scene.place:
         told = told.replace(" on ", f" {scene.place} on ", 1)

@@ -1,7 +1,8 @@
 """The demo task: procedurally drawn scenes with captions, questions and answers, and what is held out of training.
 
-A scene has one or two flat-coloured shapes on a flat background of 128 x 128 pixels. Centres lie on a grid of 16
-pixels; two shapes stand 64 pixels apart along their relation's axis.
+A scene has one or two flat-coloured shapes on a flat background of 128 x 128 pixels. One shape stands in one of five
+places; two stand 64 pixels apart along their relation's axis. A caption leaves nothing open: what goes without saying
+is a large shape in the centre.
 """
 
 import random
@@ -105,17 +106,14 @@ def _any_scene(rng, two):
     background, *colours = rng.sample(list(COLOURS), 3)
     shapes = rng.sample(SHAPES, 2)
     sizes = [rng.choice(list(RADII)) for _ in range(2)]
-    jitter = [rng.choice((-16, 0, 16)) for _ in range(2)]
     middle = SIZE // 2
     if not two:
         place, (dx, dy) = rng.choice(list(PLACES.items()))
-        x, y = middle + dx + (jitter[0] if dy else 0), middle + dy + (jitter[0] if dx else 0)
-        return Scene((Thing(shapes[0], colours[0], sizes[0], x, y),), background, place=place)
+        return Scene((Thing(shapes[0], colours[0], sizes[0], middle + dx, middle + dy),), background, place=place)
     relation, (dx, dy) = rng.choice(list(RELATIONS.items()))
     things = []
     for k, side in enumerate((1, -1)):
-        x = middle + 32 * side * dx + (jitter[k] if dy else 0)
-        y = middle + 32 * side * dy + (jitter[k] if dx else 0)
+        x, y = middle + 32 * side * dx, middle + 32 * side * dy
         things.append(Thing(shapes[k], colours[k], sizes[k], x, y))
     return Scene(tuple(things), background, relation=relation)
 
@@ -157,18 +155,17 @@ def with_article(words: str) -> str:
 def caption(scene: Scene, rng: random.Random | None = None) -> str:
     """A prompt for the scene; without `rng` the plainest full one, with it one of several phrasings.
 
-    Sizes, the place of a single thing and the relation of two may go unmentioned.
+    Sizes go unmentioned only where all are large, a single thing's place only in the centre.
     """
     if rng is None:
         things = [with_article(f"{thing.size} {thing.name}") for thing in scene.things]
         text = f" {scene.relation} ".join(things)
         return f"{text} on {with_article(scene.background)} background"
-    sized = rng.random() < 0.5
+    sized = any(thing.size == "small" for thing in scene.things) or rng.random() < 0.3
     things = [with_article(f"{thing.size} {thing.name}" if sized else thing.name) for thing in scene.things]
     if scene.relation is None:
-        text = f"{things[0]} {scene.place}" if rng.random() < 0.25 else things[0]
-    elif rng.random() < 0.1:
-        text = " and ".join(rng.sample(things, 2))
+        placed = scene.place != "in the centre" or rng.random() < 0.1
+        text = f"{things[0]} {scene.place}" if placed else things[0]
     else:
         relation = scene.relation
         if rng.random() < 0.3:

@@ -60,17 +60,25 @@ class Objective(nn.Module):
 
 
 class JanusObjective(Objective):
-    """Janus: gen_tokens [B, N] are the picture's VQ tokens; gen_image marks N places."""
+    """Janus: gen_tokens [B, N] are the picture's VQ tokens; gen_image marks N places; gen_dropped bool [B] are the
+    rows without a prompt.
 
-    def __init__(self, model: Janus):
+    Args:
+        smoothing: label smoothing of rows without a prompt. Guidance weighs a token by p_c^w / p_u^(w - 1): where both
+            are tiny, noise in p_u decides, and a floor under it keeps stray tokens out of guided pictures.
+    """
+
+    def __init__(self, model: Janus, smoothing: float = 0.0):
         super().__init__(model)
+        self.smoothing = smoothing
 
     def generation(self, batch):
         where, tokens = batch["gen_image"], batch["gen_tokens"]
         pictures = self.model.embed_image_tokens(tokens, self.dtype)
         states = self.model.llama(self.with_pictures(batch["gen_ids"], where, pictures))
         states = states[:, :-1][where[:, 1:]].unflatten(0, tokens.shape)
-        return {"generation": objectives.image_token_loss(self.model.image_logits(states), tokens)}
+        smoothing = self.smoothing * batch["gen_dropped"]
+        return {"generation": objectives.image_token_loss(self.model.image_logits(states), tokens, smoothing)}
 
 
 class JanusFlowObjective(Objective):
@@ -80,11 +88,12 @@ class JanusFlowObjective(Objective):
 
     Args:
         repa: weight of the alignment loss; 0 leaves it and its head out.
+        time_mean: of the logit-normal times.
     """
 
-    def __init__(self, model: JanusFlow, repa: float = 1.0):
+    def __init__(self, model: JanusFlow, repa: float = 1.0, time_mean: float = 0.0):
         super().__init__(model)
-        self.repa = repa
+        self.repa, self.time_mean = repa, time_mean
         llama = model.params.llama
         self.repa_block = max(1, round(llama.layers / 4))
         if repa:
@@ -95,7 +104,7 @@ class JanusFlowObjective(Objective):
     def generation(self, batch):
         model, x, where = self.model, batch["gen_latents"], batch["gen_image"]
         z_0 = torch.randn_like(x)
-        t = objectives.logit_normal_times(len(x), x.device)
+        t = objectives.logit_normal_times(len(x), x.device, self.time_mean)
         z_t = objectives.flow_path(x, z_0, t).to(self.dtype)
         skip, t_emb = model.vision_gen_enc_model(z_t, 1000 * t)
         picture = model.vision_gen_enc_aligner(skip.flatten(2).transpose(1, 2))

@@ -32,7 +32,7 @@ SIZES = {
     },
 }
 FAMILIES = ("janus", "janusflow")
-VQ = VQParams(codebook_size=16, codebook_dim=8, z_channels=32, channels=(32,) * 5, res_blocks=1)
+VQ = VQParams(codebook_size=16, codebook_dim=8, z_channels=32, channels=(32,) * 5, res_blocks=1, base_channels=32)
 
 
 def tiny(family: str, repa: float = 1.0):
