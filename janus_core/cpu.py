@@ -1,7 +1,7 @@
 """Linear layers for the CPU with weights packed by oneDNN, as an `operations` namespace.
 
-Packed weights stream from memory two to three times faster than plain ones for the one or two rows of a decode step,
-and multiply faster for many rows (benchmarks/speed.py measures both). Everything else is torch.nn.
+Packed weights stream from memory faster than plain ones for the one or two rows of a decode step, and multiply at least
+as fast for many rows; benchmarks/speed.py measures whole tokens and steps. Everything else is torch.nn.
 """
 
 import torch
