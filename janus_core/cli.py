@@ -10,7 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from . import __version__, image, pipeline
-from .checkpoint import read_checkpoint, save_single_file
+from .checkpoint import WEIGHT_FORMATS, quantized, read_checkpoint, save_single_file
 from .download import CHECKPOINTS, download_checkpoint, download_vae, models_folder
 from .errors import DownloadError, JanusError
 
@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--model", required=True, help="checkpoint folder or single .safetensors file")
         sub.add_argument("--device", help="cpu, cuda, mps; the best there is by default")
         sub.add_argument("--dtype", choices=DTYPES, help="weights and arithmetic; the file's by default")
+        sub.add_argument("--weights", choices=WEIGHT_FORMATS, help="keep the language model's weights in 8 bits")
         sub.add_argument("--seed", type=int, default=0)
 
     sub = command("generate", generate, "Draw pictures of a prompt.")
@@ -78,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("convert", convert, "Make one .safetensors file of a checkpoint folder.")
     sub.add_argument("model", help="checkpoint folder, in the published or the transformers layout")
     sub.add_argument("out", help="file to write; ComfyUI finds it in models/janus")
+    sub.add_argument("--weights", choices=WEIGHT_FORMATS, help="store the language model's weights in 8 bits")
     return top
 
 
@@ -99,7 +101,9 @@ class Progress:
 
 
 def load(args, **kwargs):
-    return pipeline.load(args.model, device=args.device, dtype=DTYPES.get(args.dtype), **kwargs)
+    return pipeline.load(
+        args.model, device=args.device, dtype=DTYPES.get(args.dtype), weight_dtype=args.weights, **kwargs
+    )
 
 
 def generate(args):
@@ -158,6 +162,8 @@ def describe(args):
 
 def convert(args):
     checkpoint = read_checkpoint(args.model)
+    if args.weights:
+        checkpoint = quantized(checkpoint, args.weights)
     save_single_file(checkpoint, args.out)
     print(f"{args.out}: {len(checkpoint.tensors)} tensors, family {checkpoint.family}")
 

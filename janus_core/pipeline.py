@@ -7,11 +7,12 @@ import torch
 from PIL import Image
 
 from . import cpu, image
-from .checkpoint import build_model, build_vq, read_checkpoint
+from .checkpoint import build_model, build_vq, quantized, quantized_layers, read_checkpoint
 from .errors import DeviceError, ImageError, SamplingError
 from .janusflow import VAE_DOWNSCALE, JanusFlow
 from .networks.vq import latent_to_tokens, tokens_to_latent
 from .prompt import PromptEncoder, question_embeds
+from .quantized import operations_over
 from .sampling import flow, text, tokens
 from .sampling.choice import Choice, check_range
 from .vae import LatentVAE, load_vae
@@ -38,7 +39,13 @@ def usable_device(device=None) -> torch.device:
         raise DeviceError(f"There is no device {device} here ({str(error).splitlines()[0]}).") from None
 
 
-def load(path: str | Path, device=None, dtype: torch.dtype | None = None, vae: str | Path | None = None):
+def load(
+    path: str | Path,
+    device=None,
+    dtype: torch.dtype | None = None,
+    vae: str | Path | None = None,
+    weight_dtype: str | None = None,
+):
     """Loads a checkpoint of either family.
 
     Args:
@@ -46,6 +53,8 @@ def load(path: str | Path, device=None, dtype: torch.dtype | None = None, vae: s
         device: None picks the best there is.
         dtype: weights and arithmetic; None keeps the file's.
         vae: JanusFlow's VAE, a diffusers folder or sdxl_vae.safetensors; needed for pictures, not for latents.
+        weight_dtype: "int8" or "fp8_e4m3fn" keeps the language model's linear layers in half of bfloat16's memory;
+            arithmetic stays in `dtype`.
 
     Returns:
         JanusPipeline or JanusFlowPipeline.
@@ -56,7 +65,11 @@ def load(path: str | Path, device=None, dtype: torch.dtype | None = None, vae: s
     checkpoint = read_checkpoint(path)
     device = usable_device(device)
     dtype = dtype or checkpoint.dtype
+    if weight_dtype:
+        checkpoint = quantized(checkpoint, weight_dtype)
     operations = cpu if device.type == "cpu" and cpu.available(dtype) else torch.nn
+    if quantized_layers(checkpoint.tensors):
+        operations = operations_over(operations)
     model = build_model(checkpoint, operations, dtype=dtype, device=device)
     prompts = PromptEncoder.of(checkpoint)
     vae_dtype = torch.float32 if dtype == torch.float16 else dtype  # picture decoders overflow in float16

@@ -8,11 +8,20 @@ import comfy.ops
 import comfy.supported_models_base
 import torch
 
-from ..janus_core.checkpoint import Checkpoint, build_model, metadata_of, text_tensors
+from ..janus_core.checkpoint import (
+    WEIGHT_FORMATS,
+    Checkpoint,
+    build_model,
+    metadata_of,
+    quantized,
+    quantized_layers,
+    text_tensors,
+)
 from ..janus_core.networks.llama import KVCache
 from .attention import attention
 
-WEIGHT_DTYPES = {"default": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+CASTS = {"default": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+WEIGHT_DTYPES = [*CASTS, *WEIGHT_FORMATS]
 COMPUTE_DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
 
@@ -28,27 +37,51 @@ class ModelConfig(comfy.supported_models_base.BASE):
         self.set_inference_dtype(weight_dtype, compute_dtype)
 
 
+def made_on(device, operations):
+    """Mixed-precision operations whose linear layers take their weights to `device` on loading, not to the meta device
+    that they are made on."""
+
+    class Operations(operations):
+        class Linear(operations.Linear):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **{**kwargs, "device": device})
+
+    return Operations
+
+
 class JanusBaseModel(comfy.model_base.BaseModel):
     """A BaseModel whose network is built from a Janus checkpoint.
 
     Args:
         network: the class of the network, a subclass of Janus or JanusFlow.
+        weight_dtype: one of WEIGHT_DTYPES.
     """
 
     def __init__(self, checkpoint: Checkpoint, config_class, network, weight_dtype, load_device, offload_device):
-        stored = weight_dtype or checkpoint.dtype
+        if weight_dtype in WEIGHT_FORMATS:
+            checkpoint = quantized(checkpoint, weight_dtype)
+        cast = CASTS.get(weight_dtype)
+        stored = cast or checkpoint.dtype
         compute_dtype = comfy.model_management.unet_manual_cast(stored, load_device, COMPUTE_DTYPES)
-        if weight_dtype is None and any(t.dtype != stored for t in checkpoint.tensors.values()):
-            compute_dtype = compute_dtype or stored  # a file of several dtypes is cast layer by layer
+        is_quantized = bool(quantized_layers(checkpoint.tensors))
+        mixed = cast is None and any(t.dtype != stored for t in checkpoint.tensors.values())
+        if is_quantized or mixed:
+            compute_dtype = compute_dtype or stored
+        config = config_class(stored, compute_dtype)
+        if is_quantized:
+            config.quant_config = {"mixed_ops": True}  # as ComfyUI's loaders set it for such a checkpoint
+        if mixed and not is_quantized:  # a file of several dtypes is cast layer by layer
             operations = comfy.ops.manual_cast
         else:
-            operations = comfy.ops.pick_operations(stored, compute_dtype, load_device=load_device)
-        super().__init__(config_class(stored, compute_dtype), comfy.model_base.ModelType.FLOW, device=offload_device)
+            operations = comfy.ops.pick_operations(stored, compute_dtype, load_device, model_config=config)
+        if is_quantized:
+            operations = made_on(offload_device, operations)
+        super().__init__(config, comfy.model_base.ModelType.FLOW, device=offload_device)
         self.diffusion_model = build_model(
             checkpoint,
             operations=operations,
             attention=attention,
-            dtype=weight_dtype,
+            dtype=cast,
             device=offload_device,
             network=network,
         )

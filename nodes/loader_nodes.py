@@ -28,7 +28,7 @@ def make_patcher(checkpoint: Checkpoint, weight_dtype: str, disable_dynamic=Fals
     model_class, wrapper = KINDS[checkpoint.family]
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
-    model = model_class(checkpoint, WEIGHT_DTYPES[weight_dtype], load_device, offload_device)
+    model = model_class(checkpoint, weight_dtype, load_device, offload_device)
     patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
     patcher = patcher_class(model, load_device=load_device, offload_device=offload_device)
     patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, "janus", wrapper)
@@ -60,9 +60,10 @@ def loader_inputs(family: str):
         ),
         io.Combo.Input(
             "weight_dtype",
-            options=list(WEIGHT_DTYPES),
+            options=WEIGHT_DTYPES,
             default="default",
-            tooltip="How the weights are kept in memory. default: as in the file. ComfyUI picks the arithmetic.",
+            tooltip="How the weights are kept in memory. default: as in the file. int8 and fp8_e4m3fn: the language "
+            "model in half of bf16's memory, a little less exact. ComfyUI picks the arithmetic.",
             advanced=True,
         ),
     ]

@@ -21,6 +21,7 @@ from ..networks.vq import VQModel, normalised_codebook
 from . import transformers_layout
 from .files import read_folder_names, read_folder_tensors, read_header, read_json, read_tensors, read_text
 from .params import janus_params, janusflow_params
+from .quantize import NOTE, SCALE, quantized_layers
 
 log = logging.getLogger(__name__)
 
@@ -225,10 +226,13 @@ def build_vq(
 def assign(model: torch.nn.Module, twin: torch.nn.Module, tensors, path, dtype, device):
     """Gives a meta-device model its weights, frozen, after checking that names and shapes fit.
 
+    A quantised layer keeps the dtype of its weight.
+
     Args:
         twin: the same model of torch.nn layers, which says what is needed; a host's layers may be without weights
             until they are loaded.
     """
+    quantized = quantized_layers(tensors)
     wanted = {name: parameter.shape for name, parameter in twin.state_dict().items()}
     missing = [name for name in wanted if name not in tensors]
     if missing:
@@ -240,10 +244,16 @@ def assign(model: torch.nn.Module, twin: torch.nn.Module, tensors, path, dtype, 
                 f"{path}: the weights do not fit together: {name} is {list(tensors[name].shape)}, "
                 f"the model needs {list(shape)}."
             )
-    extra = [name for name in tensors if name not in wanted and not any(part in name for part in UNUSED)]
+    known = {*wanted, *(f"{layer}.{part}" for layer in quantized for part in (NOTE, SCALE, "input_scale"))}
+    extra = [name for name in tensors if name not in known and not any(part in name for part in UNUSED)]
     if extra:
         log.warning("%s: %d tensors are not part of the model and are ignored, %s first.", path, len(extra), extra[0])
-    state = {name: tensors[name].to(device=device, dtype=dtype) for name in wanted}
+    kept = {f"{layer}.weight" for layer in quantized} | (known - wanted.keys())
+    state = {
+        name: tensors[name].to(device=device, dtype=None if name in kept else dtype)
+        for name in known
+        if name in tensors
+    }
     model.load_state_dict(state, assign=True)
     model.requires_grad_(False).eval()
 

@@ -5,7 +5,7 @@ import random
 import torch
 
 from ..prompt import PromptEncoder
-from .unified import IGNORED
+from .unified import IGNORED, PADDING
 
 DROP_PROMPT = 0.1  # share of the rows that are trained without a prompt, for guidance
 
@@ -15,27 +15,34 @@ def pad_rows(rows, value):
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
 
 
-def answer_rows(prompts: PromptEncoder, pairs, picture_tokens: int) -> dict:
-    """Questions about one picture each, with their answers and the end of sentence.
+def answer_rows(prompts: PromptEncoder, asked, picture_tokens: int) -> dict:
+    """Questions about one picture per row, with their answers and the end of sentence.
+
+    The questions of a row share the picture in front of them and do not see one another: each has the positions and
+    the attention that it would have alone, and the picture is read once for all.
 
     Args:
-        pairs: (question, answer) of each row.
+        asked: of each row a list of (question, answer).
 
     Returns:
-        und_ids, und_replaced, und_labels (see unified.Objective).
+        und_ids, und_replaced, und_labels, und_segments (see unified.Objective).
     """
-    ids, replaced, labels = [], [], []
-    for question, answer in pairs:
-        asked = prompts.question_ids(question, picture_tokens)
-        row, label = _with_answer(prompts, asked.ids, answer)
-        ids.append(row)
-        labels.append(label)
-        replaced.append(torch.cat((asked.replaced, torch.zeros(len(row) - len(asked.ids), dtype=torch.bool))))
-    return {
-        "und_ids": pad_rows(ids, prompts.pad),
-        "und_replaced": pad_rows(replaced, False),
-        "und_labels": pad_rows(labels, IGNORED),
-    }
+    parts = {"und_ids": [], "und_replaced": [], "und_labels": [], "und_segments": []}
+    for pairs in asked:
+        row = [[], [], [], []]
+        for number, (question, answer) in enumerate(pairs, start=1):
+            one = prompts.question_ids(question, picture_tokens)
+            ids, labels = _with_answer(prompts, one.ids, answer)
+            replaced = torch.cat((one.replaced, torch.zeros(len(ids) - len(one.ids), dtype=torch.bool)))
+            start = int((one.ids == prompts.end).nonzero().max()) + 1  # what follows the picture is the question's own
+            segments = torch.full_like(ids, number)
+            segments[:start] = 0
+            for kept, values in zip(row, (ids, replaced, labels, segments)):
+                kept.append(values if number == 1 else values[start:])
+        for kept, values in zip(parts.values(), row):
+            kept.append(torch.cat(values))
+    fill = {"und_ids": prompts.pad, "und_replaced": False, "und_labels": IGNORED, "und_segments": PADDING}
+    return {name: pad_rows(rows, fill[name]) for name, rows in parts.items()}
 
 
 def text_rows(prompts: PromptEncoder, pairs) -> dict:

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..checkpoint import Checkpoint
 from ..checkpoint.load import VQ_PREFIX
+from ..errors import CheckpointError
 from ..janus import Janus, JanusParams
 from ..janusflow import JanusFlow, JanusFlowParams
 from ..networks.llama import LlamaParams
@@ -17,6 +18,7 @@ from ..networks.siglip import SiglipParams
 from ..networks.uvit import GlobalResponseNorm, UViTParams
 from ..networks.vq import VQModel
 from ..prompt import BEGIN_OF_IMAGE, BOS, END_OF_IMAGE, EOS, IMAGE_PLACEHOLDER, PAD
+from . import stages
 
 
 def new_model(family: str, sizes: dict, vocabulary: int, vq: VQModel | None = None):
@@ -74,16 +76,44 @@ def _initialise(model):
 
 
 @torch.no_grad()
-def initialise_image_head(model: Janus, features):
-    """Starts the rows of the image head, one per VQ token, as principal components of the tokens' features [N, D].
+def start_from(model, checkpoint: Checkpoint):
+    """Copies the language model and the understanding encoder of a checkpoint of either family, as the published
+    models started from trained ones (JanusFlow, section 4.1).
 
-    Tokens that look alike then have like logits from the first step, also those that training never shows.
+    Raises:
+        CheckpointError: they have other sizes.
+    """
+    own = model.state_dict()
+    encoders = stages.ENCODERS[checkpoint.family], stages.ENCODERS[model.family]
+    for name, tensor in checkpoint.tensors.items():
+        if name.startswith(encoders[0]):
+            name = name.replace(*encoders, 1)
+        elif not name.startswith(stages.LANGUAGE_MODEL):
+            continue
+        if name not in own or own[name].shape != tensor.shape:
+            raise CheckpointError(f"{checkpoint.path}: {name} does not fit the model that shall start from it.")
+        own[name].copy_(tensor)
+
+
+@torch.no_grad()
+def fix_image_tokens(model: Janus, features, scale: float = 8.0):
+    """Gives the image head's last layer fixed values; `image_token_weights` are then to be kept from training.
+
+    Its rows, one per VQ token, are the principal components of the tokens' features [N, D], each divided by the square
+    root of its standard deviation, as vectors of length `scale`. The model then learns to name what a patch shows, not
+    a class without any likeness to others: tokens that no training picture has can still be drawn.
     """
     centred = features - features.mean(0)
-    components = torch.pca_lowrank(centred, q=model.params.gen_head_width, center=False, niter=4)[2]
-    rows = nn.functional.normalize(centred @ components, dim=-1)
+    directions = torch.linalg.svd(centred, full_matrices=False)[2][: model.params.gen_head_width]
+    components = centred @ directions.T
+    rows = scale * nn.functional.normalize(components / components.std(0).sqrt(), dim=-1)
     model.gen_head.vision_head.weight.copy_(rows)
     nn.init.zeros_(model.gen_head.vision_head.bias)
+
+
+def image_token_weights(model: Janus) -> list[nn.Parameter]:
+    """The weights that tell VQ tokens apart, going in and coming out."""
+    return [model.gen_embed.weight, *model.gen_head.vision_head.parameters()]
 
 
 def config_of(model) -> dict:

@@ -57,8 +57,8 @@ class FolderBatches:
         batch = {}
         if self.described:
             chosen = [rng.randrange(len(self.captions)) for _ in range(self.described)]
-            pairs = [(QUESTION, self.captions[k]) for k in chosen]
-            batch |= batches.answer_rows(self.prompts, pairs, self.question_tokens)
+            asked = [[(QUESTION, self.captions[k])] for k in chosen]
+            batch |= batches.answer_rows(self.prompts, asked, self.question_tokens)
             batch["und_pixels"] = self.pixels[chosen]
         if self.drawn:
             chosen = [rng.randrange(len(self.captions)) for _ in range(self.drawn)]

@@ -22,7 +22,7 @@ class LoopSettings:
     """Settings of one run; the defaults are JanusFlow's (arXiv 2411.07975, table 1 and section 4.1).
 
     `decay` is the last share of the steps, over which the learning rate falls linearly to zero; 0 keeps it constant.
-    `accumulate` batches make one step. `minutes` ends the run early, with the decay still to come, where over 0.
+    `accumulate` batches make one step.
     """
 
     steps: int

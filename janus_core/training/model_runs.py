@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, read_checkpoint
 from ..checkpoint.files import read_tensors
 from ..janusflow import JanusFlow
 from ..pipeline import JanusFlowPipeline, JanusPipeline
@@ -55,7 +55,9 @@ def train_model(config: dict, folder: Path) -> Path:
         )
     model = build.new_model(family, config["sizes"], tokenizer.get_vocab_size(), vq)
     if vq is not None:
-        build.initialise_image_head(model, centres)
+        build.fix_image_tokens(model, centres)
+    if config.get("start"):
+        build.start_from(model, read_checkpoint(config["start"]))
     checkpoint = build.new_checkpoint(model, tokenizer, folder, vq)
     prompts = PromptEncoder.of(checkpoint)
     if family == JanusFlow.family:
@@ -74,6 +76,9 @@ def train_model(config: dict, folder: Path) -> Path:
     for number, stage in enumerate(config["stages"]):
         stage = dict(stage)
         stages.freeze(model, stage["stage"])
+        if vq is not None:
+            for fixed in build.image_token_weights(model):
+                fixed.requires_grad_(False)
         ratio = stage.pop("ratio", stages.RATIOS[stage.pop("stage")])
         rows = stage.pop("rows")
         read_targets = bool(config.get("repa"))

@@ -61,7 +61,7 @@ class SceneBatches:
         batch = {}
         if asked:
             scenes = [random_scene(rng) for _ in range(asked)]
-            batch |= batches.answer_rows(self.prompts, [pick_question(s, rng) for s in scenes], self.question_tokens)
+            batch |= batches.answer_rows(self.prompts, [pick_questions(s, rng) for s in scenes], self.question_tokens)
             batch["und_pixels"] = scene_pixels(scenes)
         if told:
             batch |= batches.text_rows(self.prompts, [told_question(random_scene(rng), rng) for _ in range(told)])
@@ -80,10 +80,11 @@ class SceneBatches:
         return batch
 
 
-def pick_question(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    """One question about a scene and its answer; descriptions, whose answers are long, come seldom."""
-    long = rng.random() < 0.15
-    return rng.choice([pair for pair in questions(scene) if (pair[0] in DESCRIBE) == long])
+def pick_questions(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
+    """Every question about a scene, and one of the ways to ask for a description, with their answers."""
+    pairs = questions(scene)
+    short = [pair for pair in pairs if pair[0] not in DESCRIBE]
+    return [*short, rng.choice([pair for pair in pairs if pair[0] in DESCRIBE])]
 
 
 def told_question(scene: Scene, rng: random.Random) -> tuple[str, str]:

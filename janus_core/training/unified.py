@@ -6,12 +6,14 @@ Rows are padded at the end: attention is causal, so what stands after a row's la
 import torch
 from torch import nn
 
+from ..attention import additive_mask
 from ..janus import Janus
 from ..janusflow import JanusFlow
 from ..networks.llama import causal_mask
 from . import objectives
 
 IGNORED = -100
+PADDING = -1
 
 
 class Objective(nn.Module):
@@ -19,6 +21,7 @@ class Objective(nn.Module):
 
     A batch is a dict of tensors; each part of it is there or not:
         und_ids [B, L], und_replaced bool [B, L], und_labels [B, L], und_pixels [B, 3, S, S]: questions with answers;
+        und_segments [B, L]: 0 for what a row's questions share, k for its k-th question, PADDING behind them;
         text_ids, text_labels: text alone;
         gen_ids [B, L], gen_image bool [B, L] (where the picture stands), and the family's own.
     """
@@ -45,18 +48,30 @@ class Objective(nn.Module):
     def understanding(self, batch):
         pictures = self.model.embed_pictures(batch["und_pixels"].to(self.dtype))
         embeds = self.with_pictures(batch["und_ids"], batch["und_replaced"], pictures)
-        return self.answer_loss(embeds, batch["und_labels"])
+        return self.answer_loss(embeds, batch["und_labels"], *segmented(batch["und_segments"], embeds.dtype))
 
-    def answer_loss(self, embeds, labels):
+    def answer_loss(self, embeds, labels, positions=None, mask=None):
         """Text loss of rows; labels [B, L] hold each position's own token, or IGNORED where none is learnt."""
         learnt = labels[:, 1:] != IGNORED
-        states = self.model.llama(embeds)[:, :-1][learnt]
+        states = self.model.llama(embeds, positions=positions, mask=mask)[:, :-1][learnt]
         return objectives.text_loss(self.model.text_logits(states), labels[:, 1:][learnt])
 
     def with_pictures(self, ids, where, pictures):
         """Embeddings of ids [B, L] with pictures [B, n, hidden] at the n places per row that `where` marks."""
         embeds = self.model.embed_text(ids, self.dtype)
         return embeds.masked_scatter(where[..., None], pictures.to(embeds.dtype))
+
+
+def segmented(segments, dtype):
+    """Positions [B, L] and additive mask [B, 1, L, L] of rows whose segments each continue segment 0 alone.
+
+    Args:
+        segments: [B, L], see Objective.
+    """
+    L = segments.shape[1]
+    same = segments[:, :, None] == segments[:, None, :]
+    allowed = (same | (segments == 0)[:, None, :]) & torch.ones(L, L, dtype=torch.bool, device=segments.device).tril()
+    return allowed.sum(-1) - 1, additive_mask(allowed[:, None], dtype)
 
 
 class JanusObjective(Objective):

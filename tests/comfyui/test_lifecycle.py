@@ -8,6 +8,7 @@ import torch
 from conftest import latent_of, pixels_of
 from converted import make_converted
 from graphs import flow_graph, outputs_of, token_graph
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import janus_core
@@ -177,6 +178,33 @@ def test_a_file_of_several_dtypes(server, golden):
     graph, _ = flow_graph(text="a cat", seed=1, steps=3, name="fp8.safetensors")
     after = latent_of(server, server.run(graph), outputs_of(graph, "SaveLatent")[0])
     assert not torch.equal(before, after) and (before - after).std() < 0.1 * before.std()
+
+
+@pytest.mark.parametrize("weight_dtype", ["int8", "fp8_e4m3fn"])
+@pytest.mark.parametrize("build", [token_graph, flow_graph])
+def test_weights_in_8_bits(server, build, weight_dtype):
+    """Through ComfyUI's own quantised layers: another picture than in float32 but close, and Model Save keeps them."""
+    text = "a red circle on a blue background"
+    settings = {"seed": 1, "steps": 3} if build is flow_graph else {"name": "demo/janus-pro-demo", "size": 128}
+    graph, _ = build(text=text, **settings)
+    before = latent_of(server, server.run(graph), outputs_of(graph, "SaveLatent")[0])
+    graph, _ = build(text=text, **settings)
+    graph["1"]["inputs"]["weight_dtype"] = weight_dtype
+    saved = graph.add("ModelSave", model=["1", 0], filename_prefix=f"saved/{graph['1']['class_type']}-{weight_dtype}")
+    after = latent_of(server, server.run(graph), outputs_of(graph, "SaveLatent")[0])
+    if build is flow_graph:
+        assert not torch.equal(before, after) and (before - after).std() < 0.1 * before.std()
+    else:
+        assert (before == after).all(1).float().mean() > 0.9, "tokens that are the same"
+    name = graph[saved]["inputs"]["filename_prefix"].removeprefix("saved/")
+    file = next((server.base / "output" / "saved").glob(f"{name}*.safetensors"))
+    with safe_open(file, framework="pt") as opened:
+        stored = [opened.get_tensor(key).dtype for key in opened.keys() if key.endswith("gate_proj.weight")]
+    assert set(stored) == {{"int8": torch.int8, "fp8_e4m3fn": torch.float8_e4m3fn}[weight_dtype]}
+    file.rename(server.base / "models" / "janus" / f"{name}.safetensors")
+    again, _ = build(text=text, **{**settings, "name": f"{name}.safetensors"})
+    reloaded = latent_of(server, server.run(again), outputs_of(again, "SaveLatent")[0])
+    assert torch.allclose(after, reloaded, atol=1e-5)
 
 
 def test_a_size_that_the_model_was_not_trained_at_is_said(server):

@@ -1,5 +1,6 @@
 """Training both families: losses fall, stages train their sets, runs resume, rows agree with sampling."""
 
+import dataclasses
 import random
 
 import pytest
@@ -8,6 +9,7 @@ from core.training_models import FAMILIES, tiny
 
 from janus_core import pipeline
 from janus_core.checkpoint import read_checkpoint
+from janus_core.errors import CheckpointError
 from janus_core.prompt import PromptEncoder
 from janus_core.sampling import flow
 from janus_core.training import batches, build, stages
@@ -154,15 +156,71 @@ def test_the_velocity_in_training_is_the_one_in_sampling():
     assert loss.item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-4)
 
 
-def test_an_answer_row_learns_the_answer_and_its_end():
+def test_an_answer_row_learns_the_answers_and_their_ends():
     *_, checkpoint, _ = tiny("janus")
     prompts = PromptEncoder.of(checkpoint)
-    rows = batches.answer_rows(prompts, [("What colour is it?", "red"), ("Where is it?", "at the left")], 16)
-    for ids, labels, answer in zip(rows["und_ids"], rows["und_labels"], ("red", "at the left")):
-        learnt = labels[labels != IGNORED]
-        assert learnt[-1] == prompts.eos and prompts.decode(learnt).strip() == answer
-        assert torch.equal(ids[labels != IGNORED], learnt)
+    asked = [[("What colour is it?", "red"), ("Where is it?", "at the left")], [("What shape is it?", "circle")]]
+    rows = batches.answer_rows(prompts, asked, 16)
+    for row, pairs in enumerate(asked):
+        for number, (_, answer) in enumerate(pairs, start=1):
+            own = rows["und_segments"][row] == number
+            labels, ids = rows["und_labels"][row, own], rows["und_ids"][row, own]
+            learnt = labels[labels != IGNORED]
+            assert learnt[-1] == prompts.eos and prompts.decode(learnt).strip() == answer
+            assert torch.equal(ids[labels != IGNORED], learnt)
     assert rows["und_replaced"].sum(1).tolist() == [16, 16]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_questions_of_one_row_are_learnt_as_if_each_were_alone(family):
+    objective, _, checkpoint, _ = tiny(family)
+    prompts = PromptEncoder.of(checkpoint)
+    pairs = [("What colour is it?", "red"), ("Where is the circle?", "at the left"), ("What shape is it?", "circle")]
+    pixels = torch.rand(1, 3, 128, 128)
+    together = batches.answer_rows(prompts, [pairs], 64)
+    alone = batches.answer_rows(prompts, [[pair] for pair in pairs], 64)
+    one = objective.understanding({**together, "und_pixels": pixels})
+    each = objective.understanding({**alone, "und_pixels": pixels.expand(3, -1, -1, -1)})
+    assert one.item() == pytest.approx(each.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_starts_from_anothers_language_model_and_encoder(family):
+    other = tiny("janus" if family == "janusflow" else "janusflow")[2]
+    model = tiny(family)[0].model
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    build.start_from(model, other)
+    taken = {name for name, p in model.named_parameters() if p.any()}
+    kept = {name for name, p in model.named_parameters() if p.requires_grad and name not in taken}
+    assert all(name.startswith(("language_model.", stages.ENCODERS[family])) for name in taken)
+    assert not any(name.startswith("language_model.") and "norm" not in name for name in kept)
+    torch.testing.assert_close(
+        model.llama.layers[1].mlp.up_proj.weight, other.tensors["language_model.model.layers.1.mlp.up_proj.weight"]
+    )
+
+
+def test_an_ill_fitting_start_is_one_sentence():
+    model, other = tiny("janusflow")[0].model, tiny("janus")[2]
+    name = "language_model.model.norm.weight"
+    wrong = dataclasses.replace(other, tensors={**other.tensors, name: torch.ones(7)})
+    with pytest.raises(CheckpointError, match=name):
+        build.start_from(model, wrong)
+
+
+def test_fixed_image_tokens_are_told_apart_and_stay(tmp_path):
+    objective, batch_at, *_ = tiny("janus", codes=64)
+    model = objective.model
+    build.fix_image_tokens(model, torch.rand(64, 40), scale=8.0)
+    rows = model.gen_head.vision_head.weight
+    torch.testing.assert_close(rows.norm(dim=1), torch.full((64,), 8.0))
+    assert ((rows @ rows.T).argmax(1) == torch.arange(64)).all()
+    for p in build.image_token_weights(model):
+        p.requires_grad_(False)
+    before = [p.clone() for p in build.image_token_weights(model)]
+    train(objective, batch_at, LoopSettings(steps=2, lr=1e-2, warmup=1, precision="no"), tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(before, build.image_token_weights(model)))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

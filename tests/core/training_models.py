@@ -32,14 +32,15 @@ SIZES = {
     },
 }
 FAMILIES = ("janus", "janusflow")
-VQ = VQParams(codebook_size=16, codebook_dim=8, z_channels=32, channels=(32,) * 5, res_blocks=1, base_channels=32)
 
 
-def tiny(family: str, repa: float = 1.0):
+def tiny(family: str, repa: float = 1.0, codes: int = 16):
     """(objective, batch_at, checkpoint, vq): a batch has 8 pictures of 8 x 8 tokens to draw."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
-    vq = VQModel(VQ) if family == Janus.family else None
+    vq = None
+    if family == Janus.family:
+        vq = VQModel(VQParams(codes, codebook_dim=8, z_channels=32, channels=(32,) * 5, res_blocks=1, base_channels=32))
     model = build.new_model(family, SIZES, tokenizer.get_vocab_size(), vq)
     checkpoint = build.new_checkpoint(model, tokenizer, vq=vq)
     scenes = scene_data.scene_list(0, 8)

@@ -1,0 +1,93 @@
+"""Weights in 8 bits: rounding, loading, files, errors."""
+
+import json
+
+import pytest
+import torch
+
+import janus_core
+from janus_core.checkpoint import WEIGHT_FORMATS, quantized, quantized_layers, read_checkpoint, save_single_file
+from janus_core.checkpoint.quantize import quantize_weight
+from janus_core.cli import main
+from janus_core.errors import CheckpointError
+
+LAYER = "language_model.model.layers.0.mlp.up_proj"
+
+
+@pytest.mark.parametrize("name, step", [("int8", 0.5 / 127), ("fp8_e4m3fn", 2**-4)])
+def test_rounding_is_to_the_nearest_value(name, step):
+    """int8 errs by half a step of each row's largest value; e4m3 by at most 1/16 of a value that is not tiny."""
+    weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 1, 16)[:, None]
+    stored, scale = quantize_weight(weight, WEIGHT_FORMATS[name])
+    error = (stored.float() * scale - weight).abs()
+    if name == "int8":
+        assert scale.shape == (16, 1)
+        assert (error <= 1.001 * step * weight.abs().amax(1, keepdim=True)).all()
+    else:
+        assert scale.dim() == 0
+        tiny = weight.abs() < weight.abs().max() * 2**-6 / 448
+        assert (error[~tiny] <= 1.001 * step * weight.abs()[~tiny]).all()
+
+
+@pytest.mark.parametrize("weight", [torch.zeros(2, 4), torch.full((2, 4), 1e4)])
+@pytest.mark.parametrize("name", WEIGHT_FORMATS)
+def test_even_weights_are_exact(name, weight):
+    stored, scale = quantize_weight(weight, WEIGHT_FORMATS[name])
+    torch.testing.assert_close(stored.float() * scale, weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weight_dtype", WEIGHT_FORMATS)
+@pytest.mark.parametrize("name", ["ar-a", "flow-a"])
+def test_a_model_computes_with_the_rounded_weights(golden, name, weight_dtype, dtype):
+    """One row (which reads int8 weights as they are) and many give what plain layers with those weights give."""
+    folder = golden(name).folder
+    pipe = janus_core.load(folder, device="cpu", dtype=dtype, weight_dtype=weight_dtype)
+    checkpoint = quantized(read_checkpoint(folder), weight_dtype)
+    layers = quantized_layers(checkpoint.tensors)
+    assert LAYER in layers and len(layers) == 7 * pipe.model.params.llama.layers
+    layer = pipe.model.get_submodule(LAYER)
+    assert layer.weight.dtype == WEIGHT_FORMATS[weight_dtype].dtype
+    weight = checkpoint.tensors[LAYER + ".weight"].float() * checkpoint.tensors[LAYER + ".weight_scale"]
+    x = torch.randn(20, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = x.float() @ weight.T
+    with torch.inference_mode():
+        for rows in (1, 20):
+            error = (layer(x[:rows]).float() - expected[:rows]).abs().max() / expected.abs().max()
+            assert error < (1e-5 if dtype == torch.float32 else 0.02)
+
+
+def test_a_quantised_file_is_smaller_and_is_read_back(golden, tmp_path, capsys):
+    folder, file = golden("ar-a").folder, tmp_path / "int8.safetensors"
+    assert main(["convert", str(folder), str(file), "--weights", "int8"]) == 0
+    save_single_file(read_checkpoint(folder), tmp_path / "plain.safetensors")
+    assert file.stat().st_size < (tmp_path / "plain.safetensors").stat().st_size
+    common = {"device": "cpu", "dtype": torch.float32}
+    settings = {"seed": 1, "temperature": 0.0}
+    from_file = janus_core.load(file, **common).generate_tokens("a cat", **settings)
+    assert torch.equal(
+        from_file, janus_core.load(folder, weight_dtype="int8", **common).generate_tokens("a cat", **settings)
+    )
+    once_more = quantized(read_checkpoint(file), "fp8_e4m3fn").tensors
+    assert once_more[LAYER + ".weight"].dtype == torch.int8, "what is quantised stays as it is"
+
+
+@pytest.mark.parametrize("format, missing, said", [
+    ("nvfp4", None, "quantised as nvfp4, which is not supported"),
+    ("int8_tensorwise", "weight_scale", "lack .*up_proj.weight_scale"),
+])  # fmt: skip
+def test_other_formats_are_one_sentence(golden, tmp_path, format, missing, said):
+    checkpoint = quantized(read_checkpoint(golden("ar-a").folder), "int8")
+    checkpoint.tensors[LAYER + ".comfy_quant"] = torch.tensor(
+        list(json.dumps({"format": format}).encode()), dtype=torch.uint8
+    )
+    if missing:
+        del checkpoint.tensors[f"{LAYER}.{missing}"]
+    save_single_file(checkpoint, tmp_path / "odd.safetensors")
+    with pytest.raises(CheckpointError, match=said):
+        janus_core.load(tmp_path / "odd.safetensors", device="cpu")
+
+
+def test_an_unknown_weight_dtype_is_one_sentence(golden):
+    with pytest.raises(CheckpointError, match="int8, fp8_e4m3fn"):
+        janus_core.load(golden("ar-a").folder, device="cpu", weight_dtype="int3")
