@@ -16,12 +16,13 @@ import torch
 import transformers
 
 from janus_core import cpu
-from janus_core.checkpoint import Checkpoint, build_model
+from janus_core.checkpoint import WEIGHT_FORMATS, Checkpoint, build_model, quantized
 from janus_core.checkpoint.transformers_layout import published_tensors
 from janus_core.janusflow import JanusFlow, JanusFlowParams
 from janus_core.networks.llama import LlamaParams
 from janus_core.networks.siglip import SiglipParams
 from janus_core.networks.uvit import UViTParams
+from janus_core.quantized import operations_over
 from janus_core.sampling import flow, tokens
 from janus_core.sampling.choice import Choice
 
@@ -122,11 +123,20 @@ def autoregressive(args, device, dtype):
             generation_mode="image", do_sample=True, guidance_scale=5, **common,
         )  # fmt: skip
 
-    def mine():
-        for _ in tokens.sample_steps(ours, positive, negative, args.tokens, indices=range(args.batch), choice=Choice()):
+    def draw(model):
+        steps = tokens.sample_steps(model, positive, negative, args.tokens, indices=range(args.batch), choice=Choice())
+        for _ in steps:
             pass
 
-    seconds = alternate({"transformers": baseline, "janus_core": mine}, args.repeats, device)
+    contestants, errors = {"transformers": baseline, "janus_core": lambda: draw(ours)}, {}
+    states = ours.llama(positive)
+    for weights in WEIGHT_FORMATS if dtype == torch.bfloat16 else ():
+        operations = operations_over(operations_for(device, dtype))
+        small = build_model(quantized(checkpoint, weights), operations, device=device)
+        name = f"janus_core, {weights} weights"
+        contestants[name] = lambda model=small: draw(model)
+        errors[name] = ((small.llama(positive) - states).float().std() / states.float().std()).item()
+    seconds = alternate(contestants, args.repeats, device)
     weights = sum(
         p.numel() for n, p in theirs.named_parameters() if "language_model.layers" in n or "generation_head" in n
     )
@@ -134,6 +144,7 @@ def autoregressive(args, device, dtype):
         "unit": "s/token",
         "seconds": {name: value / args.tokens for name, value in seconds.items()},
         "bytes_per_token": weights * dtype.itemsize,
+        "errors": errors,
     }
 
 
@@ -232,7 +243,8 @@ def main():
     args.tokens = args.tokens or (24 if on_cpu else PICTURE)
     args.steps = args.steps or (2 if on_cpu else 30)
     report = {
-        "machine": machine(device), "torch": torch.__version__, "transformers": transformers.__version__,
+        "machine": machine(device), "device": device.type,
+        "torch": torch.__version__, "transformers": transformers.__version__,
         "size": args.size, "batch": args.batch, "tokens": args.tokens, "steps": args.steps, "repeats": args.repeats,
         "results": [],
     }  # fmt: skip
@@ -246,7 +258,7 @@ def main():
                 if device.type == "cuda":
                     result["peak_GB"] = torch.cuda.max_memory_allocated() / 1e9
                 report["results"].append(result)
-                print(row(result))
+                print(rows(result, not on_cpu), flush=True)
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"speed-{device.type}-{args.size}-{args.family}.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
@@ -254,29 +266,39 @@ def main():
     print(path.with_suffix(".md"))
 
 
-HEADER = "| family | dtype | baseline | ours | times faster | of the floor |\n|---|---|---|---|---|---|\n"
-
-
-def row(result: dict) -> str:
-    """One line of the table. The floor is memory reads for tokens and matrix products for steps."""
-    (_, baseline), (_, ours) = result["seconds"].items()
+def rows(result: dict, absolute: bool) -> str:
+    """Lines of the table, one per contestant. The floor is memory reads for tokens and matrix products for steps."""
+    (_, baseline), *ours = result["seconds"].items()
     if "bytes_per_token" in result:
         floor = result["bytes_per_token"] / result["read_GB_s"] / 1e9
     else:
         floor = result["flop_per_step"] / result["matmul_GFLOP_s"] / 1e9
-    unit = result["unit"]
-    return (
-        f"| {result['family']} | {result['dtype']} | {baseline:.4f} {unit} | {ours:.4f} {unit} | "
-        f"{baseline / ours:.2f} | {100 * floor / ours:.0f} % |"
-    )
+    lines = []
+    for name, seconds in ours:
+        cells = [result["family"], result["dtype"], name]
+        if absolute:
+            cells += [f"{baseline:.4f} {result['unit']}", f"{seconds:.4f} {result['unit']}"]
+        error = result.get("errors", {}).get(name)
+        cells += [f"{baseline / seconds:.2f}", f"{100 * floor / seconds:.0f} %", f"{error:.4f}" if error else ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def table(report: dict) -> str:
+    """Markdown; seconds on a GPU alone, since a CPU's depend on what else it does."""
+    absolute = report["device"] != "cpu"
     head = (
         f"Size {report['size']}, batch {report['batch']}, {report['machine']}, torch {report['torch']}, transformers "
-        f"{report['transformers']}; medians of {report['repeats']}, baseline and ours in turns.\n\n"
+        f"{report['transformers']}; {report['tokens']} tokens or {report['steps']} steps, medians of "
+        f"{report['repeats']}, baseline and ours in turns.\n\n"
+        "The floor is the time to read every weight once per token in the table's dtype, or to multiply by every weight "
+        "once per step, at the rates that this machine reached in the same run. The error is that of the language "
+        "model's states, relative to the table's dtype.\n\n"
     )
-    return head + HEADER + "\n".join(row(result) for result in report["results"]) + "\n"
+    titles = ["family", "dtype", "ours", *(["baseline", "seconds"] if absolute else []), "times the baseline's speed"]
+    titles += ["of the floor", "error"]
+    header = "| " + " | ".join(titles) + " |\n" + "|---" * len(titles) + "|\n"
+    return head + header + "\n".join(rows(result, absolute) for result in report["results"]) + "\n"
 
 
 if __name__ == "__main__":
