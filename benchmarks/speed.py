@@ -292,8 +292,8 @@ def table(report: dict) -> str:
         f"{report['transformers']}; {report['tokens']} tokens or {report['steps']} steps, medians of "
         f"{report['repeats']}, baseline and ours in turns.\n\n"
         "The floor is the time to read every weight once per token in the table's dtype, or to multiply by every "
-        "weight once per step, at the rates that this machine reached in the same run. The error is that of the language "
-        "model's states, relative to the table's dtype.\n\n"
+        "weight once per step, at the rates that this machine reached in the same run. The error is that of the "
+        "language model's states, relative to the table's dtype.\n\n"
     )
     titles = ["family", "dtype", "ours", *(["baseline", "seconds"] if absolute else []), "times the baseline's speed"]
     titles += ["of the floor", "error"]
