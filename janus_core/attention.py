@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+BLOCKS, LEAST = 4, 256  # of the queries of a masked pass on a CPU, and from how many queries on it pays
+
 
 def attention(q, k, v, mask=None, transformer_options=None):
     """Scaled dot-product attention.
@@ -10,13 +12,23 @@ def attention(q, k, v, mask=None, transformer_options=None):
     Args:
         q: queries, [B, H, L, D].
         k, v: keys and values, [B, H, S, D].
-        mask: None, or a tensor added to the scores, broadcastable to [B, H, L, S], in q's dtype (never bool).
+        mask: None, or a tensor added to the scores, broadcastable to [B, H, L, S], in q's dtype (never bool). A mask
+            always hides what comes after a query: query i sees none of the keys behind number S - L + i.
         transformer_options: passed through for hosts that choose the backend per call; unused here.
 
     Returns:
         [B, H, L, D].
     """
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    L, S = q.shape[2], k.shape[2]
+    if mask is None or q.device.type != "cpu" or L < LEAST:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    blocks = []
+    for rows in torch.arange(L).chunk(BLOCKS):  # the earlier the queries, the fewer keys they see
+        first, last = int(rows[0]), int(rows[-1]) + 1
+        seen = S - L + last
+        part = mask[..., first:last, :seen] if mask.shape[-2] == L else mask[..., :seen]
+        blocks.append(F.scaled_dot_product_attention(q[:, :, first:last], k[:, :, :seen], v[:, :, :seen], part))
+    return torch.cat(blocks, dim=2)
 
 
 def additive_mask(visible, dtype):

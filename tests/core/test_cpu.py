@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import janus_core
-from janus_core import cpu
+from janus_core import attention, cpu
 from janus_core.checkpoint import build_model, read_checkpoint
+from janus_core.networks.llama import causal_mask
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -41,3 +42,19 @@ def test_a_packed_model_computes_what_a_plain_one_does(golden, name):
 def test_float16_is_not_packed(golden):
     pipe = janus_core.load(golden("ar-a").folder, device="cpu", dtype=torch.float16)
     assert not isinstance(pipe.model.language_model.lm_head, cpu.Linear)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_attention_in_blocks(dtype, rows):
+    """Long masked passes skip the keys that no query of a block sees; hidden pads stay hidden."""
+    past, length = 20, attention.LEAST + 3
+    torch.manual_seed(0)
+    q = torch.randn(rows, 2, length, 16).to(dtype)
+    k, v = (torch.randn(rows, 2, past + length, 16).to(dtype) for _ in range(2))
+    visible = torch.ones(rows, past + length, dtype=torch.bool)
+    visible[-1, 1:past] = False
+    mask = causal_mask(length, past, dtype, q.device, visible)
+    expected = torch.nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask.float())
+    computed = attention.attention(q, k, v, mask)
+    assert torch.allclose(computed.float(), expected, atol=1e-5 if dtype == torch.float32 else 0.02)
