@@ -8,7 +8,7 @@ from pathlib import Path
 import folder_paths
 
 from ..janus_core.checkpoint import detect_family
-from ..janus_core.download import how_to_get
+from ..janus_core.download import how_to_get, models_folder
 from ..janus_core.errors import CheckpointError
 
 KEY = "janus"
@@ -80,3 +80,16 @@ def path_of(name: str) -> Path:
         advice = how_to_get(name, Path(folder_paths.models_dir))
         raise CheckpointError(f"There is no checkpoint {name} (looked in {places}): {advice}.")
     return found
+
+
+def missing_vae() -> str | None:
+    """What to do about the SDXL VAE where no VAE but the demo's and TAESD's is listed, else None."""
+    shipped = {path.name for path in (PACK / "demo" / "vae").iterdir()}
+    if any(name not in shipped and not name.startswith("tae") for name in folder_paths.get_filename_list("vae")):
+        return None
+    models = Path(folder_paths.models_dir)
+    place = "" if models == models_folder() else f" --to {models}"
+    return (
+        f"JanusFlow's latents need the SDXL VAE, and {models / 'vae'} has none: put sdxl_vae.safetensors there, or "
+        f"fetch it with `python -m janus_core download --vae{place}`, run in {PACK}."
+    )

@@ -1,5 +1,6 @@
 """Load Janus-Pro and Load JanusFlow."""
 
+import logging
 from pathlib import Path
 
 import comfy.model_management
@@ -129,4 +130,7 @@ class JanusFlowLoader(Loader):
     @classmethod
     def execute(cls, model_name, weight_dtype) -> io.NodeOutput:
         checkpoint, patcher = load(model_name, weight_dtype, "janusflow")
+        advice = None if model_name.startswith("demo/") else folders.missing_vae()
+        if advice:
+            logging.warning(advice)
         return io.NodeOutput(patcher, make_clip(patcher, checkpoint))

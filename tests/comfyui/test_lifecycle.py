@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import latent_of, pixels_of
 from converted import make_converted
-from graphs import flow_graph, outputs_of, token_graph
+from graphs import Graph, flow_graph, outputs_of, token_graph
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -214,6 +214,20 @@ def test_a_size_that_the_model_was_not_trained_at_is_said(server):
         assert server.log().count("trained at 96x96") == before
         server.run(build(text="said", size=64)[0])
         assert server.log().count("trained at 96x96") == before + 1
+
+
+@pytest.mark.parametrize("vae", [None, "sdxl_vae.safetensors"])
+def test_a_missing_vae_is_said_when_the_model_is_loaded(start, sdxl_vae, vae):
+    """Only where it will be missed: not with a VAE at hand, not for the demo, which has its own."""
+    server = start(models={f"vae/{vae or 'taesdxl.safetensors'}": sdxl_vae})
+    for name in ("demo/janusflow-demo", "flow-a"):
+        graph = Graph()
+        loader = graph.add("JanusFlowLoader", model_name=name, weight_dtype="default")
+        graph.add(
+            "PreviewAny", source=[graph.add("JanusPromptEncode", clip=[loader, 1], text="a", negative_text=""), 0]
+        )
+        server.run(graph)
+        assert ("put sdxl_vae.safetensors there" in server.log()) == (vae is None and name == "flow-a")
 
 
 def test_other_folders_are_searched(start, golden, tmp_path_factory):
