@@ -18,11 +18,12 @@ def run(path: str | Path, folder: str | Path | None = None) -> Path:
     Raises:
         JanusError: the config, a checkpoint or the pictures cannot be used.
     """
-    from . import autoencoder_runs, finetune, model_runs
+    from . import autoencoder_runs, encoder_runs, finetune, model_runs
 
     tasks = {
         "vq": autoencoder_runs.train_vq,
         "vae": autoencoder_runs.train_vae,
+        "encoder": encoder_runs.train_encoder,
         "model": model_runs.train_model,
         "finetune": finetune.finetune,
     }

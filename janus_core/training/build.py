@@ -66,8 +66,7 @@ def _initialise(model):
     for block in model.llama.layers:
         block.self_attn.o_proj.weight.mul_(branch)
         block.mlp.down_proj.weight.mul_(branch)
-    tower = model.vision_und_enc_model if model.family == JanusFlow.family else model.vision_model
-    nn.init.normal_(tower.vision_tower.pos_embed, std=0.1)
+    initialise_tower(tower_of(model))
     if model.family == JanusFlow.family:
         nn.init.normal_(model.beg_of_und_embed, std=0.1)
         last = model.vision_gen_dec_model.out_convs[-1].unpatch_conv
@@ -75,10 +74,21 @@ def _initialise(model):
         last.bias.zero_()
 
 
+def tower_of(model):
+    """The understanding encoder of a model of either family."""
+    return model.vision_und_enc_model if model.family == JanusFlow.family else model.vision_model
+
+
+@torch.no_grad()
+def initialise_tower(tower):
+    """Random position embeddings of an encoder; its layers initialise themselves."""
+    nn.init.normal_(tower.vision_tower.pos_embed, std=0.1)
+
+
 @torch.no_grad()
 def start_from(model, checkpoint: Checkpoint):
-    """Copies the language model and the understanding encoder of a checkpoint of either family, as the published
-    models started from trained ones (JanusFlow, section 4.1).
+    """Copies a checkpoint of the same family, or the language model and the understanding encoder of the other one, as
+    the published models started from trained ones (JanusFlow, section 4.1).
 
     Raises:
         CheckpointError: they have other sizes.
@@ -86,9 +96,11 @@ def start_from(model, checkpoint: Checkpoint):
     own = model.state_dict()
     encoders = stages.ENCODERS[checkpoint.family], stages.ENCODERS[model.family]
     for name, tensor in checkpoint.tensors.items():
-        if name.startswith(encoders[0]):
+        if model.family != checkpoint.family:
+            if not name.startswith((stages.LANGUAGE_MODEL, encoders[0])):
+                continue
             name = name.replace(*encoders, 1)
-        elif not name.startswith(stages.LANGUAGE_MODEL):
+        elif name.startswith(VQ_PREFIX):
             continue
         if name not in own or own[name].shape != tensor.shape:
             raise CheckpointError(f"{checkpoint.path}: {name} does not fit the model that shall start from it.")

@@ -58,6 +58,8 @@ def train_model(config: dict, folder: Path) -> Path:
         build.fix_image_tokens(model, centres)
     if config.get("start"):
         build.start_from(model, read_checkpoint(config["start"]))
+    if config.get("encoder"):
+        build.tower_of(model).load_state_dict(read_tensors(Path(config["encoder"])))
     checkpoint = build.new_checkpoint(model, tokenizer, folder, vq)
     prompts = PromptEncoder.of(checkpoint)
     if family == JanusFlow.family:

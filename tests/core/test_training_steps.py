@@ -201,6 +201,16 @@ def test_a_model_starts_from_anothers_language_model_and_encoder(family):
     )
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_goes_on_from_one_of_its_family(family):
+    model, other = tiny(family)[0].model, tiny(family)[2]
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    build.start_from(model, other)
+    assert all(torch.equal(p, other.tensors[name]) for name, p in model.named_parameters())
+
+
 def test_an_ill_fitting_start_is_one_sentence():
     model, other = tiny("janusflow")[0].model, tiny("janus")[2]
     name = "language_model.model.norm.weight"

@@ -1,0 +1,53 @@
+"""The understanding encoder's pretraining: labels, falling losses, and a model that takes it over."""
+
+import json
+import random
+
+import torch
+from core.training_models import SIZES, tiny
+
+from janus_core.checkpoint.files import read_tensors
+from janus_core.training import build, encoder_runs
+from janus_core.training.scenes import COLOURS, SHAPES, Scene, Thing, random_scene
+
+CONFIG = {
+    "seed": 0,
+    "siglip": SIZES["siglip"],
+    "rows": 8,
+    "loop": {"steps": 30, "lr": 3e-3, "warmup": 3, "precision": "no", "log_every": 10},
+}
+
+
+def test_labels_say_what_covers_a_patch():
+    scene = Scene(
+        (Thing("square", "red", "large", 32, 64), Thing("cross", "blue", "small", 96, 64)), "white", relation="left of"
+    )
+    labels = dict(zip(encoder_runs.CLASSES, encoder_runs.patch_labels(scene, 16).T.view(-1, 8, 8)))
+    assert (labels["background"] == list(COLOURS).index("white")).all() and (labels["count"] == 1).all()
+    for name in ("shape", "colour", "size", "column", "row"):
+        assert (labels[name][:2] == 0).all(), "nothing is above"
+        assert (labels[name][3, 1] == labels[name][4, 2]).all()
+    assert labels["shape"][4, 2] == 1 + SHAPES.index("square") and labels["shape"][4, 6] == 1 + SHAPES.index("cross")
+    assert labels["colour"][4, 2] == 1 + list(COLOURS).index("red")
+    assert (labels["size"][4, 2], labels["size"][4, 6]) == (2, 1)
+    assert (labels["column"][4, 2], labels["column"][4, 6], labels["row"][4, 2]) == (2, 4, 3)
+    assert (labels["shape"] == 1 + SHAPES.index("cross")).sum() == 4, "a small thing covers four patches"
+
+
+def test_every_label_is_within_its_classes():
+    rng = random.Random(0)
+    for _ in range(50):
+        labels = encoder_runs.patch_labels(random_scene(rng, held_out=None), 16)
+        for values, count in zip(labels.T, encoder_runs.CLASSES.values()):
+            assert 0 <= values.min() and values.max() < count
+
+
+def test_the_losses_fall_and_a_model_takes_the_encoder_over(tmp_path):
+    path = encoder_runs.train_encoder(CONFIG, tmp_path)
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    first, last = json.loads(lines[0]), json.loads(lines[-1])
+    assert all(last[name] < first[name] for name in encoder_runs.CLASSES)
+    for family in ("janus", "janusflow"):
+        tower = build.tower_of(tiny(family)[0].model)
+        tower.load_state_dict(read_tensors(path))
+        assert tower(torch.zeros(1, 3, 128, 128)).isfinite().all()
