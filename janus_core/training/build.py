@@ -112,13 +112,15 @@ def fix_image_tokens(model: Janus, features, scale: float = 8.0):
     """Gives the image head's last layer fixed values; `image_token_weights` are then to be kept from training.
 
     Its rows, one per VQ token, are the principal components of the tokens' features [N, D], each divided by the square
-    root of its standard deviation, as vectors of length `scale`. The model then learns to name what a patch shows, not
-    a class without any likeness to others: tokens that no training picture has can still be drawn.
+    root of its standard deviation, as vectors of length `scale`. They are turned at random: what the layer reads has been
+    through a GELU and is hardly negative, so a row of negative entries could not be reached. The model then learns to
+    name what a patch shows, not a class without any likeness to others: it can draw tokens that training never showed.
     """
     centred = features - features.mean(0)
     directions = torch.linalg.svd(centred, full_matrices=False)[2][: model.params.gen_head_width]
     components = centred @ directions.T
-    rows = scale * nn.functional.normalize(components / components.std(0).sqrt(), dim=-1)
+    turn = torch.linalg.qr(torch.randn(len(directions), len(directions), generator=torch.Generator().manual_seed(0)))[0]
+    rows = scale * nn.functional.normalize(components / components.std(0).sqrt(), dim=-1) @ turn
     model.gen_head.vision_head.weight.copy_(rows)
     nn.init.zeros_(model.gen_head.vision_head.bias)
 
