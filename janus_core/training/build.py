@@ -112,9 +112,9 @@ def fix_image_tokens(model: Janus, features, scale: float = 8.0):
     """Gives the image head's last layer fixed values; `image_token_weights` are then to be kept from training.
 
     Its rows, one per VQ token, are the principal components of the tokens' features [N, D], each divided by the square
-    root of its standard deviation, as vectors of length `scale`. They are turned at random: what the layer reads has been
-    through a GELU and is hardly negative, so a row of negative entries could not be reached. The model then learns to
-    name what a patch shows, not a class without any likeness to others: it can draw tokens that training never showed.
+    root of its standard deviation, as vectors of length `scale`. They are turned at random: what the layer reads has
+    been through a GELU and is hardly negative, so a row of negative entries could not be reached. The model then learns
+    to name what a patch shows, not a class without likeness to others: it can draw tokens that training never showed.
     """
     centred = features - features.mean(0)
     directions = torch.linalg.svd(centred, full_matrices=False)[2][: model.params.gen_head_width]
