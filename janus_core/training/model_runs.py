@@ -1,9 +1,11 @@
 """Training the demo models from their configs."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from tokenizers import Tokenizer
 from torch import nn
 
@@ -39,20 +41,19 @@ def train_model(config: dict, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     seed, family = config["seed"], config["family"]
     torch.manual_seed(seed)
-    tokenizer = run_tokenizer(folder)
     scenes = scene_data.scene_list(seed, config["scenes"])
     vq = vae = None
     if family == JanusFlow.family:
         vae = load_vae(config["autoencoder"])
-        with torch.autocast("cpu", torch.bfloat16):
-            codes = scene_data.encode_scenes(scenes, vae.encode, folder / "codes.safetensors")
+        encode = torch.autocast("cpu", torch.bfloat16)(vae.encode)
     else:
         vq = autoencoder_runs.load_vq(Path(config["autoencoder"]) / "vq.safetensors")
         centres = read_tensors(Path(config["autoencoder"]) / "codebook.safetensors")["centres"]
-        side = vq.params.downscale
-        codes = scene_data.encode_scenes(
-            scenes, lambda pixels: patch_tokens(pixels, centres, side), folder / "codes.safetensors"
-        )
+        encode = partial(patch_tokens, centres=centres, side=vq.params.downscale)
+    processes = PartialState()
+    with processes.main_process_first():  # the others find the files
+        tokenizer = run_tokenizer(folder)
+        codes = scene_data.encode_scenes(scenes, encode, folder / "codes.safetensors")
     model = build.new_model(family, config["sizes"], tokenizer.get_vocab_size(), vq)
     if vq is not None:
         build.fix_image_tokens(model, centres)
@@ -89,7 +90,8 @@ def train_model(config: dict, folder: Path) -> Path:
         )
         settings = LoopSettings(**{**config.get("loop", {}), **stage}, seed=seed + number)
         train(objective, batch_at, settings, folder / f"stage_{number}", sample=sample)
-        write(model, checkpoint, vq, folder / "checkpoint")
+        if processes.is_main_process:
+            write(model, checkpoint, vq, folder / "checkpoint")
     return folder / "checkpoint"
 
 
