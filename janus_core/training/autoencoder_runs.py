@@ -21,8 +21,8 @@ from .scenes import random_scene
 def train_vq(config: dict, folder: Path) -> Path:
     """Trains the VQ tokenizer and writes vq.safetensors; see configs/vq.json.
 
-    The codebook comes first, from patches of scenes of both splits (no captions are seen here). Then a phase's `part`
-    is "encoder" or "decoder", and its `side` the side of the crops in pixels.
+    The codebook comes first, from patches of scenes of both splits; with `both_splits` the networks see both as well
+    (no captions are seen here). A phase's `part` is as in VQObjective, its `side` the side of the crops in pixels.
     """
     torch.manual_seed(config["seed"])
     params = vq_params(config["model"])
@@ -104,13 +104,14 @@ def load_vq(path: str | Path) -> VQModel:
 
 
 def _phases(config, folder, objective_of, reconstruct):
+    both = config.get("both_splits", False)
     for number, phase in enumerate(config["phases"]):
         phase = dict(phase)
         side, batch, part = phase.pop("side"), phase.pop("batch"), phase.pop("part", None)
         seed = config["seed"] + number
 
         def batch_at(index, seed=seed, side=side, batch=batch):
-            return autoencoders.picture_batch(seed, index, batch, side)
+            return autoencoders.picture_batch(seed, index, batch, side, both)
 
         settings = LoopSettings(**{**config.get("loop", {}), **phase}, seed=seed)
         objective = objective_of(part)

@@ -14,8 +14,8 @@ from .scenes import COLOURS, SIZE, draw_array, random_scene
 CROP = 16  # crops start at multiples of the token size
 
 
-def picture_batch(seed: int, index: int, count: int, side: int = SIZE) -> dict:
-    """Scenes of the training split, or crops of them around one of their shapes.
+def picture_batch(seed: int, index: int, count: int, side: int = SIZE, both_splits: bool = False) -> dict:
+    """Scenes of the training split or of both splits, or crops of them around one of their shapes.
 
     Crops without a shape would be flat, and group norms have exploding gradients on flat pictures.
 
@@ -25,7 +25,7 @@ def picture_batch(seed: int, index: int, count: int, side: int = SIZE) -> dict:
     rng = random.Random(f"{seed} {index}")
     pictures = []
     for _ in range(count):
-        scene = random_scene(rng)
+        scene = random_scene(rng, held_out=None if both_splits else False)
         thing = rng.choice(scene.things)
         left, top = (
             min(max((centre - side // 2) // CROP * CROP + rng.choice((-CROP, 0, CROP)), 0), SIZE - side)
