@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
@@ -19,6 +20,7 @@ from ..networks.uvit import GlobalResponseNorm, UViTParams
 from ..networks.vq import VQModel
 from ..prompt import BEGIN_OF_IMAGE, BOS, END_OF_IMAGE, EOS, IMAGE_PLACEHOLDER, PAD
 from . import stages
+from .scenes import COLOURS
 
 
 def new_model(family: str, sizes: dict, vocabulary: int, vq: VQModel | None = None):
@@ -107,22 +109,42 @@ def start_from(model, checkpoint: Checkpoint):
         own[name].copy_(tensor)
 
 
+CELLS = 8  # per side of a patch, whose likeness tells where its edges run
+
+
 @torch.no_grad()
-def fix_image_tokens(model: Janus, features, scale: float = 8.0):
+def fix_image_tokens(model: Janus, centres, scale: float = 8.0):
     """Gives the image head's last layer fixed values; `image_token_weights` are then to be kept from training.
 
-    Its rows, one per VQ token, are the principal components of the tokens' features [N, D], each divided by the square
-    root of its standard deviation, as vectors of length `scale`. They are turned at random: what the layer reads has
-    been through a GELU and is hardly negative, so a row of negative entries could not be reached. The model then learns
-    to name what a patch shows, not a class without likeness to others: it can draw tokens that training never showed.
+    Its rows, one per VQ token and `scale` long, say in equal parts which colours a patch has, where its edges run
+    whatever the colours, and what its pixels are. What is learnt is then to name what a patch shows, not a class
+    without likeness to others, and tokens that training never shows (a known shape in another colour) can be drawn.
+    The rows are turned at random: what the layer reads has been through a GELU and is hardly negative, so a row of
+    negative entries could not be reached.
+
+    Args:
+        centres: of each token's patches the share of every colour at every pixel, [N, side^2 * colours].
     """
-    centred = features - features.mean(0)
-    directions = torch.linalg.svd(centred, full_matrices=False)[2][: model.params.gen_head_width]
-    components = centred @ directions.T
-    turn = torch.linalg.qr(torch.randn(len(directions), len(directions), generator=torch.Generator().manual_seed(0)))[0]
-    rows = scale * nn.functional.normalize(components / components.std(0).sqrt(), dim=-1) @ turn
-    model.gen_head.vision_head.weight.copy_(rows)
+    N, width = len(centres), model.params.gen_head_width
+    pixels = centres.view(N, -1, len(COLOURS))
+    side = round(pixels.shape[1] ** 0.5)
+    cells = F.adaptive_avg_pool2d(pixels.transpose(1, 2).unflatten(2, (side, side)), min(CELLS, side)).flatten(2)
+    likeness = (cells.transpose(1, 2) @ cells).flatten(1)
+    colours = pixels.mean(1).sqrt()
+    third = width // 3
+    edges, looks = _components(likeness, third), _components(centres, width - third - len(COLOURS))
+    parts = (colours - colours.mean(0), edges, looks)
+    rows = scale * 3**-0.5 * torch.cat([F.normalize(part, dim=-1) for part in parts], dim=1)
+    turn = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(0)))[0]
+    model.gen_head.vision_head.weight.copy_(rows @ turn)
     nn.init.zeros_(model.gen_head.vision_head.bias)
+
+
+def _components(features, count: int):
+    """The first principal components of features [N, D], each divided by the square root of its standard deviation."""
+    centred = features - features.mean(0)
+    components = centred @ torch.linalg.svd(centred, full_matrices=False)[2][:count].T
+    return components / components.std(0).sqrt()
 
 
 def image_token_weights(model: Janus) -> list[nn.Parameter]:

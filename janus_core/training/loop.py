@@ -178,8 +178,8 @@ def _resume(folder, objective, optimizer, ema, device):
     path = folder / "state.pt"
     if not path.is_file():
         return 0, []
-    state = torch.load(path, map_location=device, weights_only=True)
+    state = torch.load(path, map_location="cpu", weights_only=True)
     objective.load_state_dict(state["weights"])
     optimizer.load_state_dict(state["optimizer"])
-    ema.weights = state["ema"]
+    ema.weights = {name: weight.to(device) for name, weight in state["ema"].items()}
     return state["step"], state["log"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from tokenizers import Tokenizer
 from torch import nn
 
@@ -50,15 +51,15 @@ def train_model(config: dict, folder: Path) -> Path:
         vq = autoencoder_runs.load_vq(Path(config["autoencoder"]) / "vq.safetensors")
         centres = read_tensors(Path(config["autoencoder"]) / "codebook.safetensors")["centres"]
         encode = partial(patch_tokens, centres=centres, side=vq.params.downscale)
-    processes = PartialState()
+    processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator reads it
     with processes.main_process_first():  # the others find the files
         tokenizer = run_tokenizer(folder)
         codes = scene_data.encode_scenes(scenes, encode, folder / "codes.safetensors")
     model = build.new_model(family, config["sizes"], tokenizer.get_vocab_size(), vq)
-    if vq is not None:
-        build.fix_image_tokens(model, centres)
     if config.get("start"):
         build.start_from(model, read_checkpoint(config["start"]))
+    if vq is not None:
+        build.fix_image_tokens(model, centres)
     if config.get("encoder"):
         build.tower_of(model).load_state_dict(read_tensors(Path(config["encoder"])))
     checkpoint = build.new_checkpoint(model, tokenizer, folder, vq)

@@ -6,7 +6,7 @@ is a large shape in the centre.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -189,13 +189,20 @@ def caption(scene: Scene, rng: random.Random | None = None) -> str:
 DESCRIBE = ("Describe this picture.", "Describe this image.", "Describe the image.", "What is in this picture?")
 
 
+def from_the_first(scene: Scene) -> Scene:
+    """The same picture with its left or upper thing named first, as descriptions have it."""
+    if scene.relation not in ("right of", "below"):
+        return scene
+    return replace(scene, things=scene.things[::-1], relation=OPPOSITE[scene.relation])
+
+
 def questions(scene: Scene) -> list[tuple[str, str]]:
     """Every question about the scene that has one right answer, with that answer."""
     pairs = [
         ("What colour is the background?", scene.background),
         ("How many shapes are there?", NUMBERS[len(scene.things) - 1]),
     ]
-    pairs += [(question, caption(scene)) for question in DESCRIBE]
+    pairs += [(question, caption(from_the_first(scene))) for question in DESCRIBE]
     for thing in scene.things:
         pairs += [
             (f"What colour is the {thing.shape}?", thing.colour),

@@ -85,6 +85,15 @@ def test_questions_have_the_scenes_answers():
     assert asked["Where is the green square?"] == "right of the red circle"
 
 
+def test_a_description_has_one_right_answer():
+    """The same picture asked for in either order is described in one."""
+    a, b = (scenes.Thing("cross", "red", "large", x, 64) for x in (32, 96))
+    one, other = scenes.Scene((a, b), "blue", relation="left of"), scenes.Scene((b, a), "blue", relation="right of")
+    assert (scenes.draw_array(one) == scenes.draw_array(other)).all()
+    described = [dict(scenes.questions(scene))["Describe this picture."] for scene in (one, other)]
+    assert described[0] == described[1] == scenes.caption(one)
+
+
 def test_the_tokenizer_knows_the_words_and_encodes_anything():
     tokenizer = build_tokenizer()
     text = f"{SYSTEM_PROMPT}\n\nUser: a purple triangle to the right of an orange cross\n\nAssistant:"

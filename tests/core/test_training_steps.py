@@ -222,7 +222,7 @@ def test_an_ill_fitting_start_is_one_sentence():
 def test_fixed_image_tokens_are_told_apart_and_stay(tmp_path):
     objective, batch_at, *_ = tiny("janus", codes=64)
     model = objective.model
-    build.fix_image_tokens(model, torch.rand(64, 40), scale=8.0)
+    build.fix_image_tokens(model, torch.rand(64, 4 * 4 * 8), scale=8.0)
     rows = model.gen_head.vision_head.weight
     torch.testing.assert_close(rows.norm(dim=1), torch.full((64,), 8.0))
     assert ((rows @ rows.T).argmax(1) == torch.arange(64)).all()
