@@ -43,3 +43,5 @@ def test_help_pages_are_served_where_the_frontend_asks(server):
             url = f"http://127.0.0.1:{server.port}/extensions/{pack}/docs/{page}"
             with urllib.request.urlopen(url, timeout=60) as answer:
                 assert answer.read().decode().startswith("# "), page
+        with urllib.request.urlopen(url.replace(page, f"images/{node}.jpg"), timeout=60) as answer:
+            assert answer.read(2) == b"\xff\xd8", "a JPEG file"

@@ -33,6 +33,14 @@ def test_every_node_has_a_page_that_tells_every_input_and_output(node, language)
         assert f"\n| `{name}`" in text, name
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("node", NODES)
+def test_every_page_has_a_picture_of_its_node(node, language):
+    """ComfyUI looks for pictures from the docs folder on, whatever page they are in."""
+    assert f"](images/{node}.jpg)" in page(node, language)
+    assert (DOCS / "images" / f"{node}.jpg").stat().st_size < 100_000
+
+
 def test_every_page_belongs_to_a_node():
     pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
     assert pages == {f"{node}.md" for node in NODES} | {f"{node}/zh.md" for node in NODES}
