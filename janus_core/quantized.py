@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .checkpoint.quantize import NOTE, SCALE
+from .checkpoint.quantize import NOTE, SCALE, is_rotated
+from .errors import CheckpointError
 
 FEW_ROWS = 8  # up to as many, a product reads the int8 weight itself; for more, widening it first costs less
 
@@ -23,6 +24,8 @@ def operations_over(base) -> SimpleNamespace:
         def _load_from_state_dict(self, state, prefix, *args):
             if prefix + NOTE not in state:
                 return super()._load_from_state_dict(state, prefix, *args)
+            if is_rotated(state[prefix + NOTE]):
+                raise CheckpointError(f"{prefix}weight is rotated (ConvRot), which only ComfyUI's own layers undo.")
             self.weight = nn.Parameter(state[prefix + "weight"], requires_grad=False)
             if self.bias is not None:
                 self.bias = nn.Parameter(state[prefix + "bias"], requires_grad=False)
@@ -37,6 +40,8 @@ def operations_over(base) -> SimpleNamespace:
             few = len(rows) <= FEW_ROWS and len(scale) > 1 and (stored, x.dtype) == (torch.int8, torch.bfloat16)
             if few and _reads_int8(x.device):
                 y = torch._weight_int8pack_mm(rows, self.weight, scale).view(*x.shape[:-1], -1)
+            elif x.dtype == torch.float16:  # products with what is not yet scaled would overflow
+                y = F.linear(x, (self.weight.float() * self.scale[:, None]).to(x.dtype))
             else:
                 y = F.linear(x, self.weight.to(x.dtype)) * scale
             return y if self.bias is None else y + self.bias

@@ -50,8 +50,8 @@ class Checkpoint:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the language model's weights."""
-        return self.tensors["language_model.model.embed_tokens.weight"].dtype
+        """The dtype of the language model's weights, as far as they are not quantised."""
+        return self.tensors["language_model.model.norm.weight"].dtype
 
 
 def family_of_names(names) -> str | None:
@@ -233,6 +233,10 @@ def assign(model: torch.nn.Module, twin: torch.nn.Module, tensors, path, dtype, 
             until they are loaded.
     """
     quantized = quantized_layers(tensors)
+    modules = dict(twin.named_modules())
+    other = [layer for layer in quantized if not isinstance(modules.get(layer), torch.nn.Linear)]
+    if other:
+        raise CheckpointError(f"{path}: {other[0]} is quantised, which only linear layers may be.")
     wanted = {name: parameter.shape for name, parameter in twin.state_dict().items()}
     missing = [name for name in wanted if name not in tensors]
     if missing:

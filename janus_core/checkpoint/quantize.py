@@ -66,7 +66,10 @@ def quantized(checkpoint, weight_dtype: str):
     if weight_dtype not in FORMATS:
         raise CheckpointError(f"Weights cannot be kept as {weight_dtype}: {', '.join(FORMATS)} are the choices.")
     format = FORMATS[weight_dtype]
-    note = torch.tensor(list(json.dumps({"format": format.name}).encode()), dtype=torch.uint8)
+    settings = {"format": format.name}
+    if format.dtype.is_floating_point:
+        settings["full_precision_matrix_mult"] = True  # ComfyUI would else clip activations to the format's range
+    note = torch.tensor(list(json.dumps(settings).encode()), dtype=torch.uint8)
     tensors = dict(checkpoint.tensors)
     for name, weight in checkpoint.tensors.items():
         layer = name.removesuffix(".weight")
@@ -85,7 +88,7 @@ def quantized_layers(tensors) -> set[str]:
     """
     layers = {name.removesuffix(f".{NOTE}") for name in tensors if name.endswith(f".{NOTE}")}
     for layer in layers:
-        stored = format_of(tensors[f"{layer}.{NOTE}"])
+        stored = settings_of(tensors[f"{layer}.{NOTE}"]).get("format")
         if stored not in READABLE:
             raise CheckpointError(
                 f"{layer} is quantised as {stored}, which is not supported: {', '.join(READABLE)} are."
@@ -95,9 +98,17 @@ def quantized_layers(tensors) -> set[str]:
     return layers
 
 
-def format_of(note: torch.Tensor) -> str | None:
-    """The format that a layer's `comfy_quant` names, None where it cannot be read."""
+def settings_of(note: torch.Tensor) -> dict:
+    """What a layer's `comfy_quant` says, {} where it cannot be read."""
     try:
-        return json.loads(bytes(note.tolist())).get("format")
-    except (ValueError, AttributeError):
-        return None
+        settings = json.loads(bytes(note.tolist()))
+    except ValueError:
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def is_rotated(note: torch.Tensor) -> bool:
+    """Whether a layer's weight is rotated along its inputs (ConvRot), which ComfyUI's kernels undo."""
+    settings = settings_of(note)
+    inner = settings.get("params")
+    return bool(settings.get("convrot") or (isinstance(inner, dict) and inner.get("convrot")))

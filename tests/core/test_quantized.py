@@ -6,10 +6,23 @@ import pytest
 import torch
 
 import janus_core
-from janus_core.checkpoint import WEIGHT_FORMATS, quantized, quantized_layers, read_checkpoint, save_single_file
+from janus_core.checkpoint import (
+    WEIGHT_FORMATS,
+    build_model,
+    quantized,
+    quantized_layers,
+    read_checkpoint,
+    save_single_file,
+)
 from janus_core.checkpoint.quantize import quantize_weight
 from janus_core.cli import main
 from janus_core.errors import CheckpointError
+from janus_core.quantized import operations_over
+
+
+def note_of(settings):
+    return torch.tensor(list(json.dumps(settings).encode()), dtype=torch.uint8)
+
 
 LAYER = "language_model.model.layers.0.mlp.up_proj"
 
@@ -91,3 +104,49 @@ def test_other_formats_are_one_sentence(golden, tmp_path, format, missing, said)
 def test_an_unknown_weight_dtype_is_one_sentence(golden):
     with pytest.raises(CheckpointError, match="int8, fp8_e4m3fn"):
         janus_core.load(golden("ar-a").folder, device="cpu", weight_dtype="int3")
+
+
+@pytest.mark.parametrize("weight_dtype", WEIGHT_FORMATS)
+def test_float16_does_not_overflow(weight_dtype):
+    """Unscaled 8-bit values reach 127 and 448: products with them leave float16's range though the output does not."""
+    weight = 0.02 * torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+    stored, scale = quantize_weight(weight, WEIGHT_FORMATS[weight_dtype])
+    layer = operations_over(torch.nn).Linear(256, 64, bias=False)
+    layer.load_state_dict(
+        {"weight": stored, "weight_scale": scale, "comfy_quant": note_of({"format": "int8_tensorwise"})}
+    )
+    x = torch.zeros(1, 256, dtype=torch.float16)
+    x[0, 0] = 3000
+    y = layer(x)
+    assert y.isfinite().all() and torch.allclose(y.float(), x.float() @ (stored.float() * scale).T, rtol=2e-3, atol=0.1)
+
+
+def test_scales_of_one_dimension(golden, tmp_path):
+    """Files of other tools may have scales [out]; ComfyUI's dequantising wants [out, 1]."""
+    checkpoint = quantized(read_checkpoint(golden("ar-a").folder), "int8")
+    tensors = checkpoint.tensors
+    save_single_file(checkpoint, tmp_path / "a.safetensors")
+    checkpoint.tensors = {name: t.flatten() if name.endswith("weight_scale") else t for name, t in tensors.items()}
+    save_single_file(checkpoint, tmp_path / "b.safetensors")
+    a, b = (
+        janus_core.load(tmp_path / name, device="cpu").generate_tokens("a cat", temperature=0.0)
+        for name in ("a.safetensors", "b.safetensors")
+    )
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("settings", [{"convrot": True}, {"params": {"convrot": True}}])
+def test_rotated_weights_are_one_sentence(golden, settings):
+    checkpoint = quantized(read_checkpoint(golden("ar-a").folder), "int8")
+    checkpoint.tensors[LAYER + ".comfy_quant"] = note_of({"format": "int8_tensorwise", **settings})
+    with pytest.raises(CheckpointError, match="rotated"):
+        build_model(checkpoint, operations_over(torch.nn))
+
+
+def test_a_quantised_embedding_is_one_sentence(golden):
+    checkpoint = quantized(read_checkpoint(golden("ar-a").folder), "int8")
+    name = "language_model.model.embed_tokens"
+    checkpoint.tensors[name + ".comfy_quant"] = note_of({"format": "int8_tensorwise"})
+    checkpoint.tensors[name + ".weight_scale"] = torch.ones(())
+    with pytest.raises(CheckpointError, match="embed_tokens is quantised"):
+        build_model(checkpoint, operations_over(torch.nn))
