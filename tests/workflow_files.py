@@ -40,7 +40,8 @@ def to_api(workflow: dict, object_info: dict) -> dict:
         inputs = {}
         for name, spec in inputs_of(object_info[node["type"]]).items():
             options = spec[1] if len(spec) > 1 else {}
-            if spec[0] in ("INT", "FLOAT", "STRING", "BOOLEAN") or is_combo(spec):
+            is_widget = spec[0] in ("INT", "FLOAT", "STRING", "BOOLEAN") or is_combo(spec)
+            if is_widget and not options.get("forceInput"):
                 if not values and name in object_info[node["type"]]["input"].get("optional", {}):
                     continue  # added after the workflow was saved; the default applies
                 inputs[name] = values.pop(0)

@@ -124,6 +124,27 @@ def test_a_noise_mask_redraws_only_its_tokens(server, ar):
     assert not torch.allclose(before[:, :, :3], after[:, :, :3], atol=1e-2)
 
 
+def test_a_picture_is_continued_below_its_top_rows(server, ar):
+    """Given the upper half of its own picture, a run goes on to the same lower half; another seed to another one."""
+    whole, _ = run_tokens(server, text="a cat", temperature=1.0, seed=5)
+    for seed in (5, 6):
+        graph, sampler = token_graph(text="a cat", temperature=1.0, seed=5)
+        upper = graph.add("LatentCut", samples=[sampler, 0], dim="y", index=0, amount=3)
+        blank = graph.add("VAEEncode", pixels=[graph.add("EmptyImage", width=96, height=96, batch_size=1, color=0), 0],
+                          vae=["1", 2])  # fmt: skip
+        given = graph.add("LatentComposite", samples_to=[blank, 0], samples_from=[upper, 0], x=0, y=0, feather=0)
+        mask = graph.add("SolidMask", value=0.0, width=96, height=96)
+        lower = graph.add("SolidMask", value=1.0, width=96, height=48)
+        mask = graph.add("MaskComposite", destination=[mask, 0], source=[lower, 0], x=0, y=48, operation="add")
+        masked = graph.add("SetLatentNoiseMask", samples=[given, 0], mask=[mask, 0])
+        settings = {**graph[sampler]["inputs"], "latent_image": [masked, 0], "seed": seed}
+        again = graph.add("JanusTokenSampler", **settings)
+        saved = graph.add("SaveLatent", samples=[again, 0], filename_prefix="continued")
+        continued = latent_of(server, server.run(graph), saved)
+        assert torch.allclose(continued[:, :, :3], whole[:, :, :3], atol=1e-6)
+        assert torch.allclose(continued[:, :, 3:], whole[:, :, 3:], atol=1e-6) == (seed == 5)
+
+
 def test_saved_token_latents_load_and_decode(server, ar):
     graph, sampler = token_graph(text="a cat")
     outputs = server.run(graph)

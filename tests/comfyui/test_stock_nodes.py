@@ -48,7 +48,8 @@ def test_every_sampler_is_known(server):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_sampler(server, name):
-    run(server, *flow_graph(text="a cat", seed=1, steps=4, sampler_name=name))
+    for scheduler in ("simple", "normal", "sgm_uniform", "beta"):
+        run(server, *flow_graph(text="a cat", seed=1, steps=4, sampler_name=name, scheduler=scheduler))
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
