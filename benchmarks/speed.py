@@ -130,8 +130,7 @@ def autoregressive(args, device, dtype):
 
     contestants, errors = {"transformers": baseline, "janus_core": lambda: draw(ours)}, {}
     states = ours.llama(positive)
-    formats = ["int8"] if device.type == "cpu" else WEIGHT_FORMATS  # a CPU widens fp8 for every token: very slow
-    for weights in formats if dtype == torch.bfloat16 else ():
+    for weights in args.weights or ["int8"] if dtype == torch.bfloat16 else ():
         operations = operations_over(operations_for(device, dtype))
         small = build_model(quantized(checkpoint, weights), operations, device=device)
         name = f"janus_core, {weights} weights"
@@ -234,6 +233,7 @@ def main():
     top.add_argument("--size", choices=SIZES, default="1b")
     top.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     top.add_argument("--dtype", choices=DTYPES, action="append", help="may be given more than once; bf16 by default")
+    top.add_argument("--weights", choices=WEIGHT_FORMATS, action="append", help="beside bf16; int8 by default")
     top.add_argument("--batch", type=int, default=1)
     top.add_argument("--tokens", type=int, help="per picture; 576 on a GPU and 24 on a CPU by default")
     top.add_argument("--steps", type=int, help="30 on a GPU and 2 on a CPU by default")

@@ -253,11 +253,13 @@ def assign(model: torch.nn.Module, twin: torch.nn.Module, tensors, path, dtype, 
     if extra:
         log.warning("%s: %d tensors are not part of the model and are ignored, %s first.", path, len(extra), extra[0])
     kept = {f"{layer}.weight" for layer in quantized} | (known - wanted.keys())
-    state = {
-        name: tensors[name].to(device=device, dtype=None if name in kept else dtype)
-        for name in known
-        if name in tensors
-    }
+    state = {}
+    for name in known & tensors.keys():
+        part = name.rpartition(".")[2]
+        place = "cpu" if part == NOTE else device  # it is read, not computed with
+        state[name] = tensors[name].to(device=place, dtype=None if name in kept else dtype)
+        if part == SCALE and state[name].dim() == 1 and len(state[name]) > 1:
+            state[name] = state[name][:, None]  # one scale per row, as ComfyUI multiplies it
     model.load_state_dict(state, assign=True)
     model.requires_grad_(False).eval()
 

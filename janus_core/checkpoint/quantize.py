@@ -28,7 +28,7 @@ FORMATS = {
     "int8": Format("int8_tensorwise", torch.int8, per_channel=True),
     "fp8_e4m3fn": Format("float8_e4m3fn", torch.float8_e4m3fn, per_channel=False),
 }
-READABLE = {"int8_tensorwise": torch.int8, "float8_e4m3fn": torch.float8_e4m3fn, "float8_e5m2": torch.float8_e5m2}
+READABLE = ("int8_tensorwise", "float8_e4m3fn", "float8_e5m2")
 
 
 @torch.no_grad()

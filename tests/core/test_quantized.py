@@ -1,6 +1,7 @@
 """Weights in 8 bits: rounding, loading, files, errors."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -121,18 +122,22 @@ def test_float16_does_not_overflow(weight_dtype):
     assert y.isfinite().all() and torch.allclose(y.float(), x.float() @ (stored.float() * scale).T, rtol=2e-3, atol=0.1)
 
 
-def test_scales_of_one_dimension(golden, tmp_path):
-    """Files of other tools may have scales [out]; ComfyUI's dequantising wants [out, 1]."""
+def test_what_a_hosts_layers_are_given(golden):
+    """ComfyUI reads the note as it loads, so it stays on the CPU, and wants scales [out, 1] where a file has [out]."""
+    given = {}
+
+    class Linear(torch.nn.Linear):
+        def _load_from_state_dict(self, state, prefix, *args):
+            given.update(state)
+
     checkpoint = quantized(read_checkpoint(golden("ar-a").folder), "int8")
-    tensors = checkpoint.tensors
-    save_single_file(checkpoint, tmp_path / "a.safetensors")
-    checkpoint.tensors = {name: t.flatten() if name.endswith("weight_scale") else t for name, t in tensors.items()}
-    save_single_file(checkpoint, tmp_path / "b.safetensors")
-    a, b = (
-        janus_core.load(tmp_path / name, device="cpu").generate_tokens("a cat", temperature=0.0)
-        for name in ("a.safetensors", "b.safetensors")
-    )
-    assert torch.equal(a, b)
+    checkpoint.tensors = {
+        name: t.flatten() if name.endswith("weight_scale") else t for name, t in checkpoint.tensors.items()
+    }
+    operations = SimpleNamespace(**{**vars(operations_over(torch.nn)), "Linear": Linear})
+    build_model(checkpoint, operations, device="meta")
+    assert given[LAYER + ".comfy_quant"].device.type == "cpu"
+    assert given[LAYER + ".weight_scale"].device.type == "meta" and given[LAYER + ".weight_scale"].dim() == 2
 
 
 @pytest.mark.parametrize("settings", [{"convrot": True}, {"params": {"convrot": True}}])
