@@ -21,6 +21,7 @@ class JanusParams:
     aligner_depth: int = 2
     gen_aligner_depth: int = 2
     gen_head_width: int = 2048
+    gen_embed_width: int = 8
 
 
 class Projector(nn.Module):
@@ -66,8 +67,8 @@ class Janus(Understanding):
         hidden, vq = params.llama.hidden_size, params.vq
         self.vision_model = VisionTower(params.siglip, attention=attention, **kw)
         self.aligner = Projector(params.siglip.width, hidden, params.aligner_depth, **kw)
-        self.gen_embed = operations.Embedding(vq.codebook_size, vq.codebook_dim, device=device, dtype=dtype)
-        self.gen_aligner = Projector(vq.codebook_dim, hidden, params.gen_aligner_depth, **kw)
+        self.gen_embed = operations.Embedding(vq.codebook_size, params.gen_embed_width, device=device, dtype=dtype)
+        self.gen_aligner = Projector(params.gen_embed_width, hidden, params.gen_aligner_depth, **kw)
         self.gen_head = ImageHead(hidden, params.gen_head_width, vq.codebook_size, **kw)
 
     def embed_pictures(self, pixels):

@@ -124,7 +124,6 @@ def vq_params(shapes: Shapes, config: Config) -> VQParams:
     p = "gen_vision_model."
     size, dim = shapes[p + "quantize.embedding.weight"]
     config.agree("image_token_size", size)
-    config.agree("n_embed", dim)
     levels = shapes.count(p + "encoder.conv_blocks")
     return VQParams(
         codebook_size=size,
@@ -142,13 +141,17 @@ def _depth(shapes: Shapes, prefix: str) -> int:
 
 def janus_params(tensors, config: dict) -> JanusParams:
     shapes, config = Shapes(tensors), Config(config)
+    codebook = config.section("gen_vision_config", "params")
+    gen_embed_width = shapes["gen_embed.weight"][1]
+    codebook.agree("n_embed", gen_embed_width)
     return JanusParams(
         llama=llama_params(shapes, config.section("language_config")),
         siglip=siglip_params(shapes, "vision_model", config.section("vision_config", "params")),
-        vq=vq_params(shapes, config.section("gen_vision_config", "params")),
+        vq=vq_params(shapes, codebook),
         aligner_depth=_depth(shapes, "aligner"),
         gen_aligner_depth=_depth(shapes, "gen_aligner"),
         gen_head_width=shapes["gen_head.output_mlp_projector.weight"][0],
+        gen_embed_width=gen_embed_width,
     )
 
 

@@ -28,8 +28,8 @@ def new_model(family: str, sizes: dict, vocabulary: int, vq: VQModel | None = No
 
     Args:
         sizes: keyword arguments of LlamaParams (`llama`), SiglipParams (`siglip`) and, for JanusFlow, UViTParams
-            (`uvit`), as the configs have them.
-        vq: the trained tokenizer of an AR model; the token embeddings start as its codebook.
+            (`uvit`), as the configs have them; for Janus also `gen_embed_width`, the codebook's width by default.
+        vq: the trained tokenizer of an AR model.
     """
     llama = LlamaParams(vocab_size=vocabulary, kv_heads=sizes["llama"]["heads"], **sizes["llama"])
     siglip = SiglipParams(**sizes["siglip"])
@@ -37,12 +37,12 @@ def new_model(family: str, sizes: dict, vocabulary: int, vq: VQModel | None = No
         uvit = UViTParams(hidden_size=llama.hidden_size, **sizes["uvit"])
         model = JanusFlow(JanusFlowParams(llama, siglip, uvit), attention=matmul_attention)
     else:
-        params = JanusParams(llama, siglip, vq.params, gen_head_width=llama.hidden_size)
+        width = sizes.get("gen_embed_width", vq.params.codebook_dim)
+        params = JanusParams(llama, siglip, vq.params, gen_head_width=llama.hidden_size, gen_embed_width=width)
         model = Janus(params, attention=matmul_attention)
     _initialise(model)
     if family == Janus.family:
         model.codebook = vq.codebook(vq.quantize.embedding.weight).detach().clone()
-        model.gen_embed.weight.data.copy_(model.codebook)
     return model
 
 
@@ -114,30 +114,42 @@ CELLS = 8  # per side of a patch, whose likeness tells where its edges run
 
 @torch.no_grad()
 def fix_image_tokens(model: Janus, centres, scale: float = 8.0):
-    """Gives the image head's last layer fixed values; `image_token_weights` are then to be kept from training.
+    """Gives the token embeddings and the image head's last layer fixed values, which say what a token looks like;
+    `image_token_weights` are then to be kept from training.
 
-    Its rows, one per VQ token and `scale` long, say in equal parts which colours a patch has, where its edges run
-    whatever the colours, and what its pixels are. What is learnt is then to name what a patch shows, not a class
-    without likeness to others, and tokens that training never shows (a known shape in another colour) can be drawn.
-    The rows are turned at random: what the layer reads has been through a GELU and is hardly negative, so a row of
+    What is learnt is then to name what a patch shows, not a class without likeness to others, and tokens that training
+    never shows (a known shape in another colour) can be drawn and be seen when they have been. The head's rows are
+    `scale` long and turned at random: what the layer reads has been through a GELU and is hardly negative, so a row of
     negative entries could not be reached.
 
     Args:
         centres: of each token's patches the share of every colour at every pixel, [N, side^2 * colours].
     """
-    N, width = len(centres), model.params.gen_head_width
-    pixels = centres.view(N, -1, len(COLOURS))
+    width = model.params.gen_embed_width
+    model.gen_embed.weight.copy_(token_looks(centres, width) * width**0.5)
+    width = model.params.gen_head_width
+    turn = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(0)))[0]
+    model.gen_head.vision_head.weight.copy_(scale * token_looks(centres, width) @ turn)
+    nn.init.zeros_(model.gen_head.vision_head.bias)
+
+
+def token_looks(centres, width: int):
+    """What each token looks like, as unit vectors [N, width], in equal parts: which colours its patches have, where
+    their edges run whatever the colours, and what their pixels are.
+
+    Args:
+        centres: see fix_image_tokens.
+        width: more than three times the number of colours.
+    """
+    pixels = centres.view(len(centres), -1, len(COLOURS))
     side = round(pixels.shape[1] ** 0.5)
     cells = F.adaptive_avg_pool2d(pixels.transpose(1, 2).unflatten(2, (side, side)), min(CELLS, side)).flatten(2)
     likeness = (cells.transpose(1, 2) @ cells).flatten(1)
     colours = pixels.mean(1).sqrt()
     third = width // 3
-    edges, looks = _components(likeness, third), _components(centres, width - third - len(COLOURS))
-    parts = (colours - colours.mean(0), edges, looks)
-    rows = scale * 3**-0.5 * torch.cat([F.normalize(part, dim=-1) for part in parts], dim=1)
-    turn = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(0)))[0]
-    model.gen_head.vision_head.weight.copy_(rows @ turn)
-    nn.init.zeros_(model.gen_head.vision_head.bias)
+    edges, pixels = _components(likeness, third), _components(centres, width - third - len(COLOURS))
+    parts = (colours - colours.mean(0), edges, pixels)
+    return torch.cat([F.normalize(part, dim=-1) for part in parts], dim=1) / len(parts) ** 0.5
 
 
 def _components(features, count: int):
@@ -216,9 +228,9 @@ def config_of(model) -> dict:
     hidden, vq = llama.hidden_size, p.vq
     projector = {"n_embed": hidden, "projector_type": "mlp_gelu"}
     aligner = {"depth": p.aligner_depth, "input_dim": siglip.width, **projector}
-    gen_aligner = {"depth": p.gen_aligner_depth, "input_dim": vq.codebook_dim, **projector}
+    gen_aligner = {"depth": p.gen_aligner_depth, "input_dim": p.gen_embed_width, **projector}
     head = {"image_token_embed": p.gen_head_width, "image_token_size": vq.codebook_size, "n_embed": hidden}
-    codebook = {"image_token_size": vq.codebook_size, "n_embed": vq.codebook_dim}
+    codebook = {"image_token_size": vq.codebook_size, "n_embed": p.gen_embed_width}
     return {
         **config,
         "vision_config": {"cls": "CLIPVisionTower", "model_type": "vision", "params": vision},

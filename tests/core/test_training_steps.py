@@ -226,6 +226,8 @@ def test_fixed_image_tokens_are_told_apart_and_stay(tmp_path):
     rows = model.gen_head.vision_head.weight
     torch.testing.assert_close(rows.norm(dim=1), torch.full((64,), 8.0))
     assert ((rows @ rows.T).argmax(1) == torch.arange(64)).all()
+    seen = model.gen_embed.weight
+    torch.testing.assert_close(seen @ seen.T / 32, rows @ rows.T / 8**2, atol=1e-4, rtol=0)
     for p in build.image_token_weights(model):
         p.requires_grad_(False)
     before = [p.clone() for p in build.image_token_weights(model)]

@@ -18,6 +18,7 @@ SIZES = {
         "head_dim": 16,
         "max_positions": 512,
     },
+    "gen_embed_width": 32,
     "siglip": {"width": 32, "mlp_width": 64, "layers": 1, "heads": 2, "patch_size": 16, "tokens": 64},
     "uvit": {
         "latent_channels": 4,
