@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-BLOCKS, LEAST = 4, 256  # of the queries of a masked pass on a CPU, and from how many queries on it pays
+BLOCK, LEAST = 160, 256  # queries at a time in a masked pass on a CPU, and from how many queries on it pays
 
 
 def attention(q, k, v, mask=None, transformer_options=None):
@@ -22,13 +22,19 @@ def attention(q, k, v, mask=None, transformer_options=None):
     L, S = q.shape[2], k.shape[2]
     if mask is None or q.device.type != "cpu" or L < LEAST:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    one_block = _products if q.dtype == torch.bfloat16 else F.scaled_dot_product_attention
     blocks = []
-    for rows in torch.arange(L).chunk(BLOCKS):  # the earlier the queries, the fewer keys they see
+    for rows in torch.arange(L).chunk(-(-L // BLOCK)):  # the earlier the queries, the fewer keys they see
         first, last = int(rows[0]), int(rows[-1]) + 1
         seen = S - L + last
         part = mask[..., first:last, :seen] if mask.shape[-2] == L else mask[..., :seen]
-        blocks.append(F.scaled_dot_product_attention(q[:, :, first:last], k[:, :, :seen], v[:, :, :seen], part))
+        blocks.append(one_block(q[:, :, first:last], k[:, :, :seen], v[:, :, :seen], part))
     return torch.cat(blocks, dim=2)
+
+
+def _products(q, k, v, mask):
+    """Attention in plain products: in bfloat16 on a CPU nearly three times as fast as the fused kernel."""
+    return (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).add_(mask).softmax(-1) @ v
 
 
 def additive_mask(visible, dtype):

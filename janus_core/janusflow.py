@@ -31,6 +31,10 @@ class FlowPrompt:
         self.cache = cache
         self.mask = mask  # additive, [1 or rows, 1, 1 + N, L + 1 + N]
 
+    @property
+    def rows(self) -> int:
+        return len(self.cache.keys[0])
+
     def first(self, rows: int) -> "FlowPrompt":
         """The first rows alone."""
         return FlowPrompt(self.cache.first(rows), self.mask[:rows])
@@ -95,15 +99,16 @@ class JanusFlow(Understanding):
         """Velocity dz/dt of latents on the straight path from noise (t = 0) to data (t = 1), paper eq. 3.
 
         Args:
-            z: scaled latents [rows, 4, H, W], sides multiples of the encoder's stride.
-            t: [rows], 1000 times the time.
-            prompt: from encode_prompt, with rows rows and N = the tokens of z.
+            z: scaled latents [B, 4, H, W], sides multiples of the encoder's stride.
+            t: [B], 1000 times the time.
+            prompt: from encode_prompt, with N = the tokens of z, and B rows or a multiple: B for each of its sides.
 
         Returns:
-            [rows, 4, H, W].
+            [rows of the prompt, 4, H, W].
         """
         skip, t_emb = self.vision_gen_enc_model(z, t)
-        rows, _, h, w = skip.shape
+        sides, (h, w) = prompt.rows // len(z), skip.shape[-2:]
+        skip, t_emb = skip.repeat(sides, 1, 1, 1), t_emb.repeat(sides, 1)
         image = self.vision_gen_enc_aligner(skip.flatten(2).transpose(1, 2))
         states = self.llama(
             torch.cat((t_emb[:, None], image), dim=1),

@@ -91,11 +91,10 @@ def guided_velocity(
 
     def velocity(z, t: float):
         guided = cfg != 1 and cfg_interval[0] <= t < cfg_interval[1]
-        rows = torch.cat((z, z)) if guided and len(sides) == 1 else z
-        t = torch.full((len(rows),), 1000 * t, device=z.device)
+        t = torch.full((len(z),), 1000 * t, device=z.device)
         if not guided:
-            return model.velocity(rows, t, alone)
-        v = torch.cat([model.velocity(rows, t, side) for side in sides])
+            return model.velocity(z, t, alone)
+        v = torch.cat([model.velocity(z, t, side) for side in sides])
         v_c, v_u = v.chunk(2)
         return cfg * v_c - (cfg - 1) * v_u
 

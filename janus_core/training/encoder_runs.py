@@ -1,6 +1,8 @@
 """Pretraining the demos' understanding encoder: what SigLIP is for the published models, a small tower on scenes.
 
-It learns to name, at every patch, what covers the patch, and of what and how many things the picture is made.
+It learns to name, at every patch, what covers the patch, and of what and how many things the picture is made. As SigLIP
+has seen more than the published models are asked about, its scenes have more shapes and colours than the task's: with
+many of each it learns to tell them apart by themselves, and sees the task's held-out pairs rightly.
 """
 
 import random
@@ -15,13 +17,13 @@ from ..networks.siglip import SiglipParams, VisionTower
 from .build import initialise_tower, matmul_attention
 from .loop import LoopSettings, train
 from .scene_data import scene_pixels
-from .scenes import COLOURS, RADII, SHAPES, SIZE, Scene, random_scene, shape_mask
+from .scenes import RADII, SIZE, WIDER, Scene, random_scene, shape_mask
 
 PLACES = 5  # columns and rows of thing centres: 0 for no thing, then quarters of the picture
 CLASSES = {  # at every patch; 0 is no thing but for the first and the last
-    "background": len(COLOURS),
-    "shape": 1 + len(SHAPES),
-    "colour": 1 + len(COLOURS),
+    "background": len(WIDER.colours),
+    "shape": 1 + len(WIDER.shapes),
+    "colour": 1 + len(WIDER.colours),
     "size": 1 + len(RADII),
     "column": PLACES,
     "row": PLACES,
@@ -33,12 +35,13 @@ def patch_labels(scene: Scene, side: int) -> torch.Tensor:
     """What is to be named at every patch of `side` pixels, int64 [patches, len(CLASSES)], in raster order."""
     grid = SIZE // side
     labels = torch.zeros(grid * grid, len(CLASSES), dtype=torch.long)
-    labels[:, 0] = list(COLOURS).index(scene.background)
+    colours, sizes = list(WIDER.colours), list(RADII)
+    labels[:, 0] = colours.index(scene.background)
     labels[:, -1] = len(scene.things) - 1
     for thing in scene.things:
         mask = torch.from_numpy(shape_mask(thing.shape, RADII[thing.size], thing.x, thing.y))
         covered = (mask.view(grid, side, grid, side) > 0.5).any(3).any(1).flatten()
-        named = (SHAPES.index(thing.shape), list(COLOURS).index(thing.colour), list(RADII).index(thing.size))
+        named = (WIDER.shapes.index(thing.shape), colours.index(thing.colour), sizes.index(thing.size))
         quarters = (4 * thing.x // SIZE, 4 * thing.y // SIZE)
         labels[covered, 1:-1] = 1 + torch.tensor([*named, *quarters])
     return labels
@@ -74,7 +77,7 @@ def train_encoder(config: dict, folder: Path) -> Path:
 
     def batch_at(index):
         rng = random.Random(f"{config['seed']} {index}")
-        scenes = [random_scene(rng) for _ in range(config["rows"])]
+        scenes = [random_scene(rng, world=WIDER) for _ in range(config["rows"])]
         labels = torch.stack([patch_labels(scene, params.patch_size) for scene in scenes])
         return {"pixels": scene_pixels(scenes), "labels": labels}
 

@@ -13,6 +13,20 @@ import numpy as np
 from PIL import Image
 
 SIZE = 128
+INSIDE = {  # shapes, from coordinates in halves of their width
+    "circle": lambda u, v: u**2 + v**2 <= 1,
+    "square": lambda u, v: np.maximum(abs(u), abs(v)) <= 0.9,
+    "triangle": lambda u, v: (v <= 0.9) & (abs(u) * 1.8 <= v + 0.9),
+    "cross": lambda u, v: (np.maximum(abs(u), abs(v)) <= 1) & (np.minimum(abs(u), abs(v)) <= 0.36),
+    "diamond": lambda u, v: abs(u) + abs(v) <= 1,
+    "ring": lambda u, v: (u**2 + v**2 <= 1) & (u**2 + v**2 >= 0.3),
+    "bar": lambda u, v: (abs(u) <= 1) & (abs(v) <= 0.4),
+    "pillar": lambda u, v: (abs(u) <= 0.4) & (abs(v) <= 1),
+    "half": lambda u, v: (u**2 + v**2 <= 1) & (v >= -0.1),
+    "corner": lambda u, v: (np.maximum(abs(u), abs(v)) <= 0.9) & ((u <= -0.2) | (v >= 0.2)),
+    "hexagon": lambda u, v: (abs(v) <= 0.87) & (0.87 * abs(u) + 0.5 * abs(v) <= 0.87),
+    "tee": lambda u, v: (np.maximum(abs(u), abs(v)) <= 0.9) & ((v <= -0.3) | (abs(u) <= 0.3)),
+}
 SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = {
     "red": (220, 40, 40),
@@ -23,6 +37,16 @@ COLOURS = {
     "purple": (140, 60, 180),
     "white": (245, 245, 245),
     "black": (25, 25, 25),
+}
+MORE_COLOURS = {
+    "pink": (255, 150, 190),
+    "cyan": (60, 200, 220),
+    "brown": (120, 75, 40),
+    "grey": (128, 128, 128),
+    "lime": (170, 220, 60),
+    "navy": (20, 30, 100),
+    "teal": (0, 128, 128),
+    "maroon": (110, 10, 40),
 }
 RADII = {"small": 15, "large": 26}  # half the width of a shape, in pixels
 PLACES = {
@@ -46,6 +70,18 @@ HELD_OUT_RELATIONS = {
     ("square", "above", "circle"),
     ("triangle", "above", "cross"),
 }
+
+
+@dataclass(frozen=True)
+class World:
+    """The shapes, and the colours with their values, that scenes are made of."""
+
+    shapes: tuple[str, ...]
+    colours: dict[str, tuple[int, int, int]]
+
+
+TASK = World(SHAPES, COLOURS)
+WIDER = World(tuple(INSIDE), COLOURS | MORE_COLOURS)
 
 
 @dataclass(frozen=True)
@@ -89,7 +125,9 @@ class Scene:
         return (a, self.relation, b) in HELD_OUT_RELATIONS or (b, OPPOSITE[self.relation], a) in HELD_OUT_RELATIONS
 
 
-def random_scene(rng: random.Random, two: bool | None = None, held_out: bool | None = False) -> Scene:
+def random_scene(
+    rng: random.Random, two: bool | None = None, held_out: bool | None = False, world: World = TASK
+) -> Scene:
     """A scene drawn at random.
 
     Args:
@@ -97,14 +135,14 @@ def random_scene(rng: random.Random, two: bool | None = None, held_out: bool | N
         held_out: False is the training split, True the held-out split, None both.
     """
     while True:
-        scene = _any_scene(rng, rng.random() < 0.5 if two is None else two)
+        scene = _any_scene(rng, rng.random() < 0.5 if two is None else two, world)
         if held_out is None or scene.held_out == held_out:
             return scene
 
 
-def _any_scene(rng, two):
-    background, *colours = rng.sample(list(COLOURS), 3)
-    shapes = rng.sample(SHAPES, 2)
+def _any_scene(rng, two, world):
+    background, *colours = rng.sample(list(world.colours), 3)
+    shapes = rng.sample(world.shapes, 2)
     sizes = [rng.choice(list(RADII)) for _ in range(2)]
     middle = SIZE // 2
     if not two:
@@ -123,22 +161,17 @@ def shape_mask(shape: str, radius: int, x: int, y: int) -> np.ndarray:
     """Coverage of a shape, float32 [SIZE, SIZE] in [0, 1], anti-aliased by 4 x 4 samples per pixel."""
     samples = (np.arange(4 * SIZE, dtype=np.float32) + 0.5) / 4
     u, v = (samples[None, :] - x) / radius, (samples[:, None] - y) / radius
-    inside = {
-        "circle": u**2 + v**2 <= 1,
-        "square": np.maximum(abs(u), abs(v)) <= 0.9,
-        "triangle": (v <= 0.9) & (abs(u) * 1.8 <= v + 0.9),
-        "cross": (np.maximum(abs(u), abs(v)) <= 1) & (np.minimum(abs(u), abs(v)) <= 0.36),
-    }[shape]
+    inside = INSIDE[shape](u, v)
     return inside.reshape(SIZE, 4, SIZE, 4).mean(axis=(1, 3), dtype=np.float32)
 
 
 def draw_array(scene: Scene) -> np.ndarray:
     """The scene's picture, uint8 [SIZE, SIZE, 3]."""
     picture = np.empty((SIZE, SIZE, 3), np.float32)
-    picture[:] = COLOURS[scene.background]
+    picture[:] = WIDER.colours[scene.background]
     for thing in scene.things:
         mask = shape_mask(thing.shape, RADII[thing.size], thing.x, thing.y)[..., None]
-        picture += mask * (np.float32(COLOURS[thing.colour]) - picture)
+        picture += mask * (np.float32(WIDER.colours[thing.colour]) - picture)
     return picture.round().astype(np.uint8)
 
 

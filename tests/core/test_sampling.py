@@ -131,6 +131,16 @@ def test_flow_batches_share_their_first_picture(flow):
     assert torch.allclose(two[:1], flow.generate_latents("a cat", seed=3, steps=4), atol=1e-5)
 
 
+def test_both_sides_of_the_guidance_read_the_latents_once(flow):
+    embeds, visible = torch.randn(2, 5, 96), torch.tensor([[True] * 5, [True, False, False, False, True]])
+    z, t = torch.randn(3, 4, 8, 8), torch.tensor([100.0, 200.0, 300.0])
+    with torch.inference_mode():
+        prompt = flow.model.encode_prompt(embeds, visible, 16).repeat(3)
+        once, twice = flow.model.velocity(z, t, prompt), flow.model.velocity(z.repeat(2, 1, 1, 1), t.repeat(2), prompt)
+    assert once.shape == (6, 4, 8, 8)
+    torch.testing.assert_close(once, twice)
+
+
 def test_flow_guidance_one_is_the_positive_velocity(flow):
     a = flow.generate_latents("a cat", guidance=1, steps=3)
     b = flow.generate_latents("a cat", guidance=1, steps=3, negative_prompt="something else")
