@@ -23,6 +23,17 @@ def size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
+def setting(text: str) -> tuple[str, object]:
+    """KEY=VALUE, the value in JSON or else a string."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(text)
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m janus_core", description="Janus, Janus-Pro and JanusFlow.")
     top.add_argument("--version", action="version", version=__version__)
@@ -75,6 +86,9 @@ def parser() -> argparse.ArgumentParser:
     sub = command("train", train, "Train a demo checkpoint, or fine-tune one on a folder of pictures.")
     sub.add_argument("--config", required=True, help="JSON file, as in janus_core/training/configs")
     sub.add_argument("--folder", help="where the run lies and is resumed; the config's by default")
+    sub.add_argument(
+        "--set", metavar="KEY=VALUE", type=setting, action="append", default=[], help="in place of the config's value"
+    )
 
     sub = command("convert", convert, "Make one .safetensors file of a checkpoint folder.")
     sub.add_argument("model", help="checkpoint folder, in the published or the transformers layout")
@@ -181,7 +195,7 @@ def download(args):
 def train(args):
     from . import training  # needs accelerate, which nothing else here does
 
-    print(training.run(args.config, args.folder))
+    print(training.run(args.config, args.folder, dict(args.set)))
 
 
 def main(argv=None) -> int:

@@ -6,11 +6,19 @@ from ..checkpoint.files import read_json
 from ..errors import JanusError
 
 
-def run(path: str | Path, folder: str | Path | None = None) -> Path:
+class Config(dict):
+    """A training config; a setting that is needed and not there is a JanusError."""
+
+    def __missing__(self, key):
+        raise JanusError(f"The training config lacks the setting {key!r}.")
+
+
+def run(path: str | Path, folder: str | Path | None = None, changes: dict | None = None) -> Path:
     """Trains as the JSON config at `path` says.
 
     Args:
         folder: takes the place of the config's output folder. A run that lies there is resumed.
+        changes: values that take the place of the config's.
 
     Returns:
         What was written: a checkpoint folder, or a weight file.
@@ -27,7 +35,11 @@ def run(path: str | Path, folder: str | Path | None = None) -> Path:
         "model": model_runs.train_model,
         "finetune": finetune.finetune,
     }
-    config = read_json(Path(path))
+    config = Config(read_json(Path(path)))
+    for key, value in (changes or {}).items():
+        if key not in config:
+            raise JanusError(f"{path} has no setting {key!r}, only {', '.join(config)}.")
+        config[key] = value
     if config.get("task") not in tasks:
         raise JanusError(f"{path} is no training config: its task is {config.get('task')!r}, not one of {list(tasks)}.")
     folder = Path(folder or config["folder"])

@@ -92,6 +92,18 @@ def test_a_picture_without_caption_is_refused(pictures):
         folder_data.read_folder(pictures)
 
 
+def test_settings_on_the_command_line_take_the_place_of_the_configs(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"task": "dance", "folder": "out"}')
+    arguments = ["train", "--config", str(tmp_path / "config.json"), "--folder", str(tmp_path)]
+    assert cli.main([*arguments, "--set", 'task="waltz"']) == 1 and "waltz" in capsys.readouterr().err
+    assert cli.main([*arguments, "--set", "task=finetune", "--set", "stgae=3"]) == 1
+    assert "no setting 'stgae'" in capsys.readouterr().err
+    assert cli.main([*arguments, "--set", "task=finetune"]) == 1
+    assert "lacks the setting" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main([*arguments, "--set", "task"])
+
+
 def test_a_config_of_no_task_is_one_sentence(tmp_path, capsys):
     (tmp_path / "config.json").write_text('{"task": "dance"}')
     assert cli.main(["train", "--config", str(tmp_path / "config.json")]) == 1
