@@ -37,7 +37,8 @@ SAMPLE_PROMPTS = (
 def train_model(config: dict, folder: Path) -> Path:
     """Trains a demo model and writes it as a folder in the published layout; see configs/janus_pro_demo.json.
 
-    Each of the config's `stages` has a stage number, the rows and the data ratio of a batch, and loop settings.
+    Each of the config's `stages` has a stage number, the rows and the data ratio of a batch, whether text alone tells
+    of held-out combinations (`tell_all`), and loop settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     seed, family = config["seed"], config["family"]
@@ -84,10 +85,17 @@ def train_model(config: dict, folder: Path) -> Path:
             for fixed in build.image_token_weights(model):
                 fixed.requires_grad_(False)
         ratio = stage.pop("ratio", stages.RATIOS[stage.pop("stage")])
-        rows = stage.pop("rows")
-        read_targets = bool(config.get("repa"))
         batch_at = scene_data.SceneBatches(
-            prompts, scenes, codes, picture_tokens, model.params.siglip.tokens, rows, ratio, seed + number, read_targets
+            prompts,
+            scenes,
+            codes,
+            picture_tokens,
+            model.params.siglip.tokens,
+            stage.pop("rows"),
+            ratio,
+            seed + number,
+            read_targets=bool(config.get("repa")),
+            tell_all=stage.pop("tell_all", False),
         )
         settings = LoopSettings(**{**config.get("loop", {}), **stage}, seed=seed + number)
         train(objective, batch_at, settings, folder / f"stage_{number}", sample=sample)

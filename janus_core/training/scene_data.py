@@ -46,14 +46,26 @@ class SceneBatches:
         rows: rows per batch.
         ratio: of understanding, generation and text.
         read_targets: whether drawing rows carry their pixels, for REPA.
+        tell_all: whether text alone tells of held-out combinations as well.
     """
 
     def __init__(
-        self, prompts: PromptEncoder, scenes, codes, picture_tokens, question_tokens, rows, ratio, seed, read_targets
+        self,
+        prompts: PromptEncoder,
+        scenes,
+        codes,
+        picture_tokens,
+        question_tokens,
+        rows,
+        ratio,
+        seed,
+        read_targets=False,
+        tell_all=False,
     ):
         self.prompts, self.scenes, self.codes = prompts, scenes, codes
         self.picture_tokens, self.question_tokens = picture_tokens, question_tokens
         self.rows, self.seed, self.read_targets = batches.split_rows(rows, ratio), seed, read_targets
+        self.told_split = None if tell_all else False
 
     def __call__(self, index: int) -> dict:
         rng = random.Random(f"{self.seed} {index}")
@@ -64,7 +76,8 @@ class SceneBatches:
             batch |= batches.answer_rows(self.prompts, [pick_questions(s, rng) for s in scenes], self.question_tokens)
             batch["und_pixels"] = scene_pixels(scenes)
         if told:
-            batch |= batches.text_rows(self.prompts, [told_question(random_scene(rng), rng) for _ in range(told)])
+            scenes = [random_scene(rng, held_out=self.told_split) for _ in range(told)]
+            batch |= batches.text_rows(self.prompts, [told_question(scene, rng) for scene in scenes])
         if drawn:
             chosen = [rng.randrange(len(self.scenes)) for _ in range(drawn)]
             scenes = [self.scenes[k] for k in chosen]
