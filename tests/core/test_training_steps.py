@@ -12,7 +12,7 @@ from janus_core.checkpoint import read_checkpoint
 from janus_core.errors import CheckpointError
 from janus_core.prompt import PromptEncoder
 from janus_core.sampling import flow
-from janus_core.training import batches, build, stages
+from janus_core.training import batches, build, model_runs, stages
 from janus_core.training.loop import EMA, LoopSettings, learning_rate, train
 from janus_core.training.unified import IGNORED
 
@@ -233,6 +233,11 @@ def test_fixed_image_tokens_are_told_apart_and_stay(tmp_path):
     before = [p.clone() for p in build.image_token_weights(model)]
     train(objective, batch_at, LoopSettings(steps=2, lr=1e-2, warmup=1, precision="no"), tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(before, build.image_token_weights(model)))
+
+
+def test_the_mean_of_weights():
+    mean = model_runs.mean_weights([{"a": torch.tensor([1.0, 2.0])}, {"a": torch.tensor([3.0, 6.0])}])
+    assert mean["a"].tolist() == [2.0, 4.0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
