@@ -31,7 +31,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SIZES = {
     "1b": dict(hidden_size=2048, intermediate_size=5632, num_hidden_layers=24, num_attention_heads=16),
     "7b": dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=30, num_attention_heads=32),
-    "small": dict(hidden_size=256, intermediate_size=704, num_hidden_layers=4, num_attention_heads=2),
+    "demo": dict(hidden_size=192, intermediate_size=512, num_hidden_layers=6, num_attention_heads=6),
 }
 VOCABULARY, PROMPT, PICTURE = 102400, 20, 24 * 24
 

@@ -147,8 +147,8 @@ def token_looks(centres, width: int):
     likeness = (cells.transpose(1, 2) @ cells).flatten(1)
     colours = pixels.mean(1).sqrt()
     third = width // 3
-    edges, pixels = _components(likeness, third), _components(centres, width - third - len(COLOURS))
-    parts = (colours - colours.mean(0), edges, pixels)
+    edges, looks = _components(likeness, third), _components(centres, width - third - len(COLOURS))
+    parts = (colours - colours.mean(0), edges, looks)
     return torch.cat([F.normalize(part, dim=-1) for part in parts], dim=1) / len(parts) ** 0.5
 
 

@@ -8,13 +8,13 @@ from core.training_models import SIZES, tiny
 
 from janus_core.checkpoint.files import read_tensors
 from janus_core.training import build, encoder_runs
-from janus_core.training.scenes import COLOURS, SHAPES, Scene, Thing, random_scene
+from janus_core.training.scenes import COLOURS, SHAPES, WIDER, Scene, Thing, random_scene
 
 CONFIG = {
     "seed": 0,
     "siglip": SIZES["siglip"],
     "rows": 8,
-    "loop": {"steps": 30, "lr": 3e-3, "warmup": 3, "precision": "no", "log_every": 10},
+    "loop": {"steps": 60, "lr": 3e-3, "warmup": 3, "precision": "no", "log_every": 15},
 }
 
 
@@ -36,10 +36,16 @@ def test_labels_say_what_covers_a_patch():
 
 def test_every_label_is_within_its_classes():
     rng = random.Random(0)
-    for _ in range(50):
-        labels = encoder_runs.patch_labels(random_scene(rng, held_out=None), 16)
-        for values, count in zip(labels.T, encoder_runs.CLASSES.values()):
-            assert 0 <= values.min() and values.max() < count
+    seen = {"shape": set(), "colour": set()}
+    for _ in range(100):
+        scene = random_scene(rng, world=WIDER)
+        assert not scene.held_out
+        labels = dict(zip(encoder_runs.CLASSES, encoder_runs.patch_labels(scene, 16).T))
+        for name, count in encoder_runs.CLASSES.items():
+            assert 0 <= labels[name].min() and labels[name].max() < count
+        for name, values in seen.items():
+            values |= set(labels[name].tolist())
+    assert all(len(values) == encoder_runs.CLASSES[name] for name, values in seen.items()), "all of the wider world"
 
 
 def test_the_losses_fall_and_a_model_takes_the_encoder_over(tmp_path):
