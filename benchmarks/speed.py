@@ -261,7 +261,7 @@ def main():
                 report["results"].append(result)
                 print(rows(result, not on_cpu), flush=True)
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"speed-{device.type}-{args.size}-{args.family}.json"
+    path = RESULTS / f"{'-'.join(['speed', device.type, args.size, args.family, *(args.dtype or [])])}.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
     path.with_suffix(".md").write_text(table(report))
     print(path.with_suffix(".md"))
