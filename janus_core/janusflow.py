@@ -33,6 +33,7 @@ class FlowPrompt:
 
     @property
     def rows(self) -> int:
+        """How many prompts there are, repetitions included."""
         return len(self.cache.keys[0])
 
     def first(self, rows: int) -> "FlowPrompt":

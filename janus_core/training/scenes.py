@@ -133,6 +133,7 @@ def random_scene(
     Args:
         two: two things or one; None is either.
         held_out: False is the training split, True the held-out split, None both.
+        world: what it is made of.
     """
     while True:
         scene = _any_scene(rng, rng.random() < 0.5 if two is None else two, world)
