@@ -18,8 +18,7 @@ from benchmarks import baselines
 from janus_core import cpu
 from janus_core.checkpoint import WEIGHT_FORMATS, build_model, quantized
 from janus_core.quantized import operations_over
-from janus_core.sampling import flow, tokens
-from janus_core.sampling.choice import Choice
+from janus_core.sampling import flow, replay, tokens
 
 RESULTS = Path(__file__).parent / "results"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -73,12 +72,15 @@ def autoregressive(args, device, dtype):
     empty[1:-1] = baselines.PAD
     positive, negative = (ours.embed_text(row, dtype)[None] for row in (ids, empty))
 
-    def draw(model):
-        steps = tokens.sample_steps(model, positive, negative, args.tokens, indices=range(args.batch), choice=Choice())
-        for _ in steps:
+    def draw(model, capture=None):
+        for _ in tokens.sample_steps(
+            model, positive, negative, args.tokens, indices=range(args.batch), capture=capture
+        ):
             pass
 
     contestants = {theirs.name: lambda: theirs.draw(ids, args.batch, args.tokens), "janus_core": lambda: draw(ours)}
+    if device.type == "cuda":
+        contestants["janus_core, CUDA graphs"] = lambda: draw(ours, replay.cuda_graph)
     errors, states = {}, ours.llama(positive)
     for weights in args.weights or ["int8"] if dtype == torch.bfloat16 else ():
         operations = operations_over(operations_for(device, dtype))

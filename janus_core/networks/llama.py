@@ -62,6 +62,24 @@ class KVCache:
         self.length += count
 
 
+class FixedCache:
+    """A KVCache as passes over one position see it that read their place, `slot` int64 [1], from a tensor.
+
+    Every slot is returned, so the mask has to hide those that are not filled.
+    """
+
+    def __init__(self, cache: KVCache, slot):
+        self.cache, self.slot, self.length = cache, slot, 0
+
+    def write(self, layer: int, k, v):
+        """Stores [B, kv_heads, 1, D] keys and values at the slot and returns those of all slots."""
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        return keys.index_copy_(2, self.slot, k), values.index_copy_(2, self.slot, v)
+
+    def advance(self, count: int):
+        """The place is the caller's to move."""
+
+
 class PrefixCache:
     """Keys and values of prompts that many passes read and none changes.
 

@@ -42,13 +42,13 @@ class Choice:
         check_range("top_k", self.top_k, 0, 2**31, whole=True)
         check_range("top_p", self.top_p, 0, 1)
 
-    def __call__(self, logits, keys, position: int):
+    def __call__(self, logits, keys, position):
         """Picks one token per row.
 
         Args:
             logits: float32 [B, V].
             keys: int64 [B] (noise.stream_keys).
-            position: index of the token being drawn.
+            position: index of the token being drawn, a number or int64 [1].
 
         Returns:
             int64 [B].

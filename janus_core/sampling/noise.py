@@ -37,19 +37,20 @@ def stream_keys(seed: int, indices, device) -> torch.Tensor:
     return mix(keys + GOLDEN)
 
 
-def gumbel(keys, position: int, size: int):
+def gumbel(keys, position, size: int):
     """Standard Gumbel noise for every token of one position.
 
     Args:
         keys: from stream_keys, [B].
-        position: index of the token being drawn.
+        position: index of the token being drawn, a number or int64 [1].
         size: V, the number of tokens to choose from.
 
     Returns:
         float32 [B, V].
     """
     counter = torch.arange(1, size + 1, dtype=torch.int64, device=keys.device) * GOLDEN
-    at_position = mix(keys + _signed((position + 1) * GOLDEN))
+    step = (position + 1) * GOLDEN
+    at_position = mix(keys + (_signed(step) if isinstance(step, int) else step))
     bits = _shift_right(mix(at_position[:, None] + counter), 64 - BITS)
     # 1 - u keeps float32's precision where it matters: large noise comes from u near 1.
     one_minus_u = ((bits + 1).float() * 2.0**-BITS).clamp_(max=1 - 2.0**-24)
