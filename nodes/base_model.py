@@ -104,8 +104,9 @@ class JanusBaseModel(comfy.model_base.BaseModel):
             logging.warning(f"Janus was trained at {native}x{native} pixels, {width}x{height} may look worse.")
 
     def cache_bytes(self, rows: int, positions: int) -> int:
-        """Memory of a key/value cache in the inference dtype."""
-        return KVCache.bytes(self.diffusion_model.params.llama, rows, positions, self.get_dtype_inference())
+        """Memory of a key/value cache."""
+        llama, dtype = self.diffusion_model.params.llama, self.get_dtype_inference()
+        return KVCache.bytes(llama, rows, positions, dtype, comfy.model_management.get_torch_device())
 
     def activation_bytes(self, rows: int, positions: int) -> int:
         """Memory of the decoder's activations in one forward pass, attention's mask and scores included."""

@@ -33,24 +33,37 @@ class KVCache:
 
     `keys` and `values` are [layers, batch, kv_heads, capacity, head_dim]. Positions before `length` are filled; a
     forward pass writes its own from `length` on and moves `length` forward.
+
+    Args:
+        dtype: of the passes. A CPU keeps float32: over 300 positions its attention of one query takes nine times as
+            long in bfloat16.
     """
 
     def __init__(self, params: LlamaParams, batch: int, capacity: int, dtype, device):
         shape = (params.layers, batch, params.kv_heads, capacity, params.head_dim)
+        dtype = self.kept(dtype, device)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.length = 0
 
     @staticmethod
-    def bytes(params: LlamaParams, batch: int, capacity: int, dtype) -> int:
+    def kept(dtype, device) -> torch.dtype:
+        """The dtype that such a cache is kept in."""
+        return torch.float32 if torch.device(device).type == "cpu" else dtype
+
+    @classmethod
+    def bytes(cls, params: LlamaParams, batch: int, capacity: int, dtype, device) -> int:
         """The memory that such a cache takes."""
-        return 2 * params.layers * batch * params.kv_heads * capacity * params.head_dim * dtype.itemsize
+        size = cls.kept(dtype, device).itemsize
+        return 2 * params.layers * batch * params.kv_heads * capacity * params.head_dim * size
 
     def write(self, layer: int, k, v):
         """Stores [B, kv_heads, L, D] keys and values at `length` and returns all filled ones, L included."""
         end = self.length + k.shape[2]
         self.keys[layer, :, :, self.length : end] = k
         self.values[layer, :, :, self.length : end] = v
+        if self.length == 0:
+            return k, v
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def keep(self, rows: int):
@@ -74,7 +87,7 @@ class FixedCache:
     def write(self, layer: int, k, v):
         """Stores [B, kv_heads, 1, D] keys and values at the slot and returns those of all slots."""
         keys, values = self.cache.keys[layer], self.cache.values[layer]
-        return keys.index_copy_(2, self.slot, k), values.index_copy_(2, self.slot, v)
+        return keys.index_copy_(2, self.slot, k.to(keys.dtype)), values.index_copy_(2, self.slot, v.to(values.dtype))
 
     def advance(self, count: int):
         """The place is the caller's to move."""
@@ -165,11 +178,13 @@ class Attention(nn.Module):
         if self.kv_heads != self.heads:
             k = k.repeat_interleave(self.heads // self.kv_heads, dim=1)
             v = v.repeat_interleave(self.heads // self.kv_heads, dim=1)
+        dtype, q = q.dtype, q.to(k.dtype)  # a cache may be kept in another dtype
+        mask = None if mask is None else mask.to(k.dtype)
         if L == 1:
             x = default_attention(q, k, v, mask)
         else:
             x = self.attention(q, k, v, mask, transformer_options)
-        return self.o_proj(x.transpose(1, 2).reshape(B, L, -1))
+        return self.o_proj(x.to(dtype).transpose(1, 2).reshape(B, L, -1))
 
 
 class MLP(nn.Module):

@@ -1,5 +1,6 @@
 """What a run of the token sampler holds between its passes, whichever way they are made."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,8 @@ from .choice import Choice
 
 def prefill(model: Janus, prompts, new_tokens: int):
     """Computes the keys and values of prompts of any lengths, aligned at their ends.
+
+    Prompts of one length are computed two at a time, as guidance has them.
 
     Args:
         prompts: a list of (embeddings [L, hidden], rows): each prompt is computed once and serves that many rows.
@@ -26,17 +29,22 @@ def prefill(model: Janus, prompts, new_tokens: int):
     like = prompts[0][0]
     rows = sum(count for _, count in prompts)
     cache = KVCache(model.params.llama, rows, longest + new_tokens, like.dtype, like.device)
-    starts, hidden, row = [], [], 0
+    starts, hidden, row = [], like.new_empty(rows, like.shape[-1]), 0
+    of_length = defaultdict(list)
     for embeds, count in prompts:
-        start = longest - len(embeds)
-        one = KVCache(model.params.llama, 1, len(embeds), like.dtype, like.device)
-        hidden.append(model.llama(embeds[None], cache=one)[:, -1].expand(count, -1))
-        cache.keys[:, row : row + count, :, start:longest] = one.keys
-        cache.values[:, row : row + count, :, start:longest] = one.values
-        starts += [start] * count
+        of_length[len(embeds)].append((embeds, slice(row, row + count)))
+        starts += [longest - len(embeds)] * count
         row += count
+    for length, same in of_length.items():
+        for pair in (same[k : k + 2] for k in range(0, len(same), 2)):
+            own = KVCache(model.params.llama, len(pair), length, like.dtype, like.device)
+            states = model.llama(torch.stack([embeds for embeds, _ in pair]), cache=own)[:, -1]
+            for k, (_, served) in enumerate(pair):
+                hidden[served] = states[k]
+                cache.keys[:, served, :, longest - length : longest] = own.keys[:, k : k + 1]
+                cache.values[:, served, :, longest - length : longest] = own.values[:, k : k + 1]
     cache.length = longest
-    return cache, torch.tensor(starts, device=like.device), torch.cat(hidden)
+    return cache, torch.tensor(starts, device=like.device), hidden
 
 
 @dataclass(frozen=True)

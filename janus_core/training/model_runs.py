@@ -44,7 +44,7 @@ def train_model(config: dict, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     seed, family = config["seed"], config["family"]
     torch.manual_seed(seed)
-    scenes = scene_data.scene_list(seed, config["scenes"])
+    scenes = scene_data.scene_list(seed, config["scenes"], config.get("alike", 0.0))
     vq = vae = None
     if family == JanusFlow.family:
         vae = load_vae(config["autoencoder"])

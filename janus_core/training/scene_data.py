@@ -12,10 +12,14 @@ from . import batches
 from .scenes import DESCRIBE, Scene, caption, draw_array, questions, random_scene
 
 
-def scene_list(seed: int, count: int) -> list[Scene]:
-    """Scenes of the training split, one thing and two in turn."""
+def scene_list(seed: int, count: int, alike: float = 0.0) -> list[Scene]:
+    """Scenes of the training split, one thing and two in turn; of those with two, a share has them `alike`."""
     rng = random.Random(f"scenes {seed}")
-    return [random_scene(rng, two=bool(k % 2)) for k in range(count)]
+
+    def scene(two: bool):
+        return random_scene(rng, two, alike=bool(two and alike) and rng.random() < alike)
+
+    return [scene(bool(k % 2)) for k in range(count)]
 
 
 def scene_pixels(scenes) -> torch.Tensor:

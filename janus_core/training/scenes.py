@@ -126,7 +126,11 @@ class Scene:
 
 
 def random_scene(
-    rng: random.Random, two: bool | None = None, held_out: bool | None = False, world: World = TASK
+    rng: random.Random,
+    two: bool | None = None,
+    held_out: bool | None = False,
+    world: World = TASK,
+    alike: bool = False,
 ) -> Scene:
     """A scene drawn at random.
 
@@ -134,17 +138,21 @@ def random_scene(
         two: two things or one; None is either.
         held_out: False is the training split, True the held-out split, None both.
         world: what it is made of.
+        alike: two things share their shape or their colour; else they differ in both.
     """
     while True:
-        scene = _any_scene(rng, rng.random() < 0.5 if two is None else two, world)
+        scene = _any_scene(rng, rng.random() < 0.5 if two is None else two, world, alike)
         if held_out is None or scene.held_out == held_out:
             return scene
 
 
-def _any_scene(rng, two, world):
+def _any_scene(rng, two, world, alike):
     background, *colours = rng.sample(list(world.colours), 3)
     shapes = rng.sample(world.shapes, 2)
     sizes = [rng.choice(list(RADII)) for _ in range(2)]
+    if alike:
+        shared = rng.choice((shapes, colours))
+        shared[1] = shared[0]
     middle = SIZE // 2
     if not two:
         place, (dx, dy) = rng.choice(list(PLACES.items()))

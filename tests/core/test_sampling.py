@@ -7,6 +7,7 @@ import torch
 
 import janus_core
 from janus_core.errors import PromptError, SamplingError
+from janus_core.networks.llama import KVCache
 from janus_core.sampling import tokens
 from janus_core.sampling.choice import Choice
 from janus_core.sampling.flow import flow_times, guided_velocity
@@ -313,3 +314,19 @@ def test_cuda_graphs_that_cannot_be(ar):
         ar.generate_tokens("a cat", cuda_graphs=True)
     with pytest.raises(SamplingError, match="window"):
         next(tokens.sample_steps(ar.model, *ar.sides("a cat"), 36, window=2, capture=lambda step: step))
+
+
+def test_a_cpu_keeps_keys_and_values_in_float32(ar, golden):
+    """Passes in bfloat16 then differ from one pass over the whole sequence by bfloat16's noise only."""
+    llama, cache = ar.model.params.llama, KVCache(ar.model.params.llama, 1, 12, torch.bfloat16, "cpu")
+    assert cache.keys.dtype == torch.float32
+    assert KVCache.bytes(llama, 1, 12, torch.bfloat16, "cpu") == 2 * cache.keys.nbytes
+    assert KVCache.bytes(llama, 1, 12, torch.bfloat16, "cuda") == cache.keys.nbytes
+    model = janus_core.load(golden("ar-a").folder, device="cpu", dtype=torch.bfloat16).model
+    torch.manual_seed(0)
+    x = torch.randn(1, 12, llama.hidden_size).bfloat16()
+    with torch.inference_mode():
+        parts = [model.llama(part, cache=cache) for part in (x[:, :7], x[:, 7:8], x[:, 8:11], x[:, 11:])]
+        whole = model.llama(x)
+    assert whole.dtype == parts[1].dtype == torch.bfloat16
+    assert (torch.cat(parts, dim=1) - whole).float().abs().max() < 0.05 * whole.float().abs().max()

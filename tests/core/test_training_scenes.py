@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from janus_core.prompt import SYSTEM_PROMPT
-from janus_core.training import autoencoders, scenes
+from janus_core.training import autoencoders, scene_data, scenes
 from janus_core.training.judge import judge, look
 from janus_core.training.tokenizer import build_tokenizer
 
@@ -60,6 +60,17 @@ def test_training_scenes_show_nothing_that_is_held_out():
     assert len(kinds) == 2 * (4 * 8 - len(scenes.HELD_OUT_PAIRS)), "everything else is seen"
     held_out = [scenes.random_scene(rng, two=True, held_out=True) for _ in range(300)]
     assert any(s.held_out_pair for s in held_out) and any(s.held_out_relation for s in held_out)
+
+
+def test_things_alike_share_their_shape_or_their_colour():
+    listed = scene_data.scene_list(0, 400, alike=0.5)
+    pairs = [scene.things for scene in listed if scene.relation]
+    shared = [(a.shape == b.shape, a.colour == b.colour) for a, b in pairs]
+    assert len(pairs) == 200 and not any(scene.held_out for scene in listed)
+    assert 60 < shared.count((False, False)) < 140
+    assert 30 < shared.count((True, False)) and 30 < shared.count((False, True)) and (True, True) not in shared
+    assert all((False, False) == (a.shape == b.shape, a.colour == b.colour)
+               for a, b in (scene.things for scene in scene_data.scene_list(0, 400) if scene.relation))  # fmt: skip
 
 
 def test_captions_name_what_is_there():
