@@ -1,0 +1,105 @@
+"""Seconds per picture through a running ComfyUI, beside janus_core: python -m benchmarks.through_comfyui --help.
+
+Start ComfyUI with the pack first. The graph is a template's: loader, prompt, sampler, VAE Decode, Preview Image.
+ComfyUI keeps what does not change between runs, so after the first one a run is sampling, decoding and writing the
+preview; janus_core's run is sampling and decoding. Both take turns. Times are ComfyUI's own, from its history.
+"""
+
+import argparse
+import json
+import statistics
+import time
+import urllib.request
+from pathlib import Path
+
+import torch
+
+import janus_core
+from benchmarks.demo_quality import AR, FLOW, VAE
+
+PROMPT = "a red circle on a blue background"
+
+
+def graph(family: str, model: str, vae: str, side: int, seed: int) -> dict:
+    """The API form of a text-to-image graph of either family."""
+    ar = family == "ar"
+    loader, sampler = ("JanusProLoader", "JanusTokenSampler") if ar else ("JanusFlowLoader", "JanusFlowSampler")
+    own = dict(temperature=1.0, top_k=0, top_p=1.0, cfg=5.0) if ar else dict(steps=30, denoise=1.0, cfg=2.0)
+    links = {"model": ["loader", 0], "positive": ["prompt", 0], "negative": ["prompt", 1], "latent_image": ["size", 0]}
+    nodes = {
+        "loader": (loader, {"model_name": model, "weight_dtype": "default"}),
+        "size": ("EmptyLatentImage", {"width": side, "height": side, "batch_size": 1}),
+        "prompt": ("JanusPromptEncode", {"clip": ["loader", 1], "text": PROMPT, "negative_text": ""}),
+        "sampler": (sampler, {**links, **own, "seed": seed}),
+        "decode": ("VAEDecode", {"samples": ["sampler", 0], "vae": ["loader", 2] if ar else ["vae", 0]}),
+        "show": ("PreviewImage", {"images": ["decode", 0]}),
+    }
+    if not ar:
+        nodes["vae"] = ("VAELoader", {"vae_name": vae})
+    return {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()}
+
+
+class ComfyUI:
+    """A running ComfyUI's HTTP API."""
+
+    def __init__(self, url: str):
+        self.url = url.rstrip("/")
+
+    def ask(self, path: str, value=None):
+        data = None if value is None else json.dumps(value).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def seconds(self, prompt: dict) -> float:
+        """Runs a graph and returns how long ComfyUI says that it took.
+
+        Raises:
+            SystemExit: the run ended in an error.
+        """
+        number = self.ask("/prompt", {"prompt": prompt})["prompt_id"]
+        while not (run := self.ask(f"/history/{number}").get(number)):
+            time.sleep(0.05)
+        messages = dict(run["status"]["messages"])
+        if "execution_success" not in messages:
+            raise SystemExit(f"ComfyUI could not run the graph: {messages.get('execution_error', messages)}")
+        return (messages["execution_success"]["timestamp"] - messages["execution_start"]["timestamp"]) / 1000
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", default="http://127.0.0.1:8188")
+    parser.add_argument("--family", choices=["ar", "flow"], default="ar")
+    parser.add_argument("--model", help="as the loader lists it; the demo by default")
+    parser.add_argument("--vae", default=VAE.name, help="as Load VAE lists it, for JanusFlow")
+    parser.add_argument("--folder", type=Path, help="the same checkpoint for janus_core; the demo by default")
+    parser.add_argument("--vae-file", type=Path, default=VAE)
+    parser.add_argument("--side", type=int, default=128, help="pixels (128)")
+    parser.add_argument("--runs", type=int, default=5)
+    args = parser.parse_args()
+    ar = args.family == "ar"
+    folder = args.folder or (AR if ar else FLOW)
+    model = args.model or f"demo/{folder.name}"
+    comfyui = ComfyUI(args.url)
+    pipe = janus_core.load(folder, vae=None if ar else args.vae_file)
+
+    def alone(seed: int) -> float:
+        began = time.perf_counter()
+        pipe(PROMPT, seed=seed, size=(args.side, args.side))
+        return time.perf_counter() - began
+
+    first = comfyui.seconds(graph(args.family, model, args.vae, args.side, seed=0)), alone(0)
+    through, beside = [], []
+    for seed in range(1, args.runs + 1):
+        through.append(comfyui.seconds(graph(args.family, model, args.vae, args.side, seed)))
+        beside.append(alone(seed))
+    through, beside = statistics.median(through), statistics.median(beside)
+    device = torch.cuda.get_device_name() if pipe.device.type == "cuda" else "CPU"
+    print(f"{model} at {args.side} x {args.side} pixels on {device}, medians of {args.runs} runs after the first:")
+    print(f"through ComfyUI {through:.3f} s (the first, with loading, {first[0]:.3f} s)")
+    print(f"janus_core      {beside:.3f} s (the first {first[1]:.3f} s)")
+    print(f"ComfyUI takes {through / beside:.2f} times as long")
+
+
+if __name__ == "__main__":
+    main()

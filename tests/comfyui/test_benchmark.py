@@ -1,0 +1,22 @@
+"""benchmarks/through_comfyui.py runs on a server as people start it."""
+
+import sys
+
+import pytest
+
+from benchmarks import through_comfyui
+
+
+@pytest.mark.parametrize("family", ["ar", "flow"])
+def test_a_picture_is_timed_through_comfyui(server, family, monkeypatch, capsys):
+    url = f"http://127.0.0.1:{server.port}"
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--url", url, "--family", family, "--runs", "1"])
+    through_comfyui.main()
+    assert "through ComfyUI" in capsys.readouterr().out
+
+
+def test_a_graph_that_fails_is_said(server):
+    graph = through_comfyui.graph("ar", "demo/janus-pro-demo", "", 128, seed=0)
+    graph["prompt"]["inputs"]["text"] = "word " * 5000
+    with pytest.raises(SystemExit, match="too long"):
+        through_comfyui.ComfyUI(f"http://127.0.0.1:{server.port}").seconds(graph)
