@@ -106,7 +106,7 @@ class TransformersJanus:
         """Samples pictures of `tokens` tokens (as many as the model was made for) after the prompt ids [L]."""
         self.model.generate(
             ids.repeat(batch, 1), attention_mask=torch.ones(batch, len(ids), dtype=torch.long, device=ids.device),
-            generation_mode="image", do_sample=True, guidance_scale=5, max_length=2048,
+            generation_mode="image", do_sample=True, guidance_scale=5, max_length=len(ids) + tokens,
             bos_token_id=BOS, pad_token_id=PAD, eos_token_id=EOS,
         )  # fmt: skip
 

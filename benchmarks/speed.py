@@ -9,6 +9,7 @@ import json
 import platform
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -80,7 +81,7 @@ def autoregressive(args, device, dtype):
 
     contestants = {theirs.name: lambda: theirs.draw(ids, args.batch, args.tokens), "janus_core": lambda: draw(ours)}
     if device.type == "cuda":
-        contestants["janus_core, CUDA graphs"] = lambda: draw(ours, replay.cuda_graph)
+        contestants["janus_core, CUDA graphs"] = lambda: draw(ours, partial(replay.cuda_graph, device=device))
     errors, states = {}, ours.llama(positive)
     for weights in args.weights or ["int8"] if dtype == torch.bfloat16 else ():
         operations = operations_over(operations_for(device, dtype))

@@ -1,6 +1,7 @@
 """The Python API: load a checkpoint, draw pictures, describe pictures."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -224,7 +225,7 @@ class JanusPipeline(Pipeline):
             choice=Choice(temperature, top_k, top_p),
             window=window,
             width=w,
-            capture=cuda_graph if cuda_graphs else None,
+            capture=partial(cuda_graph, device=self.device) if cuda_graphs else None,
         )
         for step in steps:
             _report(callback, step.position + 1, h * w)

@@ -16,11 +16,12 @@ from .decoding import Run
 WARM_UP = 2  # steps that are computed before one is recorded: libraries set themselves up in them
 
 
-def cuda_graph(function: Callable) -> Callable:
-    """Records what `function` does on the GPU, without doing it, and returns what does it."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function()
+def cuda_graph(function: Callable, device=None) -> Callable:
+    """Records what `function` does on a GPU, the current one by default, without doing it; returns what does it."""
+    with torch.cuda.device(device):
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            function()
     return graph.replay
 
 

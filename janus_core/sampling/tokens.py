@@ -47,7 +47,8 @@ def sample_steps(
     of exactly 1 leaves the negative row out.
 
     With a window over 1 several positions are guessed and computed in one pass (see jacobi), with a `capture` one pass
-    is recorded and replayed (see replay); the tokens are the same.
+    is recorded and replayed (see replay); the tokens are the same but for the arithmetic's rounding, which a choice
+    between two tokens that are all but equally likely may turn on.
 
     Args:
         positive: prompt embeddings [1, L, hidden], or one per image [B, L, hidden].

@@ -16,7 +16,10 @@ def test_a_picture_is_timed_through_comfyui(server, family, monkeypatch, capsys)
 
 
 def test_a_graph_that_fails_is_said(server):
-    graph = through_comfyui.graph("ar", "demo/janus-pro-demo", "", 128, seed=0)
+    comfyui = through_comfyui.ComfyUI(f"http://127.0.0.1:{server.port}")
+    graph = through_comfyui.graph("ar", "demo/janus-pro-demo", "default", "", 128, seed=0)
     graph["prompt"]["inputs"]["text"] = "word " * 5000
     with pytest.raises(SystemExit, match="too long"):
-        through_comfyui.ComfyUI(f"http://127.0.0.1:{server.port}").seconds(graph)
+        comfyui.seconds(graph)
+    with pytest.raises(SystemExit, match="refused.*no such model"):
+        comfyui.seconds(through_comfyui.graph("ar", "no such model", "default", "", 128, seed=0))
