@@ -20,6 +20,7 @@ def operations_over(base) -> SimpleNamespace:
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             self.register_buffer("scale", None, persistent=False)
+            self.cast_scale = torch.empty(0)  # as the last input needed it
 
         def _load_from_state_dict(self, state, prefix, *args):
             if prefix + NOTE not in state:
@@ -34,7 +35,9 @@ def operations_over(base) -> SimpleNamespace:
         def forward(self, x):
             if self.scale is None:
                 return super().forward(x)
-            scale = self.scale.to(x.dtype)
+            scale = self.cast_scale
+            if (scale.dtype, scale.device, len(scale)) != (x.dtype, x.device, len(self.scale)):
+                scale = self.cast_scale = self.scale.to(x.dtype)
             rows = x.reshape(-1, x.shape[-1])
             stored = self.weight.dtype
             few = len(rows) <= FEW_ROWS and len(scale) > 1 and (stored, x.dtype) == (torch.int8, torch.bfloat16)

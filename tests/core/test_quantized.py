@@ -107,19 +107,35 @@ def test_an_unknown_weight_dtype_is_one_sentence(golden):
         janus_core.load(golden("ar-a").folder, device="cpu", weight_dtype="int3")
 
 
-@pytest.mark.parametrize("weight_dtype", WEIGHT_FORMATS)
-def test_float16_does_not_overflow(weight_dtype):
-    """Unscaled 8-bit values reach 127 and 448: products with them leave float16's range though the output does not."""
+def quantized_layer(weight_dtype):
+    """(layer, the weight that it stands for)"""
     weight = 0.02 * torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
     stored, scale = quantize_weight(weight, WEIGHT_FORMATS[weight_dtype])
     layer = operations_over(torch.nn).Linear(256, 64, bias=False)
     layer.load_state_dict(
         {"weight": stored, "weight_scale": scale, "comfy_quant": note_of({"format": "int8_tensorwise"})}
     )
+    return layer, stored.float() * scale
+
+
+@pytest.mark.parametrize("weight_dtype", WEIGHT_FORMATS)
+def test_one_layer_takes_every_dtype_in_turn(weight_dtype):
+    layer, weight = quantized_layer(weight_dtype)
+    x = torch.randn(2, 256, generator=torch.Generator().manual_seed(1))
+    for dtype in (torch.bfloat16, torch.float32, torch.float16, torch.bfloat16):
+        y = layer(x.to(dtype))
+        assert y.dtype == dtype
+        torch.testing.assert_close(y.float(), x @ weight.T, rtol=0.02, atol=0.01 if dtype != torch.float32 else 1e-5)
+
+
+@pytest.mark.parametrize("weight_dtype", WEIGHT_FORMATS)
+def test_float16_does_not_overflow(weight_dtype):
+    """Unscaled 8-bit values reach 127 and 448: products with them leave float16's range though the output does not."""
+    layer, weight = quantized_layer(weight_dtype)
     x = torch.zeros(1, 256, dtype=torch.float16)
     x[0, 0] = 3000
     y = layer(x)
-    assert y.isfinite().all() and torch.allclose(y.float(), x.float() @ (stored.float() * scale).T, rtol=2e-3, atol=0.1)
+    assert y.isfinite().all() and torch.allclose(y.float(), x.float() @ weight.T, rtol=2e-3, atol=0.1)
 
 
 def test_what_a_hosts_layers_are_given(golden):
