@@ -37,9 +37,10 @@ SAMPLE_PROMPTS = (
 def train_model(config: dict, folder: Path) -> Path:
     """Trains a demo model and writes it as a folder in the published layout; see configs/janus_pro_demo.json.
 
-    Each of the config's `stages` has a stage number, the rows and the data ratio of a batch, whether text alone tells
-    of held-out combinations (`tell_all`), and loop settings. What is written is the mean of the weights at the end of
-    the last `average` stages (averaging over cycles of the learning rate, arXiv 1803.05407), 1 by default.
+    `alike` is the share of the scenes with two things that have them alike (scenes.random_scene), 0 by default. Each of
+    the config's `stages` has a stage number, the rows and the data ratio of a batch, whether text alone tells of
+    held-out combinations (`tell_all`), and loop settings. What is written is the mean of the weights at the end of the
+    last `average` stages (averaging over cycles of the learning rate, arXiv 1803.05407), 1 by default.
     """
     folder.mkdir(parents=True, exist_ok=True)
     seed, family = config["seed"], config["family"]
