@@ -19,11 +19,11 @@ import transformers
 from benchmarks import baselines
 from janus_core import cpu
 from janus_core.checkpoint import WEIGHT_FORMATS, build_model, quantized
+from janus_core.cli import DTYPES
 from janus_core.quantized import operations_over
 from janus_core.sampling import flow, replay, tokens
 
 RESULTS = Path(__file__).parent / "results"
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 PROMPT = 20
 
 
@@ -194,7 +194,7 @@ def main():
                 report["results"].append(result)
                 print(rows(result, not on_cpu), flush=True)
     RESULTS.mkdir(exist_ok=True)
-    name = ["speed", device.type, args.size, args.family, *(args.dtype or [])]
+    name = ["speed", device.type, args.size, args.family, *(args.dtype or []), *(args.weights or [])]
     name += ["published"] if baselines.reference() else []
     name += ["large-pages"] if device.type == "cpu" and large_pages() else []
     path = RESULTS / f"{'-'.join(name)}.json"

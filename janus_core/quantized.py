@@ -20,7 +20,7 @@ def operations_over(base) -> SimpleNamespace:
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             self.register_buffer("scale", None, persistent=False)
-            self.cast_scale = torch.empty(0)  # as the last input needed it
+            self.cast_scale = None  # as the last input needed it
 
         def _load_from_state_dict(self, state, prefix, *args):
             if prefix + NOTE not in state:
@@ -30,14 +30,14 @@ def operations_over(base) -> SimpleNamespace:
             self.weight = nn.Parameter(state[prefix + "weight"], requires_grad=False)
             if self.bias is not None:
                 self.bias = nn.Parameter(state[prefix + "bias"], requires_grad=False)
-            self.scale = state[prefix + SCALE].flatten()
+            self.scale = self.cast_scale = state[prefix + SCALE].flatten()
 
         def forward(self, x):
             if self.scale is None:
                 return super().forward(x)
+            if (self.cast_scale.dtype, self.cast_scale.device) != (x.dtype, x.device):
+                self.cast_scale = self.scale.to(x.dtype)
             scale = self.cast_scale
-            if (scale.dtype, scale.device, len(scale)) != (x.dtype, x.device, len(self.scale)):
-                scale = self.cast_scale = self.scale.to(x.dtype)
             rows = x.reshape(-1, x.shape[-1])
             stored = self.weight.dtype
             few = len(rows) <= FEW_ROWS and len(scale) > 1 and (stored, x.dtype) == (torch.int8, torch.bfloat16)

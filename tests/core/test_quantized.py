@@ -128,6 +128,15 @@ def test_one_layer_takes_every_dtype_in_turn(weight_dtype):
         torch.testing.assert_close(y.float(), x @ weight.T, rtol=0.02, atol=0.01 if dtype != torch.float32 else 1e-5)
 
 
+def test_a_layer_that_is_loaded_again_takes_the_new_scale():
+    layer, weight = quantized_layer("int8")
+    x = torch.eye(256)[:3]
+    layer(x)
+    note = note_of({"format": "int8_tensorwise"})
+    layer.load_state_dict({"weight": layer.weight, "weight_scale": 2 * layer.scale[:, None], "comfy_quant": note})
+    torch.testing.assert_close(layer(x), 2 * x @ weight.T)
+
+
 @pytest.mark.parametrize("weight_dtype", WEIGHT_FORMATS)
 def test_float16_does_not_overflow(weight_dtype):
     """Unscaled 8-bit values reach 127 and 448: products with them leave float16's range though the output does not."""
