@@ -10,7 +10,6 @@ import os
 import platform
 import statistics
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -90,15 +89,15 @@ def autoregressive(args, device, dtype):
     empty[1:-1] = baselines.PAD
     positive, negative = (ours.embed_text(row, dtype)[None] for row in (ids, empty))
 
-    def draw(model, capture=None):
+    def draw(model, record=None):
         for _ in tokens.sample_steps(
-            model, positive, negative, args.tokens, indices=range(args.batch), capture=capture
+            model, positive, negative, args.tokens, indices=range(args.batch), record=record
         ):
             pass
 
     contestants = {theirs.name: lambda: theirs.draw(ids, args.batch, args.tokens), "janus_core": lambda: draw(ours)}
     if device.type == "cuda":
-        contestants["janus_core, CUDA graphs"] = lambda: draw(ours, partial(replay.cuda_graph, device=device))
+        contestants["janus_core, CUDA graphs"] = lambda: draw(ours, replay.recorder(device))
     errors, states = {}, ours.llama(positive)
     for weights in args.weights or ["int8"] if dtype == torch.bfloat16 else ():
         operations = operations_over(operations_for(device, dtype))

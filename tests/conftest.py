@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -6,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: its kernels then run on the CPU
 torch.set_num_threads(1)  # the models are tiny; more threads only wait for each other
 
 DATA = Path(__file__).parent / "data"

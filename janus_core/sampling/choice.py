@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import SamplingError
-from .noise import gumbel
 
 
 def check_range(name: str, value, low, high, whole: bool = False):
@@ -42,18 +41,21 @@ class Choice:
         check_range("top_k", self.top_k, 0, 2**31, whole=True)
         check_range("top_p", self.top_p, 0, 1)
 
-    def __call__(self, logits, keys, position):
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0
+
+    def __call__(self, logits, noise=None):
         """Picks one token per row.
 
         Args:
             logits: float32 [B, V].
-            keys: int64 [B] (noise.stream_keys).
-            position: index of the token being drawn, a number or int64 [1].
+            noise: float32 [B, V] (noise.gumbel); a greedy choice needs none.
 
         Returns:
             int64 [B].
         """
-        if self.temperature == 0:
+        if self.is_greedy:
             return logits.argmax(-1)
         log_p = torch.log_softmax(logits / self.temperature, dim=-1)
         if 0 < self.top_k < log_p.shape[-1]:
@@ -61,7 +63,7 @@ class Choice:
             log_p = log_p.masked_fill(log_p < least, -torch.inf)
         if self.top_p < 1:
             log_p = _nucleus(log_p, self.top_p)
-        return (log_p + gumbel(keys, position, log_p.shape[-1])).argmax(-1)
+        return (log_p + noise).argmax(-1)
 
 
 def _nucleus(log_p, top_p: float):

@@ -9,6 +9,7 @@ from ..janus import Janus
 from ..networks.llama import KVCache
 from ..prompt import check_context
 from .choice import Choice
+from .noise import gumbel
 
 
 def prefill(model: Janus, prompts, new_tokens: int):
@@ -63,12 +64,17 @@ class Draw:
     guided: tuple[int, int]
     keep: tuple[torch.Tensor, torch.Tensor] | None
 
-    def __call__(self, logits, position):
+    def noise(self, positions, size: int):
+        """Of positions int64 [1] or [P, 1]: float32 [B, size] or [P, B, size]; None for a greedy choice."""
+        return None if self.choice.is_greedy else gumbel(self.keys, positions, size)
+
+    def __call__(self, logits, position, noise=None):
         """Draws one token per picture.
 
         Args:
             logits: float32 [rows, V], the negative rows, if there are any, after the positive ones.
             position: index of the token being drawn, int64 [1] on the device.
+            noise: of this position, where it is known.
 
         Returns:
             (tokens int64 [B], logits float32 [B, V] after guidance).
@@ -77,7 +83,7 @@ class Draw:
             c, u = logits.chunk(2)
             inside = (position >= self.guided[0]) & (position < self.guided[1])
             logits = torch.where(inside, u + self.cfg * (c - u), c)
-        drawn = self.choice(logits, self.keys, position)
+        drawn = self.choice(logits, self.noise(position, logits.shape[-1]) if noise is None else noise)
         if self.keep is not None:
             given, where = (side.index_select(1, position)[:, 0] for side in self.keep)
             drawn = torch.where(where, given, drawn)

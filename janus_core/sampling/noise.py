@@ -42,16 +42,16 @@ def gumbel(keys, position, size: int):
 
     Args:
         keys: from stream_keys, [B].
-        position: index of the token being drawn, a number or int64 [1].
+        position: index of the token being drawn: a number, int64 [1], or [P, 1] for several.
         size: V, the number of tokens to choose from.
 
     Returns:
-        float32 [B, V].
+        float32 [B, V], or [P, B, V].
     """
     counter = torch.arange(1, size + 1, dtype=torch.int64, device=keys.device) * GOLDEN
     step = (position + 1) * GOLDEN
     at_position = mix(keys + (_signed(step) if isinstance(step, int) else step))
-    bits = _shift_right(mix(at_position[:, None] + counter), 64 - BITS)
+    bits = _shift_right(mix(at_position[..., None] + counter), 64 - BITS)
     # 1 - u keeps float32's precision where it matters: large noise comes from u near 1.
     one_minus_u = ((bits + 1).float() * 2.0**-BITS).clamp_(max=1 - 2.0**-24)
     return -torch.log(-torch.log1p(-one_minus_u))

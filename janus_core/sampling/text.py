@@ -9,7 +9,7 @@ from ..networks.llama import KVCache
 from ..prompt import check_context
 from ..understanding import Understanding
 from .choice import Choice, check_range
-from .noise import stream_keys
+from .noise import gumbel, stream_keys
 
 GREEDY = Choice(temperature=0)
 MAX_NEW_TOKENS = 4096
@@ -53,7 +53,8 @@ def sample_steps(
         logits = model.text_logits(hidden)
         if not logits.isfinite().all():
             raise SamplingError("The model's output is not finite: use bf16 or fp32 weights.")
-        token = choice(logits, keys, position).masked_fill(ended, eos)
+        noise = None if choice.is_greedy else gumbel(keys, position, logits.shape[-1])
+        token = choice(logits, noise).masked_fill(ended, eos)
         out[:, position] = token
         ended |= token == eos
         yield out[:, : position + 1]

@@ -39,14 +39,14 @@ def sample_steps(
     keep: tuple[torch.Tensor, torch.Tensor] | None = None,
     window: int = 1,
     width: int | None = None,
-    capture: Callable[[Callable], Callable] | None = None,
+    record: Callable[[Callable], Callable] | None = None,
 ) -> Iterator[TokenStep]:
     """Samples picture tokens in raster order, one position per iteration; stop iterating to cancel.
 
     The next token comes from `u + cfg (c - u)`, c and u being the logits of the positive and the negative row; a cfg
     of exactly 1 leaves the negative row out.
 
-    With a window over 1 several positions are guessed and computed in one pass (see jacobi), with a `capture` one pass
+    With a window over 1 several positions are guessed and computed in one pass (see jacobi), with a `record` one pass
     is recorded and replayed (see replay); the tokens are the same but for the arithmetic's rounding, which a choice
     between two tokens that are all but equally likely may turn on.
 
@@ -61,8 +61,9 @@ def sample_steps(
         keep: (tokens int64 [B, N], bool [B, N]): where true, the token is taken from here instead of sampled.
         window: positions per pass, 1 to 256.
         width: tokens per row of the picture, which the first guesses use.
-        capture: makes of a function what replays the work that it does: replay.cuda_graph on an NVIDIA GPU. A step's
-            logits are then valid until the next step.
+        record: makes of a function what does its work again (replay.recorder); the model's weights then have to stay
+            where they are, and its layers to do no more than the network says. A step's logits are valid until the
+            next step. With a window over 1 it is not used.
 
     Raises:
         PromptError: prompt and picture do not fit the context.
@@ -71,8 +72,6 @@ def sample_steps(
     check_guidance(cfg, cfg_interval)
     check_range("seed", seed, 0, 2**64 - 1, whole=True)
     check_range("window", window, 1, 256, whole=True)
-    if capture is not None and window > 1:
-        raise SamplingError(f"CUDA graphs replay one position at a time, but window is {window}.")
     B, device = len(indices), positive.device
     guided = tuple(round(fraction * tokens) for fraction in cfg_interval)
     sides = [positive, negative] if cfg != 1 and guided[0] < guided[1] else [positive]
@@ -81,7 +80,8 @@ def sample_steps(
     out = torch.zeros(B, tokens, dtype=torch.long, device=device)
     run = Run(model, draw, *prefilled, out, finite=torch.ones((), dtype=torch.bool, device=device))
     done = 0
-    settled = jacobi.passes(run, window, width) if capture is None else replay.passes(run, capture)
+    plain = record is None or window > 1
+    settled = jacobi.passes(run, window, width) if plain else replay.passes(run, record)
     for count, logits in enumerate(settled, start=1):
         now = done + logits.shape[1]
         if (count % CHECK_EVERY == 1 or now == tokens) and not run.finite:

@@ -1,0 +1,1 @@
+"""Decode steps in few kernels, for GPUs."""

@@ -1,0 +1,85 @@
+"""Decode steps of a Llama in five kernels a block, on GPUs that Triton writes kernels for."""
+
+import importlib.util
+
+import torch
+from torch import nn
+
+from ..networks.llama import KVCache, Llama, rotary_table
+
+MOST_ROWS = 64
+EIGHT_BITS = (torch.int8, torch.float8_e4m3fn)
+
+
+class FusedDecoder:
+    """Passes over one position of each row of a cache.
+
+    Args:
+        starts: int64 [rows], the slot of each row's position 0.
+    """
+
+    def __init__(self, llama: Llama, cache: KVCache, starts):
+        from . import kernels
+
+        self.kernels, self.cache, self.starts = kernels, cache, starts
+        self.norm = llama.norm
+        p, capacity = llama.params, cache.keys.shape[3]
+        positions = torch.arange(capacity, device=starts.device)
+        table = rotary_table(positions, p.head_dim, p.rope_theta, torch.float32)
+        self.table = [side[:, : p.head_dim // 2].contiguous() for side in table]
+        self.blocks = []
+        for block in llama.layers:
+            norms = [(norm.weight, norm.eps) for norm in (block.input_layernorm, block.post_attention_layernorm)]
+            self.blocks.append((norms, [_weight(layer) for layer in _linear_layers(block)]))
+
+    def __call__(self, x, slot):
+        """Input embeddings [rows, hidden] at `slot`, int64 [1], to hidden states after the final norm."""
+        k, starts = self.kernels, self.starts
+        for layer, (norms, (*qkv, out, gate, up, down)) in enumerate(self.blocks):
+            keys, values = self.cache.keys[layer], self.cache.values[layer]
+            queries = k.project(x, norms[0], qkv, self.table, starts, slot, keys, values)
+            x = k.added(k.attend(queries, keys, values, starts, slot), out, x)
+            x = k.added(k.gated(x, norms[1], gate, up), down, x)
+        return self.norm(x)
+
+
+def usable(llama: Llama, x) -> bool:
+    """Whether the kernels can take rows x [rows, hidden] through a Llama.
+
+    They need a GPU with bfloat16, Triton, sides that are multiples of 16 (a head's: a power of 2 from 32), and in all
+    linear layers plain weights of x's dtype or, as quantized.operations_over makes them, of one format of 8 bits.
+    """
+    p = llama.params
+    if x.dtype != torch.bfloat16 or len(x) > MOST_ROWS or not _has_kernels(x.device):
+        return False
+    if p.head_dim % 32 or p.head_dim & (p.head_dim - 1) or p.hidden_size % 16 or p.intermediate_size % 16:
+        return False
+    layers = [layer for block in llama.layers for layer in _linear_layers(block)]
+    if not all(isinstance(layer, nn.Linear) and layer.weight.device == x.device for layer in layers):
+        return False
+    dtype, *others = {layer.weight.dtype for layer in layers}
+    scaled = {_weight(layer)[1] is not None for layer in layers}
+    if others or scaled != {dtype in EIGHT_BITS} or (dtype != x.dtype and dtype not in EIGHT_BITS):
+        return False
+    return dtype != torch.float8_e4m3fn or capability(x.device) >= (8, 9)
+
+
+def _has_kernels(device: torch.device) -> bool:
+    return device.type == "cuda" and capability(device) >= (8, 0) and importlib.util.find_spec("triton") is not None
+
+
+def capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+def _linear_layers(block):
+    attn, mlp = block.self_attn, block.mlp
+    return attn.q_proj, attn.k_proj, attn.v_proj, attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj
+
+
+def _weight(linear):
+    """A linear layer's weight and, if it is of 8 bits, the scale of each output."""
+    scale = getattr(linear, "scale", None)
+    if scale is not None and len(scale) != len(linear.weight):
+        scale = scale.expand(len(linear.weight)).contiguous()
+    return linear.weight, scale
