@@ -20,7 +20,8 @@ from janus_core import cpu
 from janus_core.checkpoint import WEIGHT_FORMATS, build_model, quantized
 from janus_core.cli import DTYPES
 from janus_core.quantized import operations_over
-from janus_core.sampling import flow, replay, tokens
+from janus_core.sampling import flow, tokens
+from janus_core.sampling.recording import recorder
 
 RESULTS = Path(__file__).parent / "results"
 PROMPT = 20
@@ -97,7 +98,7 @@ def autoregressive(args, device, dtype):
 
     contestants = {theirs.name: lambda: theirs.draw(ids, args.batch, args.tokens), "janus_core": lambda: draw(ours)}
     if device.type == "cuda":
-        contestants["janus_core, CUDA graphs"] = lambda: draw(ours, replay.recorder(device))
+        contestants["janus_core, CUDA graphs"] = lambda: draw(ours, recorder(device))
     errors, states = {}, ours.llama(positive)
     for weights in args.weights or ["int8"] if dtype == torch.bfloat16 else ():
         operations = operations_over(operations_for(device, dtype))

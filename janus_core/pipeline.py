@@ -15,7 +15,7 @@ from .prompt import PromptEncoder, question_embeds
 from .quantized import operations_over
 from .sampling import flow, text, tokens
 from .sampling.choice import Choice, check_range
-from .sampling.replay import recorder
+from .sampling.recording import recorder
 from .vae import LatentVAE, load_vae
 
 
@@ -300,6 +300,7 @@ class JanusFlowPipeline(Pipeline):
         noise: torch.Tensor | None = None,
         latents: torch.Tensor | None = None,
         denoise: float = 1.0,
+        cuda_graphs: bool = True,
         callback: Callback | None = None,
     ) -> torch.Tensor:
         """Integrates the flow from noise, or from given latents.
@@ -313,6 +314,8 @@ class JanusFlowPipeline(Pipeline):
             noise: [num_images, 4, h, w] instead of `torch.randn` from `torch.manual_seed(seed)` on the CPU.
             latents: scaled latents [1 or num_images, 4, h, w] to start from (see `encode`), with `denoise` < 1.
             denoise: how much of the path is run; below 1 it starts from a blend of `latents` and noise.
+            cuda_graphs: record the work of a step once and replay it, on an NVIDIA GPU. What is replayed is checked
+                against the plain work first.
             callback: called after every step with (done, all); returning False cancels.
 
         Returns:
@@ -341,7 +344,12 @@ class JanusFlowPipeline(Pipeline):
         if latents is not None:
             z = times[0] * latents.to(z) + (1 - times[0]) * z
         velocity = flow.guided_velocity(
-            self.model, *self.sides(prompt, negative_prompt), z, guidance, guidance_interval
+            self.model,
+            *self.sides(prompt, negative_prompt),
+            z,
+            guidance,
+            guidance_interval,
+            recorder(self.device) if cuda_graphs else None,
         )
         for step in flow.sample_steps(lambda z, t: velocity(z.to(self.dtype), t).float(), z, times):
             _report(callback, step.step + 1, steps)

@@ -9,6 +9,7 @@ from ..errors import SamplingError
 from ..janusflow import JanusFlow
 from ..prompt import check_context
 from .choice import check_guidance, check_range
+from .recording import Record, Recorded
 
 
 class FlowStep(NamedTuple):
@@ -57,6 +58,7 @@ def guided_velocity(
     z,
     cfg: float,
     cfg_interval: tuple[float, float] = (0.0, 1.0),
+    record: Record | None = None,
 ) -> Callable:
     """The guided velocity `cfg v_c - (cfg - 1) v_u` as a function of (z, t), with the prompts encoded once.
 
@@ -66,6 +68,8 @@ def guided_velocity(
         z: latents of the run [B, 4, H, W], for their batch and size.
         cfg_interval: guidance acts at times start <= t < end of the path (arXiv 2404.07724); outside, the velocity is
             the positive side's alone.
+        record: makes of a function what does its work again (recording.recorder), for steps without Python; the model's
+            weights then have to stay where they are.
 
     Raises:
         PromptError: prompt and latents do not fit the context.
@@ -89,14 +93,19 @@ def guided_velocity(
 
     alone = sides[0].first(B) if len(sides) == 1 else sides[0]
 
-    def velocity(z, t: float):
-        guided = cfg != 1 and cfg_interval[0] <= t < cfg_interval[1]
-        t = torch.full((len(z),), 1000 * t, device=z.device)
-        if not guided:
-            return model.velocity(z, t, alone)
-        v = torch.cat([model.velocity(z, t, side) for side in sides])
-        v_c, v_u = v.chunk(2)
+    def unguided(z, t):
+        return model.velocity(z, t, alone)
+
+    def guided(z, t):
+        v_c, v_u = torch.cat([model.velocity(z, t, side) for side in sides]).chunk(2)
         return cfg * v_c - (cfg - 1) * v_u
+
+    if record is not None:
+        unguided, guided = (Recorded("The velocity", function, record) for function in (unguided, guided))
+
+    def velocity(z, t: float):
+        function = guided if cfg != 1 and cfg_interval[0] <= t < cfg_interval[1] else unguided
+        return function(z, torch.full((len(z),), 1000 * t, device=z.device))
 
     return velocity
 

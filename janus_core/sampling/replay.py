@@ -1,12 +1,9 @@
-"""Passes of one position whose work is recorded once and replayed, as a CUDA graph does it.
+"""Decode steps whose work is recorded once and replayed (see recording).
 
-A step's many small kernels cost a GPU less than starting each of them costs the host; replayed, they start together.
 For that a step reads what changes, the position, from a tensor, and works on buffers that never move.
 """
 
-import logging
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
 
@@ -14,23 +11,9 @@ from ..attention import additive_mask
 from ..fused import decoder as fused
 from ..networks.llama import FixedCache, KVCache, Llama
 from .decoding import Run
+from .recording import Record, attempt
 
 NOISE_AHEAD = 32  # positions whose noise is made together
-AGREEMENT = 0.1  # of the states' norm: many times what 16 bits lose, and far below what an error would change
-
-
-def cuda_graph(function: Callable, device=None) -> Callable:
-    """Records what `function` does on a GPU, the current one by default, without doing it; returns what does it."""
-    with torch.cuda.device(device):
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            function()
-    return graph.replay
-
-
-def recorder(device: torch.device) -> Callable[[Callable], Callable] | None:
-    """What records work on a device, or None where nothing can."""
-    return partial(cuda_graph, device=device) if device.type == "cuda" and torch.version.cuda else None
 
 
 class PlainDecoder:
@@ -85,7 +68,7 @@ class DecodeStep:
             self.noise.copy_(self.run.draw.noise(self.ahead + position, self.noise.shape[-1]))
 
 
-def passes(run: Run, record: Callable[[Callable], Callable]) -> Iterator[torch.Tensor]:
+def passes(run: Run, record: Record) -> Iterator[torch.Tensor]:
     """Runs until every token is drawn; the arguments and what is yielded are those of jacobi.passes.
 
     Args:
@@ -109,7 +92,7 @@ def passes(run: Run, record: Callable[[Callable], Callable]) -> Iterator[torch.T
         yield step.logits[:, None]
 
 
-def recorded(run: Run, position: int, record: Callable[[Callable], Callable]) -> tuple[DecodeStep, Callable]:
+def recorded(run: Run, position: int, record: Record) -> tuple[DecodeStep, Callable]:
     """Draws the token at `position`; returns its step and what draws the next ones.
 
     A recorded step is kept only if its states agree with those of the plain one, which otherwise goes on itself.
@@ -119,23 +102,17 @@ def recorded(run: Run, position: int, record: Callable[[Callable], Callable]) ->
     plain()
     fast = [fused.FusedDecoder] if fused.usable(run.model.llama, run.hidden) else []
     for kind in [*fast, PlainDecoder]:
-        try:
+
+        def make(kind=kind):
             step = DecodeStep(run, kind(*args), position)
             step()  # what is set up on first use is not recorded
             step.go_to(position)
             again = record(step)
             again()
-            if agree(step.hidden, plain.hidden):
-                return step, again
-            problem = "it computes other states"
-        except Exception as error:  # of drivers, compilers, memory: the picture can be drawn without
-            problem = str(error).strip().split("\n")[0] or type(error).__name__
-        logging.warning(f"Recording a step ({kind.__name__}) did not work, drawing goes on more slowly: {problem}")
+            return step.hidden, (step, again)
+
+        if made := attempt(f"A step of the {kind.__name__}", make, plain.hidden):
+            return made
     plain.go_to(position)
     plain()
     return plain, plain
-
-
-def agree(states, expected) -> bool:
-    """Whether both are the same up to rounding."""
-    return bool((states - expected).float().norm() <= AGREEMENT * expected.float().norm())

@@ -1,6 +1,6 @@
 """Sampling picture tokens with classifier-free guidance (arXiv 2410.13848, section 3.4; published generate())."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from . import jacobi, replay
 from .choice import Choice, check_guidance, check_range
 from .decoding import Draw, Run, prefill
 from .noise import stream_keys
+from .recording import Record
 
 CHECK_EVERY = 32
 AS_PUBLISHED = Choice()
@@ -39,7 +40,7 @@ def sample_steps(
     keep: tuple[torch.Tensor, torch.Tensor] | None = None,
     window: int = 1,
     width: int | None = None,
-    record: Callable[[Callable], Callable] | None = None,
+    record: Record | None = None,
 ) -> Iterator[TokenStep]:
     """Samples picture tokens in raster order, one position per iteration; stop iterating to cancel.
 
@@ -61,7 +62,7 @@ def sample_steps(
         keep: (tokens int64 [B, N], bool [B, N]): where true, the token is taken from here instead of sampled.
         window: positions per pass, 1 to 256.
         width: tokens per row of the picture, which the first guesses use.
-        record: makes of a function what does its work again (replay.recorder); the model's weights then have to stay
+        record: makes of a function what does its work again (recording.recorder); the model's weights then have to stay
             where they are, and its layers to do no more than the network says. A step's logits are valid until the
             next step. With a window over 1 it is not used.
 

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from recording import record
+from cpu_graph import record
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -57,7 +57,7 @@ def draws_nonsense(step):
     return again
 
 
-@pytest.mark.parametrize("record,problem", [(fails, "not permitted when"), (draws_nonsense, "other states")])
+@pytest.mark.parametrize("record,problem", [(fails, "not permitted when"), (draws_nonsense, "computes something else")])
 def test_what_cannot_be_recorded_is_drawn_without(ar, record, problem, caplog):
     with caplog.at_level(logging.WARNING):
         (plain, logits), (drawn, same) = draw(ar, 2), draw(ar, 2, record=record)
@@ -117,3 +117,59 @@ def test_a_cuda_graph_draws_the_same_tokens(golden, dtype, caplog):
         assert torch.equal(drawn, plain)
     else:  # the kernels round elsewhere, so that a token may come out otherwise; the first ones rarely do
         assert torch.equal(drawn[:, 0], plain[:, 0])
+
+
+@pytest.fixture(scope="module")
+def flow(golden):
+    return janus_core.load(golden("flow-a").folder, device="cpu", dtype=torch.float32)
+
+
+@pytest.mark.parametrize("negative_prompt", ["", "a blurry photo of a cat"])
+@pytest.mark.parametrize("num_images,interval,recordings", [(1, (0.0, 1.0), 1), (2, (0.3, 0.7), 2)])
+def test_a_recorded_velocity_gives_the_same_latents(
+    flow, monkeypatch, caplog, negative_prompt, num_images, interval, recordings
+):
+    settings = dict(num_images=num_images, steps=12, negative_prompt=negative_prompt, guidance_interval=interval)
+    plain = flow.generate_latents("a cat", **settings)
+    made = []
+
+    def counting(function):
+        made.append(record(function))
+        return made[-1]
+
+    monkeypatch.setattr("janus_core.pipeline.recorder", lambda device: counting)
+    assert torch.allclose(flow.generate_latents("a cat", **settings), plain, atol=1e-5)
+    assert len(made) == recordings and not caplog.records
+    flow.generate_latents("a cat", cuda_graphs=False, **settings)
+    assert len(made) == recordings
+
+
+def test_a_velocity_that_cannot_be_recorded_goes_on(flow, monkeypatch, caplog):
+    plain = flow.generate_latents("a cat", steps=5)
+    monkeypatch.setattr("janus_core.pipeline.recorder", lambda device: fails)
+    assert torch.equal(flow.generate_latents("a cat", steps=5), plain)
+    (message,) = (r.getMessage() for r in caplog.records)
+    assert "not permitted when" in message
+
+
+def test_nothing_of_a_velocity_is_on_the_host(golden):
+    with torch.inference_mode():
+        checkpoint = read_checkpoint(golden("flow-a").folder)
+        model = build_model(checkpoint, torch.nn, dtype=torch.float32).to("meta")
+        side = model.params.uvit.stride * 4
+        z = torch.empty(1, model.params.uvit.latent_channels, side, side, device="meta")
+        embeds = torch.empty(2, 9, model.params.llama.hidden_size, device="meta")
+        visible = torch.empty(2, 9, dtype=torch.bool, device="meta")
+        prompt = model.encode_prompt(embeds, visible, model.image_tokens(side, side))
+        with Devices() as devices:
+            v = model.velocity(z, torch.empty(1, device="meta"), prompt)
+    assert v.shape == (2, *z.shape[1:]) and devices.on_cpu == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("dtype,bar", [(torch.float32, 1e-4), (torch.bfloat16, 0.05)])
+def test_a_cuda_graph_gives_the_same_latents(golden, dtype, bar, caplog):
+    pipe = janus_core.load(golden("flow-a").folder, device="cuda", dtype=dtype)
+    settings = dict(num_images=2, steps=12, guidance_interval=(0.2, 0.9))
+    plain = pipe.generate_latents("a cat", cuda_graphs=False, **settings)
+    assert (pipe.generate_latents("a cat", **settings) - plain).abs().max() < bar and not caplog.records

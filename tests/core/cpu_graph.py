@@ -42,7 +42,7 @@ def tensors(out):
 
 
 def record(function):
-    """What janus_core.sampling.replay.recorder gives, on a CPU."""
+    """What janus_core.sampling.recording.recorder gives, on a CPU."""
     with Recording() as recording:
         function()
     for tensor, before in reversed(recording.undo):

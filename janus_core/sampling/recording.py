@@ -1,0 +1,92 @@
+"""Recording work once and doing it again without Python, as CUDA graphs do.
+
+Starting a small kernel costs the host more than running it costs a fast GPU; replayed, all of them start together.
+What is recorded reads and writes the same memory every time.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+AGREEMENT = 0.1  # of the norm: many times what 16 bits lose, and far below what an error would change
+
+Record = Callable[[Callable[[], None]], Callable[[], None]]  # makes of a function what does its work again
+
+
+def recorder(device: torch.device) -> Record | None:
+    """What records work on a device, or None where nothing can."""
+    return partial(cuda_graph, device=device) if device.type == "cuda" and torch.version.cuda else None
+
+
+def cuda_graph(function: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """Records what `function` does on a GPU, without doing it; returns what does it."""
+    # A capture that fails leaves its stream the current one; the outer context sets that right.
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
+            function()
+    return graph.replay
+
+
+def agree(result: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether both are the same up to rounding."""
+    return bool((result - expected).float().norm() <= AGREEMENT * expected.float().norm())
+
+
+def attempt(name: str, make: Callable, expected: torch.Tensor):
+    """Tries recorded work before anything relies on it.
+
+    Args:
+        make: records and replays it; returns (what it computed, anything).
+        expected: what it has to compute.
+
+    Returns:
+        What `make` returned beside the result; None, with a warning, where recording fails or computes another result.
+    """
+    try:
+        result, made = make()
+        if agree(result, expected):
+            return made
+        problem = "it computes something else"
+    except Exception as error:  # of drivers, compilers, memory: the work can be done without
+        problem = str(error).strip().split("\n")[0] or type(error).__name__
+    logging.warning(f"{name} could not be recorded, drawing goes on more slowly: {problem}")
+    return None
+
+
+class Recorded:
+    """A function of tensors whose work is recorded at the second call and replayed from the third on.
+
+    The first call sets up what is set up on first use. Where recording does not work the function itself goes on.
+
+    Args:
+        name: of the function, for a warning.
+        function: of tensors that have the same shapes at every call, to one tensor.
+    """
+
+    def __init__(self, name: str, function: Callable[..., torch.Tensor], record: Record):
+        self.name, self.function, self.record = name, function, record
+        self.calls, self.again = 0, None
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if self.again is not None:
+            for kept, given in zip(self.inputs, inputs):
+                kept.copy_(given)
+            self.again()
+            return self.output.clone()
+        result = self.function(*inputs)
+        if self.calls == 2:
+            self.inputs = [given.clone() for given in inputs]
+            self.again = attempt(self.name, self._make, result)
+        return result
+
+    def _make(self):
+        def work():
+            self.output = self.function(*self.inputs)
+
+        again = self.record(work)
+        again()
+        return self.output, again
