@@ -13,11 +13,14 @@ import torch
 from ..janus_core.errors import SamplingError
 from ..janus_core.janusflow import VAE_DOWNSCALE, JanusFlow
 from ..janus_core.prompt import check_context
+from ..janus_core.sampling.recording import Recorded
 from . import conditioning
 from .base_model import JanusBaseModel, ModelConfig
+from .residency import recorder_for
 
 SIGMAS = 3000  # stock `simple` then hits every step count that divides it exactly
-PROMPTS = "janus_prompts"  # key in transformer_options
+RUN = "janus_run"  # key in transformer_options
+OVERRIDE = "optimized_attention_override"  # likewise: a function that may do something else at every step
 
 
 class CONDPrompt(comfy.conds.CONDRegular):
@@ -31,19 +34,19 @@ class JanusFlowModelConfig(ModelConfig):
     latent_format = comfy.latent_formats.SDXL
 
 
-class RunPrompts:
-    """The prompts' keys and values of one sampling run.
+class FlowRun:
+    """What the steps of one sampling run share: the prompts' keys and values, and the recorded work of a step.
 
     It lives in the run's transformer_options, so it ends with the run and can never meet other weights.
     """
 
     def __init__(self):
-        self.prompts = {}
+        self.velocities = {}
 
-    def get(self, key, encode):
-        if key not in self.prompts:
-            self.prompts[key] = encode()
-        return self.prompts[key]
+    def get(self, key, make):
+        if key not in self.velocities:
+            self.velocities[key] = make()
+        return self.velocities[key]
 
 
 class JanusFlowNetwork(JanusFlow):
@@ -68,12 +71,20 @@ class JanusFlowNetwork(JanusFlow):
             encoded = self.encode_prompt(janus_prompt, janus_visible.bool(), image_tokens, transformer_options)
             return encoded.repeat(x.shape[0] // janus_prompt.shape[0])
 
-        prompts, conds = transformer_options.get(PROMPTS), transformer_options.get("uuids")
-        if prompts is None or conds is None or torch.is_grad_enabled():  # training changes the weights every step
+        def make():
             prompt = encode()
+            record = None if OVERRIDE in transformer_options else recorder_for(self, x.device, x.dtype)
+            if record is None:
+                return lambda x, t, options: self.velocity(x, t, prompt, options)
+            recorded = Recorded("The velocity", lambda x, t: self.velocity(x, t, prompt, transformer_options), record)
+            return lambda x, t, options: recorded(x, t)
+
+        run, conds = transformer_options.get(RUN), transformer_options.get("uuids")
+        if run is None or conds is None or torch.is_grad_enabled():  # training changes the weights every step
+            v = self.velocity(x, timesteps, encode(), transformer_options)
         else:
-            prompt = prompts.get((tuple(conds), x.device, x.dtype, tuple(x.shape)), encode)
-        v = self.velocity(x, timesteps, prompt, transformer_options)
+            key = (tuple(conds), x.device, x.dtype, tuple(x.shape))
+            v = run.get(key, make)(x, timesteps, transformer_options)
         return -v[..., :height, :width]
 
 
@@ -131,7 +142,7 @@ def prepare_flow_sampling(executor, noise, latent_image, *args, **kwargs):
         "hooks" in cond for conds in guider.conds.values() for cond in conds
     )
     if not changing:  # hooks change weights and context windows the prompts between steps
-        guider.model_options["transformer_options"][PROMPTS] = RunPrompts()
+        guider.model_options["transformer_options"][RUN] = FlowRun()
     samples = executor(noise, latent_image, *args, **kwargs)
     if not samples.isfinite().all():
         raise SamplingError("The model's output is not finite: use bf16 or fp32 weights, or check the LoRA.")

@@ -15,6 +15,7 @@ from .base_model import WEIGHT_DTYPES
 from .clip import make_clip
 from .conditioning import LOADERS
 from .flow_model import JanusFlowModel, prepare_flow_sampling
+from .residency import patcher_class
 from .token_model import JanusTokenModel, refuse_diffusion_sampling
 from .vae import JanusVAE
 
@@ -30,8 +31,8 @@ def make_patcher(checkpoint: Checkpoint, weight_dtype: str, disable_dynamic=Fals
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
     model = model_class(checkpoint, weight_dtype, load_device, offload_device)
-    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
-    patcher = patcher_class(model, load_device=load_device, offload_device=offload_device)
+    kind = comfy.model_patcher.ModelPatcher if disable_dynamic else patcher_class(model, load_device)
+    patcher = kind(model, load_device=load_device, offload_device=offload_device)
     patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, "janus", wrapper)
     return patcher
 

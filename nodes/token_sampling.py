@@ -16,6 +16,7 @@ from ..janus_core.image import to_pictures
 from ..janus_core.networks.vq import latent_to_tokens, tokens_to_latent
 from ..janus_core.sampling.tokens import sample_steps
 from . import conditioning
+from .residency import recorder_for
 from .token_model import JanusTokenModel
 
 PREVIEW_SHARE = 0.1  # of the run's time
@@ -62,6 +63,7 @@ def sample(model, positive, negative, latent: dict, **settings) -> dict:
     progress = comfy.utils.ProgressBar(count * -(-batch // together))
     done = []
     model.pre_run()
+    record = recorder_for(network, device, dtype)
     try:
         with comfy.model_management.cuda_device_context(device):
             for start in range(0, batch, together):
@@ -74,6 +76,7 @@ def sample(model, positive, negative, latent: dict, **settings) -> dict:
                     indices=indices[part],
                     keep=None if kept is None else tuple(t[part].to(device) for t in kept),
                     width=grid[1],
+                    record=record,
                     **settings,
                 )
                 for step in steps:

@@ -1,10 +1,13 @@
 """Checks that need ComfyUI's modules in the process: run by test_inside.py with ComfyUI's Python and folder."""
 
+import importlib.util
 import sys
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
 PACK = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(Path.cwd()), str(PACK)]
+sys.path[:0] = [str(Path.cwd()), str(PACK), str(PACK / "tests" / "core")]
 sys.argv = ["inside", "--cpu"]
 
 import comfy.options  # noqa: E402
@@ -12,10 +15,20 @@ import comfy.options  # noqa: E402
 comfy.options.enable_args_parsing()
 
 import comfy.memory_management  # noqa: E402
+import comfy.model_patcher  # noqa: E402
 import comfy.ops  # noqa: E402
+import comfy.sample  # noqa: E402
+import cpu_graph  # noqa: E402
 import torch  # noqa: E402
 
 from janus_core.checkpoint import build_model, build_vq, read_checkpoint  # noqa: E402
+
+spec = importlib.util.spec_from_file_location("pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)])
+pack = sys.modules["pack"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pack)
+from pack.janus_core.sampling.choice import Choice  # noqa: E402
+from pack.nodes import loader_nodes, residency, token_sampling  # noqa: E402
+from pack.nodes.clip import make_clip  # noqa: E402
 
 GOLDENS = PACK / "tests" / "data" / "goldens"
 
@@ -34,6 +47,69 @@ def models_load_into_layers_that_are_empty_until_loaded():
     build_vq(read_checkpoint(GOLDENS / "ar-a"), operations=comfy.ops.disable_weight_init)
 
 
+def pictures(name: str):
+    """A golden checkpoint's MODEL, what it draws without recording, how to draw that again, and what was recorded.
+
+    A recorder that works on a CPU stands in for CUDA graphs.
+    """
+    checkpoint = read_checkpoint(GOLDENS / name)
+    model = loader_nodes.make_patcher(checkpoint, "fp32")
+    clip = make_clip(model, checkpoint)
+    positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(t)) for t in ("a cat", "a blurry photo"))
+    made = []
+
+    def counting(work):
+        made.append(cpu_graph.record(work))
+        return made[-1]
+
+    def draw():
+        if name == "ar-a":
+            latent = {"samples": torch.zeros(2, 8, 6, 6)}
+            settings = dict(seed=3, cfg=5.0, cfg_interval=(0.0, 1.0), choice=Choice(), window=1)
+            return token_sampling.sample(model, positive, negative, latent, **settings)["samples"]
+        latent = torch.zeros(2, 4, 12, 12)
+        noise = comfy.sample.prepare_noise(latent, 5)
+        return comfy.sample.sample(model, noise, 10, 2.0, "heun", "simple", positive, negative, latent, seed=5)
+
+    plain = draw()
+    residency.recorder = lambda device: counting
+    return model, plain, draw, made
+
+
+def recorded_steps_draw_the_same():
+    """On both MODELs, and not where a layer is cast, patched, replaced or elsewhere."""
+    for name, recordings in (("ar-a", 1), ("flow-a", 2)):  # the flow's sides are of two lengths
+        model, plain, draw, made = pictures(name)
+        assert torch.allclose(draw(), plain, atol=1e-4) and len(made) == recordings
+        network = model.model.diffusion_model
+        layer = network.llama.layers[1].mlp.up_proj
+        replaced = partial(type(layer).forward, layer)
+        for change in ({"comfy_cast_weights": True}, {"weight_function": [lambda w: w]}, {"forward": replaced}):
+            with mock.patch.multiple(layer, **change):
+                assert torch.allclose(draw(), plain, atol=1e-4) and len(made) == recordings, change
+        where = [
+            (torch.device("cpu"), torch.float32),
+            (torch.device("cpu"), torch.float16),
+            (torch.device("meta"), None),
+        ]
+        assert [residency.recorder_for(network, *place) is None for place in where] == [False, True, True]
+        draw()
+        assert len(made) == 2 * recordings
+
+
+def models_that_fit_are_loaded_as_a_whole():
+    """With dynamic VRAM there are two kinds of patchers."""
+    dynamic = type("Dynamic", (comfy.model_patcher.ModelPatcher,), {})
+    model = build_model(read_checkpoint(GOLDENS / "ar-a"), comfy.ops.disable_weight_init)
+    with mock.patch("comfy.model_patcher.CoreModelPatcher", dynamic):
+        for memory, kind in ((8e9, comfy.model_patcher.ModelPatcher), (1e9, dynamic)):
+            with mock.patch("comfy.model_management.get_total_memory", lambda device, memory=memory: memory):
+                assert residency.patcher_class(model, torch.device("cuda", 0)) is kind
+        assert residency.patcher_class(model, torch.device("cpu")) is dynamic
+
+
 with torch.inference_mode():
+    recorded_steps_draw_the_same()
+    models_that_fit_are_loaded_as_a_whole()
     models_load_into_layers_that_are_empty_until_loaded()
 print("fine")

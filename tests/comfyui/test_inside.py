@@ -6,7 +6,7 @@ from pathlib import Path
 from server import python_of
 
 
-def test_dynamic_vram_layers(comfyui):
+def test_inside_comfyui(comfyui):
     script = Path(__file__).with_name("inside.py")
     result = subprocess.run([python_of(comfyui), str(script)], cwd=comfyui, capture_output=True, text=True)
     assert result.returncode == 0 and result.stdout.endswith("fine\n"), result.stderr[-2000:]
