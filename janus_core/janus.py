@@ -58,6 +58,7 @@ class Janus(Understanding):
     """
 
     family = "janus"
+    idle = ("language_model.lm_head.", "language_model.model.embed_tokens.", "vision_model.", "aligner.")
 
     def __init__(self, params: JanusParams, operations=torch.nn, attention=default_attention, device=None, dtype=None):
         super().__init__(params.llama, operations, attention, device, dtype)

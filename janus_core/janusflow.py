@@ -50,6 +50,7 @@ class JanusFlow(Understanding):
     """The rectified-flow model."""
 
     family = "janusflow"
+    idle = ("language_model.lm_head.", "language_model.model.embed_tokens.", "vision_und_enc_", "beg_of_und_embed")
 
     def __init__(
         self, params: JanusFlowParams, operations=torch.nn, attention=default_attention, device=None, dtype=None

@@ -51,7 +51,8 @@ def load(
 
     Args:
         path: a published or converted folder, or a single .safetensors file.
-        device: None picks the best there is.
+        device: None picks the best there is. A GPU gets what draws; what reads pictures and writes text follows when
+            `describe` is first called.
         dtype: weights and arithmetic; None keeps the file's.
         vae: JanusFlow's VAE, a diffusers folder or sdxl_vae.safetensors; needed for pictures, not for latents.
         weight_dtype: "int8" or "fp8_e4m3fn" keeps the language model's linear layers in half of bfloat16's memory;
@@ -71,7 +72,7 @@ def load(
     operations = cpu if device.type == "cpu" and cpu.available(dtype) else torch.nn
     if quantized_layers(checkpoint.tensors):
         operations = operations_over(operations)
-    model = build_model(checkpoint, operations, dtype=dtype, device=device)
+    model = build_model(checkpoint, operations, dtype=dtype, device=device, idle_device="cpu")
     prompts = PromptEncoder.of(checkpoint)
     vae_dtype = torch.float32 if dtype == torch.float16 else dtype  # picture decoders overflow in float16
     if checkpoint.family == JanusFlow.family:
@@ -93,7 +94,8 @@ class Pipeline:
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Token ids [L] to embeddings [1, L, hidden]."""
-        return self.model.embed_text(ids.to(self.device), self.dtype)[None]
+        table = self.model.llama.embed_tokens.weight.device
+        return self.model.embed_text(ids.to(table), self.dtype)[None].to(self.device)
 
     @torch.inference_mode()
     def describe(
@@ -124,6 +126,7 @@ class Pipeline:
         entries = [entry if isinstance(entry, (list, tuple)) else [entry] for entry in entries]
         if not entries or not entries[0] or len({len(entry) for entry in entries}) != 1:
             raise ImageError("There must be a picture to describe, and the same number of pictures for every answer.")
+        self.model.to(self.device)  # some weights are idle while only drawing
         pixels = torch.stack([image.understanding_pixels(p, self.image_size) for entry in entries for p in entry])
         asked = self.prompts.question_ids(question, self.model.params.siglip.tokens, len(entries[0]))
         embeds = question_embeds(

@@ -9,7 +9,8 @@ from .networks.llama import CausalLM, LlamaParams
 class Understanding(nn.Module):
     """Base of Janus and JanusFlow.
 
-    A subclass has `family`, `params` (with `llama` and `siglip`) and `embed_pictures`.
+    A subclass has `family`, `params` (with `llama` and `siglip`), `embed_pictures`, and `idle`, the beginnings of the
+    names of the weights that drawing does not read, but for the rows of the prompt's words.
     """
 
     def __init__(self, llama: LlamaParams, operations, attention, device, dtype):

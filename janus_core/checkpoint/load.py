@@ -184,7 +184,13 @@ def _checkpoint(path, tensors, config, tokenizer, tokenizer_config, processor_co
 
 
 def build_model(
-    checkpoint: Checkpoint, operations=torch.nn, attention=default_attention, dtype=None, device="cpu", network=None
+    checkpoint: Checkpoint,
+    operations=torch.nn,
+    attention=default_attention,
+    dtype=None,
+    device="cpu",
+    network=None,
+    idle_device=None,
 ) -> Janus | JanusFlow:
     """The checkpoint's model with its weights, for inference.
 
@@ -196,6 +202,7 @@ def build_model(
         attention: the attention function (see janus_core.attention).
         dtype: dtype of the weights; None keeps the file's.
         network: a subclass of the family's model to build instead.
+        idle_device: of the weights that drawing does not read (`idle` of the model); `device` when None.
 
     Raises:
         CheckpointError: the weights do not fit together or the config.
@@ -206,7 +213,8 @@ def build_model(
         params, base = janus_params(checkpoint.tensors, checkpoint.config), Janus
     model = (network or base)(params, operations, attention, device="meta", dtype=dtype)
     tensors = {k: v for k, v in checkpoint.tensors.items() if not k.startswith(VQ_PREFIX)}
-    assign(model, base(params, device="meta"), tensors, checkpoint.path, dtype, device)
+    idle = () if idle_device is None else base.idle
+    assign(model, base(params, device="meta"), tensors, checkpoint.path, dtype, device, idle, idle_device)
     if base is Janus:
         model.codebook = normalised_codebook(checkpoint.tensors[VQ_PREFIX + "quantize.embedding.weight"])
     return model
@@ -223,7 +231,7 @@ def build_vq(
     return model
 
 
-def assign(model: torch.nn.Module, twin: torch.nn.Module, tensors, path, dtype, device):
+def assign(model: torch.nn.Module, twin: torch.nn.Module, tensors, path, dtype, device, idle=(), idle_device=None):
     """Gives a meta-device model its weights, frozen, after checking that names and shapes fit.
 
     A quantised layer keeps the dtype of its weight.
@@ -231,6 +239,7 @@ def assign(model: torch.nn.Module, twin: torch.nn.Module, tensors, path, dtype, 
     Args:
         twin: the same model of torch.nn layers, which says what is needed; a host's layers may be without weights
             until they are loaded.
+        idle: beginnings of the names of weights that go to `idle_device` instead.
     """
     quantized = quantized_layers(tensors)
     modules = dict(twin.named_modules())
@@ -256,7 +265,9 @@ def assign(model: torch.nn.Module, twin: torch.nn.Module, tensors, path, dtype, 
     state = {}
     for name in known & tensors.keys():
         part = name.rpartition(".")[2]
-        place = "cpu" if part == NOTE else device  # it is read, not computed with
+        place = idle_device if name.startswith(idle) else device
+        if part == NOTE:
+            place = "cpu"  # it is read, not computed with
         state[name] = tensors[name].to(device=place, dtype=None if name in kept else dtype)
         if part == SCALE and state[name].dim() == 1 and len(state[name]) > 1:
             state[name] = state[name][:, None]  # one scale per row, as ComfyUI multiplies it

@@ -9,6 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import janus_core
+from janus_core.checkpoint.quantize import LANGUAGE_MODEL
+from janus_core.janus import Janus, JanusParams
+from janus_core.networks.llama import KVCache, LlamaParams
+from janus_core.networks.siglip import SiglipParams
+from janus_core.networks.vq import VQModel, VQParams
+
 ROOT = Path(__file__).resolve().parents[2]
 SIZE_1B = {
     "language": dict(hidden=2048, ffn=5632, layers=24, vocab=102400),
@@ -92,3 +99,25 @@ def test_peak_memory(golden, tmp_path, kind):
     )
     file.unlink()
     assert int(run.stdout) < 1.2 * size + 0.5e9
+
+
+@pytest.mark.parametrize("name", ["ar-a", "flow-a"])
+def test_what_drawing_does_not_read_stays_on_the_host(golden, name):
+    """The meta device stands in a GPU's place."""
+    pipe = janus_core.load(golden(name).folder, device="meta")
+    on_host = [n for n, p in pipe.model.named_parameters() if p.device.type == "cpu"]
+    assert on_host == [n for n, _ in pipe.model.named_parameters() if n.startswith(pipe.model.idle)] and on_host
+    assert all(getattr(side, "embeds", side).device.type == "meta" for side in pipe.sides("a cat"))
+
+
+def test_7b_in_8_bits_draws_in_less_than_9_gb():
+    """What lies on a GPU then, counted: weights, VQ decoder, keys and values of a picture with guidance."""
+    llama = LlamaParams(102400, 4096, 11008, layers=30, heads=32, kv_heads=32, head_dim=128)
+    siglip = SiglipParams(width=1024, mlp_width=4096, layers=24, heads=16, patch_size=16, tokens=576)
+    vq_params = VQParams(16384, 8, 256, (128, 128, 256, 256, 512))
+    model = Janus(JanusParams(llama, siglip, vq_params, gen_head_width=4096), device="meta", dtype=torch.bfloat16)
+    drawing = [(name, p) for name, p in model.named_parameters() if not name.startswith(model.idle)]
+    weights = sum(p.numel() * (1 if name.startswith(LANGUAGE_MODEL) and p.dim() == 2 else 2) for name, p in drawing)
+    vq = 2 * sum(p.numel() for p in VQModel(vq_params, device="meta").parameters())
+    cache = KVCache.bytes(llama, 2, 64 + 576, torch.bfloat16, "cuda")
+    assert 6e9 < weights < 6.5e9 and weights + vq + cache < 7.5e9, (weights, vq, cache)  # the rest is for a pass
