@@ -90,15 +90,15 @@ def autoregressive(args, device, dtype):
     empty[1:-1] = baselines.PAD
     positive, negative = (ours.embed_text(row, dtype)[None] for row in (ids, empty))
 
-    def draw(model, record=None):
-        for _ in tokens.sample_steps(
-            model, positive, negative, args.tokens, indices=range(args.batch), record=record
-        ):
+    record = recorder(device)
+
+    def draw(model, record=record):
+        for _ in tokens.sample_steps(model, positive, negative, args.tokens, indices=range(args.batch), record=record):
             pass
 
     contestants = {theirs.name: lambda: theirs.draw(ids, args.batch, args.tokens), "janus_core": lambda: draw(ours)}
-    if device.type == "cuda":
-        contestants["janus_core, CUDA graphs"] = lambda: draw(ours, recorder(device))
+    if record is not None:
+        contestants["janus_core, without CUDA graphs"] = lambda: draw(ours, record=None)
     errors, states = {}, ours.llama(positive)
     for weights in args.weights or ["int8"] if dtype == torch.bfloat16 else ():
         operations = operations_over(operations_for(device, dtype))
@@ -129,13 +129,17 @@ def rectified_flow(args, device, dtype):
     rows = embeds.repeat_interleave(args.batch, 0), visible.repeat_interleave(args.batch, 0)
     times = flow.flow_times(args.steps)
 
-    def draw():
+    record = recorder(device)
+
+    def draw(record=record):
         sides = (flow.Prompt(embeds[k : k + 1], visible[k : k + 1]) for k in range(2))
-        velocity = flow.guided_velocity(ours, *sides, z, 2.0)
+        velocity = flow.guided_velocity(ours, *sides, z, 2.0, record=record)
         for _ in flow.sample_steps(lambda x, t: velocity(x.to(dtype), t).float(), z, times):
             pass
 
     contestants = {theirs.name: lambda: theirs.draw(*rows, z, args.steps), "janus_core": draw}
+    if record is not None:
+        contestants["janus_core, without CUDA graphs"] = lambda: draw(record=None)
     measured = alternate(contestants, args.repeats, device, args.steps)
     tensors = theirs.checkpoint.tensors
     matrices = sum(t.numel() for name, t in tensors.items() if "language_model.model.layers." in name and t.dim() == 2)

@@ -34,13 +34,17 @@ class FusedDecoder:
 
     def __call__(self, x, slot):
         """Input embeddings [rows, hidden] at `slot`, int64 [1], to hidden states after the final norm."""
-        k, starts = self.kernels, self.starts
-        for layer, (norms, (*qkv, out, gate, up, down)) in enumerate(self.blocks):
-            keys, values = self.cache.keys[layer], self.cache.values[layer]
-            queries = k.project(x, norms[0], qkv, self.table, starts, slot, keys, values)
-            x = k.added(k.attend(queries, keys, values, starts, slot), out, x)
-            x = k.added(k.gated(x, norms[1], gate, up), down, x)
+        with torch.cuda.device_of(x):  # Triton starts kernels on the current GPU
+            for layer, (norms, weights) in enumerate(self.blocks):
+                x = self._block(layer, norms, weights, x, slot)
         return self.norm(x)
+
+    def _block(self, layer: int, norms, weights, x, slot):
+        k, starts, (*qkv, out, gate, up, down) = self.kernels, self.starts, weights
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        queries = k.project(x, norms[0], qkv, self.table, starts, slot, keys, values)
+        x = k.added(k.attend(queries, keys, values, starts, slot), out, x)
+        return k.added(k.gated(x, norms[1], gate, up), down, x)
 
 
 def usable(llama: Llama, x) -> bool:
