@@ -146,15 +146,21 @@ def _added(
     tl.store(y + at, acc.to(y.dtype.element_ty), mask=m < rows)
 
 
-def _sizes(x) -> dict:
-    """The tiles for rows x [rows, WIDTH]."""
+def _arguments(x, layers) -> tuple[list, dict]:
+    """The pointers to weights and to their scales, and what the kernel for rows x [rows, width] is made for."""
     rows, width = x.shape
-    return {
+    scaled = layers[0][1] is not None
+    weights = [weight for weight, _ in layers]
+    scales = [scale for _, scale in layers] if scaled else weights  # which are then not read
+    made_for = {
+        "WIDTH": width,
+        "SCALED": scaled,
         "BM": max(LEAST, triton.next_power_of_2(rows)),
         "BN": OUTPUTS,
         "BK": min(256 if rows <= LEAST else 128, width & -width),  # a power of 2 that divides the width
         "num_stages": STAGES,
     }
+    return [*weights, *scales], made_for
 
 
 def project(x, norm, layers, table, starts, slot, keys, values):
@@ -172,13 +178,13 @@ def project(x, norm, layers, table, starts, slot, keys, values):
     Returns:
         queries [rows, heads * D].
     """
-    (w_q, scale_q), (w_k, scale_k), (w_v, scale_v) = layers
+    pointers, made_for = _arguments(x, layers)
     kv_heads, half = keys.shape[1], keys.shape[3] // 2
-    heads = len(w_q) // (2 * half)
-    queries = x.new_empty(len(x), len(w_q))
+    queries = x.new_empty(len(x), len(pointers[0]))
+    heads = queries.shape[1] // (2 * half)
     _qkv[((heads + 2 * kv_heads) * (half // OUTPUTS),)](
-        x, *norm, w_q, w_k, w_v, scale_q, scale_k, scale_v, *table, starts, slot, queries, keys, values,
-        len(x), *keys.stride()[:2], heads, kv_heads, x.shape[1], half, scale_q is not None, **_sizes(x),
+        x, *norm, *pointers, *table, starts, slot, queries, keys, values,
+        len(x), *keys.stride()[:2], heads, kv_heads, HALF=half, **made_for,
     )  # fmt: skip
     return queries
 
@@ -189,25 +195,23 @@ def attend(queries, keys, values, starts, slot):
     heads = queries.shape[1] // dim
     out = torch.empty_like(queries)
     _attend[(rows, heads)](
-        queries, keys, values, starts, slot, out, *keys.stride()[:2], heads, heads // kv_heads, dim**-0.5, dim, KEYS
-    )
+        queries, keys, values, starts, slot, out, *keys.stride()[:2], heads, heads // kv_heads, dim**-0.5,
+        DIM=dim, BS=KEYS,
+    )  # fmt: skip
     return out
 
 
 def gated(x, norm, gate, up):
     """silu(gate) * up of normed rows [rows, width]; `gate` and `up` are (weight [N, width], scale or None)."""
-    y = x.new_empty(len(x), len(gate[0]))
-    _gated[(y.shape[1] // OUTPUTS,)](
-        x, *norm, gate[0], up[0], gate[1], up[1], y, len(x), y.shape[1], x.shape[1], gate[1] is not None, **_sizes(x)
-    )
+    pointers, made_for = _arguments(x, (gate, up))
+    y = x.new_empty(len(x), len(pointers[0]))
+    _gated[(y.shape[1] // OUTPUTS,)](x, *norm, *pointers, y, len(x), N=y.shape[1], **made_for)
     return y
 
 
 def added(x, layer, residual):
     """`residual` [rows, N] and the product of x [rows, width] with a layer (weight [N, width], scale or None)."""
-    weight, scale = layer
+    pointers, made_for = _arguments(x, (layer,))
     y = torch.empty_like(residual)
-    _added[(len(weight) // OUTPUTS,)](
-        x, weight, scale, residual, y, len(x), len(weight), x.shape[1], scale is not None, **_sizes(x)
-    )
+    _added[(y.shape[1] // OUTPUTS,)](x, *pointers, residual, y, len(x), N=y.shape[1], **made_for)
     return y
