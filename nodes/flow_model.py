@@ -73,7 +73,8 @@ class JanusFlowNetwork(JanusFlow):
 
         def make():
             prompt = encode()
-            record = None if OVERRIDE in transformer_options else recorder_for(self, x.device, x.dtype)
+            changes = OVERRIDE in transformer_options or torch.compiler.is_compiling()
+            record = None if changes else recorder_for(self, x.device, x.dtype)
             if record is None:
                 return lambda x, t, options: self.velocity(x, t, prompt, options)
             recorded = Recorded("The velocity", lambda x, t: self.velocity(x, t, prompt, transformer_options), record)

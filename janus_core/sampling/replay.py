@@ -13,7 +13,7 @@ from ..networks.llama import FixedCache, KVCache, Llama
 from .decoding import Run
 from .recording import Record, attempt
 
-NOISE_AHEAD = 32  # positions whose noise is made together
+NOISE_AHEAD = 16  # positions whose noise is made together
 
 
 class PlainDecoder:

@@ -95,6 +95,13 @@ def recorded_steps_draw_the_same():
         assert [residency.recorder_for(network, *place) is None for place in where] == [False, True, True]
         draw()
         assert len(made) == 2 * recordings
+        if name == "flow-a":
+            options = model.model_options["transformer_options"]
+            options["optimized_attention_override"] = lambda attention, *args, **kwargs: attention(*args, **kwargs)
+            assert torch.allclose(draw(), plain, atol=1e-4) and len(made) == 2 * recordings
+            del options["optimized_attention_override"]
+            with mock.patch("torch.compiler.is_compiling", lambda: True):
+                assert torch.allclose(draw(), plain, atol=1e-4) and len(made) == 2 * recordings
 
 
 def models_that_fit_are_loaded_as_a_whole():
