@@ -18,9 +18,11 @@ from janus_core.fused import decoder
 from janus_core.networks.llama import KVCache, Llama, LlamaParams
 from janus_core.sampling.replay import PlainDecoder
 
-pytest.importorskip("triton", reason="Triton is not made for this system")
+pytest.importorskip("triton", minversion="3.4", reason="needs a Triton whose interpreter is complete")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROOT = Path(__file__).resolve().parents[2]
+BARS = [(torch.float32, 1e-5), (torch.float16, 5e-3)]
+BARS += [(torch.bfloat16, 4e-2)] if DEVICE == "cuda" else []  # which the interpreter cannot multiply
 
 
 def a_llama(dtype, **params):
@@ -54,7 +56,7 @@ def both(llama, rows: int, dtype, steps: int = 3):
 
 @pytest.mark.parametrize("kv_heads", [4, 2])
 @pytest.mark.parametrize("rows", [1, 2, 20])
-@pytest.mark.parametrize("dtype,bar", [(torch.float32, 1e-5), (torch.float16, 5e-3)])
+@pytest.mark.parametrize("dtype,bar", BARS)
 def test_kernels_compute_what_the_network_does(kv_heads, rows, dtype, bar):
     expected, states = both(a_llama(dtype, kv_heads=kv_heads), rows, dtype)
     for a, b in zip(expected, states):
