@@ -11,6 +11,9 @@ MOST_ROWS = 64
 EIGHT_BITS = (torch.int8, torch.float8_e4m3fn)
 
 
+_failed: set[torch.device] = set()  # where a kernel could not be made or started
+
+
 class FusedDecoder:
     """Passes over one position of each row of a cache.
 
@@ -23,10 +26,15 @@ class FusedDecoder:
 
         self.kernels, self.cache, self.starts = kernels, cache, starts
         self.norm = llama.norm
-        p, capacity = llama.params, cache.keys.shape[3]
+        p, rows, capacity = llama.params, len(starts), cache.keys.shape[3]
         positions = torch.arange(capacity, device=starts.device)
         table = rotary_table(positions, p.head_dim, p.rope_theta, torch.float32)
         self.table = [side[:, : p.head_dim // 2].contiguous() for side in table]
+        # All that kernels read and write is there before a recording: Triton asks the driver about each pointer, which
+        # knows nothing of memory that an asynchronous allocator only notes down while it records.
+        self.slot = torch.zeros(1, dtype=torch.long, device=starts.device)
+        widths = (p.hidden_size, p.hidden_size, p.heads * p.head_dim, p.heads * p.head_dim, p.intermediate_size)
+        self.buffers = [llama.norm.weight.new_empty(rows, width) for width in widths]
         self.blocks = []
         for block in llama.layers:
             norms = [(norm.weight, norm.eps) for norm in (block.input_layernorm, block.post_attention_layernorm)]
@@ -34,29 +42,41 @@ class FusedDecoder:
 
     def __call__(self, x, slot):
         """Input embeddings [rows, hidden] at `slot`, int64 [1], to hidden states after the final norm."""
-        with torch.cuda.device_of(x):  # Triton starts kernels on the current GPU
-            for layer, (norms, weights) in enumerate(self.blocks):
-                x = self._block(layer, norms, weights, x, slot)
-        return self.norm(x)
+        states = self.buffers[0]
+        states.copy_(x)
+        self.slot.copy_(slot)
+        try:
+            with torch.cuda.device_of(x):  # Triton starts kernels on the current GPU
+                for layer in range(len(self.blocks)):
+                    self._block(layer)
+        except Exception:
+            _failed.add(x.device)
+            raise
+        return self.norm(states)
 
-    def _block(self, layer: int, norms, weights, x, slot):
-        k, starts, (*qkv, out, gate, up, down) = self.kernels, self.starts, weights
+    def _block(self, layer: int):
+        """Takes the states in the first buffer through a block."""
+        k, starts, slot = self.kernels, self.starts, self.slot
+        norms, (*qkv, out, gate, up, down) = self.blocks[layer]
+        states, between, queries, attended, inner = self.buffers
         keys, values = self.cache.keys[layer], self.cache.values[layer]
-        queries = k.project(x, norms[0], qkv, self.table, starts, slot, keys, values)
-        x = k.added(k.attend(queries, keys, values, starts, slot), out, x)
-        return k.added(k.gated(x, norms[1], gate, up), down, x)
+        k.project(states, norms[0], qkv, self.table, starts, slot, keys, values, queries)
+        k.attend(queries, keys, values, starts, slot, attended)
+        k.added(attended, out, states, between)
+        k.gated(between, norms[1], gate, up, inner)
+        k.added(inner, down, between, states)
 
 
 def usable(llama: Llama, x) -> bool:
     """Whether the kernels can take rows x [rows, hidden] through a Llama.
 
-    They need a GPU with bfloat16, Triton, sides that are multiples of 16 (a head's: a power of 2 from 32), and in all
+    They need a GPU with bfloat16, Triton, sides that are multiples of 32 (a head's: a power of 2), and in all
     linear layers plain weights of x's dtype or, as quantized.operations_over makes them, of one format of 8 bits.
     """
     p = llama.params
     if x.dtype != torch.bfloat16 or len(x) > MOST_ROWS or not _has_kernels(x.device):
         return False
-    if p.head_dim % 32 or p.head_dim & (p.head_dim - 1) or p.hidden_size % 16 or p.intermediate_size % 16:
+    if p.head_dim % 32 or p.head_dim & (p.head_dim - 1) or p.hidden_size % 32 or p.intermediate_size % 32:
         return False
     layers = [layer for block in llama.layers for layer in _linear_layers(block)]
     if not all(isinstance(layer, nn.Linear) for layer in layers):
@@ -71,7 +91,9 @@ def usable(llama: Llama, x) -> bool:
 
 
 def _has_kernels(device: torch.device) -> bool:
-    return device.type == "cuda" and capability(device) >= (8, 0) and importlib.util.find_spec("triton") is not None
+    if device.type != "cuda" or device in _failed or capability(device) < (8, 0):
+        return False
+    return importlib.util.find_spec("triton") is not None
 
 
 def capability(device: torch.device) -> tuple[int, int]:

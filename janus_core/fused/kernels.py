@@ -1,27 +1,55 @@
 """Triton kernels of a decode step: one position of a few rows through a Llama block.
 
 Such a step's time is that of reading the weights. Each is read once, and what stands before and after a product (norm,
-rotation, cache, activation, residual) goes along with it, so that little else is read or started. The rows are padded
-to what the matrix units take; sums and norms are in float32. Weights are of the rows' dtype, or of 8 bits with one
-scale per output.
+rotation, cache, activation, residual) goes along with it, so that little else is read or started. One or two rows, a
+picture and its guidance, are multiplied where the weights arrive, in registers; more are padded for the matrix units.
+Sums and norms are in float32. Weights are of the rows' dtype, or of 8 bits with one scale per output.
 
 Importing this module needs Triton. Where TRITON_INTERPRET=1 is set before, the kernels run on a CPU, for tests.
 """
 
-import torch
 import triton
 import triton.language as tl
 
-OUTPUTS = 16  # rows of a weight that one program multiplies by
-KEYS = 64  # keys that a program of attention reads at a time
-STAGES = 4  # tiles of a weight that are on their way at a time
-LEAST = 16  # the smallest side of a tile
+FEW = 2  # rows that are multiplied without matrix units
+KEYS = 32  # keys that a program of attention reads at a time
+LEAST = 16  # the smallest side of a matrix unit's tile
 
 
 @triton.jit
-def _tile(w, n, k, width: tl.constexpr, like):
-    """Rows n and columns k of a weight [.., width], transposed, in the dtype of `like`."""
-    return tl.trans(tl.load(w + n[:, None] * width + k[None, :]).to(like.dtype))
+def _tile(w, n, k, width: tl.constexpr):
+    """Rows n and columns k of a weight [.., width]."""
+    return tl.load(w + n[:, None] * width + k[None, :], mask=(k < width)[None, :], other=0.0)
+
+
+@triton.jit
+def _row(x, k, width: tl.constexpr):
+    return tl.load(x + k, mask=k < width, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _columns(start, BK: tl.constexpr):
+    """BK columns from `start` on; threads take 8 at a time of weights and rows alike, so that none change hands."""
+    return start + tl.max_contiguous(tl.arange(0, BK), 8)
+
+
+@triton.jit
+def _squares(x, width: tl.constexpr):
+    """The sum of a row's squares, [1]."""
+    squares = tl.zeros([1024], dtype=tl.float32)
+    for start in range(0, width, 1024):
+        row = _row(x, start + tl.arange(0, 1024), width)
+        squares += row * row
+    return tl.sum(squares, axis=0) * tl.full([1], 1.0, dtype=tl.float32)
+
+
+@triton.jit
+def _stacked(first, second, BM: tl.constexpr):
+    """The values of one or two rows as a tile [BM, ..]."""
+    if BM == 2:
+        return tl.where(tl.arange(0, 2)[:, None] == 0, first[None, :], second[None, :])
+    else:
+        return first[None, :]
 
 
 @triton.jit
@@ -40,19 +68,39 @@ def _two_products(
 
     The norm's factor is known when all of x was read, and applied then.
     """
-    m = tl.arange(0, BM)[:, None]
-    a = tl.zeros([BM, BN], dtype=tl.float32)
-    b = tl.zeros([BM, BN], dtype=tl.float32)
-    squares = tl.zeros([BM], dtype=tl.float32)
-    for start in range(0, WIDTH, BK):
-        k = start + tl.arange(0, BK)
-        raw = tl.load(x + m * WIDTH + k[None, :], mask=m < rows, other=0.0)
-        wide = raw.to(tl.float32)
-        squares += tl.sum(wide * wide, axis=1)
-        normed = (wide * tl.load(gain + k).to(tl.float32)[None, :]).to(raw.dtype)
-        a = tl.dot(normed, _tile(w_a, n_a, k, WIDTH, normed), a, input_precision="ieee")
-        b = tl.dot(normed, _tile(w_b, n_b, k, WIDTH, normed), b, input_precision="ieee")
-    factor = tl.rsqrt(squares / WIDTH + eps)[:, None]
+    if BM <= 2:
+        a_0 = tl.zeros([BN, BK], dtype=tl.float32)
+        b_0 = tl.zeros([BN, BK], dtype=tl.float32)
+        a_1, b_1 = a_0, b_0
+        for start in range(0, WIDTH, BK):
+            k = _columns(start, BK)
+            tile_a, tile_b = _tile(w_a, n_a, k, WIDTH).to(tl.float32), _tile(w_b, n_b, k, WIDTH).to(tl.float32)
+            gains = _row(gain, k, WIDTH)
+            row = _row(x, k, WIDTH) * gains
+            a_0 += tile_a * row[None, :]
+            b_0 += tile_b * row[None, :]
+            if BM == 2:
+                row = _row(x + WIDTH, k, WIDTH) * gains
+                a_1 += tile_a * row[None, :]
+                b_1 += tile_b * row[None, :]
+        a = _stacked(tl.sum(a_0, axis=1), tl.sum(a_1, axis=1), BM)
+        b = _stacked(tl.sum(b_0, axis=1), tl.sum(b_1, axis=1), BM)
+        squares = _stacked(_squares(x, WIDTH), _squares(x + WIDTH if BM == 2 else x, WIDTH), BM)
+    else:
+        m = tl.arange(0, BM)[:, None]
+        a = tl.zeros([BM, BN], dtype=tl.float32)
+        b = tl.zeros([BM, BN], dtype=tl.float32)
+        squares = tl.zeros([BM], dtype=tl.float32)
+        for start in range(0, WIDTH, BK):
+            k = start + tl.arange(0, BK)
+            raw = tl.load(x + m * WIDTH + k[None, :], mask=m < rows, other=0.0)
+            wide = raw.to(tl.float32)
+            squares += tl.sum(wide * wide, axis=1)
+            normed = (wide * tl.load(gain + k).to(tl.float32)[None, :]).to(raw.dtype)
+            a = tl.dot(normed, tl.trans(_tile(w_a, n_a, k, WIDTH).to(raw.dtype)), a, input_precision="ieee")
+            b = tl.dot(normed, tl.trans(_tile(w_b, n_b, k, WIDTH).to(raw.dtype)), b, input_precision="ieee")
+        squares = squares[:, None]
+    factor = tl.rsqrt(squares / WIDTH + eps)
     return _scaled(a * factor, scale_a, n_a, SCALED), _scaled(b * factor, scale_b, n_b, SCALED)
 
 
@@ -95,14 +143,16 @@ def _attend(
     queries, keys, values, starts, slot, out, row_stride, head_stride, heads, group, scale,
     DIM: tl.constexpr, BS: tl.constexpr,
 ):  # fmt: skip
-    """One head of one row: a running softmax over the row's keys up to the slot (arXiv 2205.14135, algorithm 1)."""
+    """One head of one row: BS running softmaxes (arXiv 2205.14135, algorithm 1), each over every BS-th key, joined."""
     row, head = tl.program_id(0), tl.program_id(1)
     d = tl.arange(0, DIM)
     at = (row * heads + head) * DIM + d
     query = tl.load(queries + at).to(tl.float32) * (scale * 1.4426950408889634)  # for powers of 2
     base = row.to(tl.int64) * row_stride + head // group * head_stride
     first, end = tl.load(starts + row), tl.load(slot) + 1
-    best, total, acc = -float("inf"), 0.0, tl.zeros([DIM], dtype=tl.float32)
+    best = tl.full([BS], -1e30, dtype=tl.float32)
+    total = tl.zeros([BS], dtype=tl.float32)
+    acc = tl.zeros([BS, DIM], dtype=tl.float32)
     for begin in tl.range(first, end, BS, num_stages=3):
         s = begin + tl.arange(0, BS)
         inside = s < end
@@ -110,12 +160,14 @@ def _attend(
         k = tl.load(keys + offsets, mask=inside[:, None], other=0.0).to(tl.float32)
         v = tl.load(values + offsets, mask=inside[:, None], other=0.0).to(tl.float32)
         scores = tl.where(inside, tl.sum(k * query[None, :], axis=1), -float("inf"))
-        most = tl.maximum(best, tl.max(scores, axis=0))
+        most = tl.maximum(best, scores)
         p, fade = tl.exp2(scores - most), tl.exp2(best - most)
-        acc = acc * fade + tl.sum(p[:, None] * v, axis=0)
-        total = total * fade + tl.sum(p, axis=0)
+        acc = acc * fade[:, None] + p[:, None] * v
+        total = total * fade + p
         best = most
-    tl.store(out + at, (acc / total).to(out.dtype.element_ty))
+    share = tl.exp2(best - tl.max(best, axis=0))
+    acc = tl.sum(acc * share[:, None], axis=0) / tl.sum(total * share, axis=0)
+    tl.store(out + at, acc.to(out.dtype.element_ty))
 
 
 @triton.jit
@@ -136,34 +188,48 @@ def _added(
 ):  # fmt: skip
     """y [rows, N] = residual + x [rows, WIDTH] times w [N, WIDTH]."""
     m, n = tl.arange(0, BM)[:, None], tl.program_id(0) * BN + tl.arange(0, BN)
-    acc = tl.zeros([BM, BN], dtype=tl.float32)
-    for start in range(0, WIDTH, BK):
-        k = start + tl.arange(0, BK)
-        tile = tl.load(x + m * WIDTH + k[None, :], mask=m < rows, other=0.0)
-        acc = tl.dot(tile, _tile(w, n, k, WIDTH, tile), acc, input_precision="ieee")
+    if BM <= 2:
+        acc_0 = tl.zeros([BN, BK], dtype=tl.float32)
+        acc_1 = acc_0
+        for start in tl.range(0, WIDTH, BK, loop_unroll_factor=2):
+            k = _columns(start, BK)
+            tile = _tile(w, n, k, WIDTH).to(tl.float32)
+            acc_0 += tile * _row(x, k, WIDTH)[None, :]
+            if BM == 2:
+                acc_1 += tile * _row(x + WIDTH, k, WIDTH)[None, :]
+        acc = _stacked(tl.sum(acc_0, axis=1), tl.sum(acc_1, axis=1), BM)
+    else:
+        acc = tl.zeros([BM, BN], dtype=tl.float32)
+        for start in range(0, WIDTH, BK):
+            k = start + tl.arange(0, BK)
+            raw = tl.load(x + m * WIDTH + k[None, :], mask=m < rows, other=0.0)
+            acc = tl.dot(raw, tl.trans(_tile(w, n, k, WIDTH).to(raw.dtype)), acc, input_precision="ieee")
     at = m * N + n[None, :]
     acc = _scaled(acc, scale, n, SCALED) + tl.load(residual + at, mask=m < rows, other=0.0).to(tl.float32)
     tl.store(y + at, acc.to(y.dtype.element_ty), mask=m < rows)
 
 
 def _arguments(x, layers) -> tuple[list, dict]:
-    """The pointers to weights and to their scales, and what the kernel for rows x [rows, width] is made for."""
+    """The pointers to weights and to their scales, and what the kernel for rows x [rows, width] is made for.
+
+    The sizes are for many bytes on their way to a multiprocessor: of few rows, threads hold what they wait for in 128
+    registers; of more, tiles wait in shared memory, four at a time.
+    """
     rows, width = x.shape
     scaled = layers[0][1] is not None
     weights = [weight for weight, _ in layers]
     scales = [scale for _, scale in layers] if scaled else weights  # which are then not read
-    made_for = {
-        "WIDTH": width,
-        "SCALED": scaled,
-        "BM": max(LEAST, triton.next_power_of_2(rows)),
-        "BN": OUTPUTS,
-        "BK": min(256 if rows <= LEAST else 128, width & -width),  # a power of 2 that divides the width
-        "num_stages": STAGES,
-    }
-    return [*weights, *scales], made_for
+    if rows <= FEW:
+        tile = {"BN": 4, "BK": 1024, "num_warps": 4} if len(layers) == 1 else {"BN": 2, "BK": 512, "num_warps": 2}
+        made_for = {**tile, "BM": rows, "maxnreg": 128}
+    else:
+        widest = 256 if rows <= LEAST else 128
+        made_for = {"BM": max(LEAST, triton.next_power_of_2(rows)), "BN": LEAST, "BK": min(widest, width & -width)}
+        made_for |= {"num_warps": 2, "num_stages": 4}  # more warps would only read each tile more often
+    return [*weights, *scales], {"WIDTH": width, "SCALED": scaled, **made_for}
 
 
-def project(x, norm, layers, table, starts, slot, keys, values):
+def project(x, norm, layers, table, starts, slot, keys, values, out):
     """Normed rows through the projections of attention; keys and values go to their slot of the cache.
 
     Args:
@@ -174,44 +240,34 @@ def project(x, norm, layers, table, starts, slot, keys, values):
         starts: int64 [rows], the slot of each row's position 0.
         slot: int64 [1].
         keys, values: of the layer, [rows, kv_heads, capacity, D].
-
-    Returns:
-        queries [rows, heads * D].
+        out: the queries, [rows, heads * D].
     """
     pointers, made_for = _arguments(x, layers)
     kv_heads, half = keys.shape[1], keys.shape[3] // 2
-    queries = x.new_empty(len(x), len(pointers[0]))
-    heads = queries.shape[1] // (2 * half)
-    _qkv[((heads + 2 * kv_heads) * (half // OUTPUTS),)](
-        x, *norm, *pointers, *table, starts, slot, queries, keys, values,
+    heads = out.shape[1] // (2 * half)
+    _qkv[((heads + 2 * kv_heads) * (half // made_for["BN"]),)](
+        x, *norm, *pointers, *table, starts, slot, out, keys, values,
         len(x), *keys.stride()[:2], heads, kv_heads, HALF=half, **made_for,
     )  # fmt: skip
-    return queries
 
 
-def attend(queries, keys, values, starts, slot):
+def attend(queries, keys, values, starts, slot, out):
     """Attention of one position over the cache, from each row's start up to the slot; [rows, heads * D] both ways."""
     rows, kv_heads, _, dim = keys.shape
     heads = queries.shape[1] // dim
-    out = torch.empty_like(queries)
     _attend[(rows, heads)](
         queries, keys, values, starts, slot, out, *keys.stride()[:2], heads, heads // kv_heads, dim**-0.5,
         DIM=dim, BS=KEYS,
     )  # fmt: skip
-    return out
 
 
-def gated(x, norm, gate, up):
-    """silu(gate) * up of normed rows [rows, width]; `gate` and `up` are (weight [N, width], scale or None)."""
+def gated(x, norm, gate, up, out):
+    """silu(gate) * up of normed rows [rows, width] to [rows, N]; both layers are (weight [N, width], scale or None)."""
     pointers, made_for = _arguments(x, (gate, up))
-    y = x.new_empty(len(x), len(pointers[0]))
-    _gated[(y.shape[1] // OUTPUTS,)](x, *norm, *pointers, y, len(x), N=y.shape[1], **made_for)
-    return y
+    _gated[(out.shape[1] // made_for["BN"],)](x, *norm, *pointers, out, len(x), N=out.shape[1], **made_for)
 
 
-def added(x, layer, residual):
+def added(x, layer, residual, out):
     """`residual` [rows, N] and the product of x [rows, width] with a layer (weight [N, width], scale or None)."""
     pointers, made_for = _arguments(x, (layer,))
-    y = torch.empty_like(residual)
-    _added[(y.shape[1] // OUTPUTS,)](x, *pointers, residual, y, len(x), N=y.shape[1], **made_for)
-    return y
+    _added[(out.shape[1] // made_for["BN"],)](x, *pointers, residual, out, len(x), N=out.shape[1], **made_for)

@@ -34,11 +34,11 @@ def a_llama(dtype, **params):
     return llama
 
 
-SMALL = dict(vocab_size=8, hidden_size=128, intermediate_size=352, layers=2, heads=4, kv_heads=4, head_dim=32)
+SMALL = dict(vocab_size=8, hidden_size=96, intermediate_size=160, layers=1, heads=2, kv_heads=2, head_dim=32)
 
 
 @torch.inference_mode()
-def both(llama, rows: int, dtype, steps: int = 3):
+def both(llama, rows: int, dtype, steps: int = 2):
     """States of a few steps and the cache after them, by the network and by the kernels."""
     torch.manual_seed(1)
     made = KVCache(llama.params, rows, 90, dtype, DEVICE)
@@ -54,7 +54,7 @@ def both(llama, rows: int, dtype, steps: int = 3):
     return results
 
 
-@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("kv_heads", [2, 1])
 @pytest.mark.parametrize("rows", [1, 2, 20])
 @pytest.mark.parametrize("dtype,bar", BARS)
 def test_kernels_compute_what_the_network_does(kv_heads, rows, dtype, bar):
@@ -68,14 +68,17 @@ def test_kernels_read_weights_in_8_bits(golden, weights):
     checkpoint = in_8_bits(read_checkpoint(golden("ar-a").folder), weights)
     model = build_model(checkpoint, quantized.operations_over(torch.nn), dtype=torch.float32, device=DEVICE)
     assert model.llama.layers[0].mlp.up_proj.weight.itemsize == 1
-    expected, states = both(model.llama, 2, torch.float32)
+    model.llama.layers = model.llama.layers[1:2]  # Triton's interpreter is slow
+    expected, states = both(model.llama, 2, torch.float32, steps=1)
     for a, b in zip(expected, states):
         assert (a - b).abs().max() <= 1e-5 * a.abs().max()
 
 
-def test_kernels_draw_the_same_tokens(golden, monkeypatch):
+@pytest.mark.parametrize("num_images", [1, 2])
+def test_kernels_draw_the_same_tokens(golden, monkeypatch, num_images):
     pipe = janus_core.load(golden("ar-a").folder, device=DEVICE, dtype=torch.float32)
-    settings = dict(num_images=2, seed=3, guidance_interval=(0.0, 0.6), negative_prompt="a blurry photo of a cat")
+    settings = dict(num_images=num_images, seed=3, guidance_interval=(0.0, 0.6), negative_prompt="a blurry photo")
+    settings["size"] = (48, 48) if num_images == 1 else None
     plain = pipe.generate_tokens("a cat", cuda_graphs=False, **settings)
     used = []
 
@@ -96,7 +99,7 @@ def test_who_can_use_the_kernels(monkeypatch):
     def usable(llama, rows=2, dtype=torch.bfloat16, capability=(8, 0)):
         monkeypatch.setattr(decoder, "_has_kernels", lambda device: True)
         monkeypatch.setattr(decoder, "capability", lambda device: capability)
-        return decoder.usable(llama, torch.zeros(rows, 128, dtype=dtype, device=DEVICE))
+        return decoder.usable(llama, torch.zeros(rows, 96, dtype=dtype, device=DEVICE))
 
     llama = a_llama(torch.bfloat16)
     assert usable(llama) and not usable(llama, rows=65) and not usable(llama, dtype=torch.float16)
@@ -105,7 +108,7 @@ def test_who_can_use_the_kernels(monkeypatch):
     llama.layers[0].mlp.up_proj = torch.nn.Sequential(llama.layers[0].mlp.up_proj)  # as adapters wrap layers
     assert not usable(llama)
 
-    llama = a_llama(torch.bfloat16)
+    llama = a_llama(torch.bfloat16, layers=2)
     *others, last = [layer for layer in llama.layers.modules() if isinstance(layer, torch.nn.Linear)]
     for layer in (*others, last):
         layer.weight = torch.nn.Parameter(layer.weight.to(torch.float8_e4m3fn), requires_grad=False)
@@ -117,7 +120,7 @@ def test_who_can_use_the_kernels(monkeypatch):
     last.weight = torch.nn.Parameter(last.weight.to(torch.int8), requires_grad=False)
     assert not usable(llama, capability=(9, 0))  # two formats
     monkeypatch.undo()
-    assert DEVICE == "cuda" or not decoder.usable(a_llama(torch.bfloat16), torch.zeros(2, 128, dtype=torch.bfloat16))
+    assert DEVICE == "cuda" or not decoder.usable(a_llama(torch.bfloat16), torch.zeros(2, 96, dtype=torch.bfloat16))
 
 
 def test_kernels_compile_for_gpus(tmp_path):
