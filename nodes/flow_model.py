@@ -48,6 +48,10 @@ class FlowRun:
             self.velocities[key] = make()
         return self.velocities[key]
 
+    def end(self):
+        """Frees what was kept; the run's options, which steps hold, hold it as well."""
+        self.velocities.clear()
+
 
 class JanusFlowNetwork(JanusFlow):
     """JanusFlow called as ComfyUI calls a diffusion model."""
@@ -73,12 +77,13 @@ class JanusFlowNetwork(JanusFlow):
 
         def make():
             prompt = encode()
-            changes = OVERRIDE in transformer_options or torch.compiler.is_compiling()
-            record = None if changes else recorder_for(self, x.device, x.dtype)
-            if record is None:
-                return lambda x, t, options: self.velocity(x, t, prompt, options)
-            recorded = Recorded("The velocity", lambda x, t: self.velocity(x, t, prompt, transformer_options), record)
-            return lambda x, t, options: recorded(x, t)
+            record = None if torch.compiler.is_compiling() else recorder_for(self, x.device, x.dtype)
+
+            def plain(x, t, options=None):
+                return self.velocity(x, t, prompt, options)
+
+            recorded = plain if record is None else Recorded("The velocity", plain, record)
+            return lambda x, t, options: plain(x, t, options) if OVERRIDE in options else recorded(x, t)
 
         run, conds = transformer_options.get(RUN), transformer_options.get("uuids")
         if run is None or conds is None or torch.is_grad_enabled():  # training changes the weights every step
@@ -142,9 +147,13 @@ def prepare_flow_sampling(executor, noise, latent_image, *args, **kwargs):
     changing = "context_handler" in guider.model_options or any(
         "hooks" in cond for conds in guider.conds.values() for cond in conds
     )
+    run = FlowRun()
     if not changing:  # hooks change weights and context windows the prompts between steps
-        guider.model_options["transformer_options"][RUN] = FlowRun()
-    samples = executor(noise, latent_image, *args, **kwargs)
+        guider.model_options["transformer_options"][RUN] = run
+    try:
+        samples = executor(noise, latent_image, *args, **kwargs)
+    finally:
+        run.end()
     if not samples.isfinite().all():
         raise SamplingError("The model's output is not finite: use bf16 or fp32 weights, or check the LoRA.")
     return samples

@@ -10,14 +10,15 @@ from types import MethodType
 import comfy.model_management
 import comfy.model_patcher
 import torch
+from comfy.cli_args import args
 
 from ..janus_core.sampling.recording import Record, recorder
 
 
 def patcher_class(model: torch.nn.Module, device: torch.device):
     """The kind of patcher for a model that will run on a device."""
-    if device.type != "cuda" or any(type(weight) is not torch.nn.Parameter for weight in model.parameters()):
-        return comfy.model_patcher.CoreModelPatcher  # weights in 8 bits are not read by recorded steps
+    if recorder(device) is None or _off() or any(_changes(layer) for layer in model.modules()):
+        return comfy.model_patcher.CoreModelPatcher
     memory = comfy.model_management
     needed = 1.1 * memory.module_size(model) + memory.minimum_inference_memory()  # as load_models_gpu makes room
     fits = needed <= memory.get_total_memory(device)
@@ -26,15 +27,22 @@ def patcher_class(model: torch.nn.Module, device: torch.device):
 
 def recorder_for(network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Record | None:
     """What may record the network's work, or None when a weight is elsewhere, of another dtype, cast or patched."""
-    return recorder(device) if all(_is_plain(layer, device, dtype) for layer in network.modules()) else None
+    if _off() or any(_changes(layer) for layer in network.modules()):
+        return None
+    places = {(weight.device, weight.dtype) for weight in network.parameters()}
+    return recorder(device) if places == {(device, dtype)} else None
 
 
-def _is_plain(layer: torch.nn.Module, device, dtype) -> bool:
-    """Whether a layer does what its class says, with its own weights as they are."""
-    changed = ("comfy_cast_weights", "weight_function", "bias_function")
-    if any(getattr(layer, name, None) for name in changed) or layer._forward_hooks:
-        return False
+def _off() -> bool:
+    return getattr(args, "disable_cuda_graphs", False)
+
+
+def _changes(layer: torch.nn.Module) -> bool:
+    """Whether a layer does more than its class says with its weights, or these are quantised."""
+    if any(getattr(layer, name, None) for name in ("comfy_cast_weights", "weight_function", "bias_function")):
+        return True
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return True
     if layer.forward != MethodType(type(layer).forward, layer):  # as ComfyUI's bypassing LoRAs replace it
-        return False
-    weights = layer.parameters(recurse=False)
-    return all(type(w) is torch.nn.Parameter and (w.device, w.dtype) == (device, dtype) for w in weights)
+        return True
+    return any(type(weight) is not torch.nn.Parameter for weight in layer.parameters(recurse=False))

@@ -188,6 +188,7 @@ class Previewer:
         if self.spent + self.row_cost * complete > PREVIEW_SHARE * (now - self.began):
             return None
         tokens = step.tokens[:1, : complete * width].cpu()
+        now = time.perf_counter()  # what was still being computed is no cost of the preview
         vae = self.vae
         latent = tokens_to_latent(tokens, self.codebook, (complete, width)).to(vae.device, vae.vae_dtype)
         try:

@@ -4,30 +4,69 @@ Starting a small kernel costs the host more than running it costs a fast GPU; re
 What is recorded reads and writes the same memory every time.
 """
 
+import gc
 import logging
+import weakref
+from collections import defaultdict
 from collections.abc import Callable
+from contextlib import contextmanager
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 
 AGREEMENT = 0.1  # of the norm: many times what 16 bits lose, and far below what an error would change
 
 Record = Callable[[Callable[[], None]], Callable[[], None]]  # makes of a function what does its work again
 
+_streams = defaultdict(list)  # by device: streams that recorded a graph which is gone
+_failed: set[torch.device] = set()  # a recording that failed there may have left the allocator in disorder
+
 
 def recorder(device: torch.device) -> Record | None:
     """What records work on a device, or None where nothing can."""
-    return partial(cuda_graph, device=device) if device.type == "cuda" and torch.version.cuda else None
+    able = device.type == "cuda" and torch.version.cuda and device not in _failed
+    return partial(cuda_graph, device=device) if able else None
 
 
 def cuda_graph(function: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """Records what `function` does on a GPU, without doing it; returns what does it."""
-    # A capture that fails leaves its stream the current one; the outer context sets that right.
+    """Records what `function` does on a GPU, without doing it; returns what does it.
+
+    Tensors that are read after a replay have to be there before: what is made while recording belongs to the graph.
+    """
+    stream = _streams[device].pop() if _streams[device] else torch.cuda.Stream(device)
+    graph = torch.cuda.CUDAGraph()
+    weakref.finalize(graph, _finish, device, stream).atexit = False
+    # A recording that fails leaves its stream the current one; the outer context sets that right.
     with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
-            function()
+        with torch.cuda.stream(stream):  # the libraries' workspaces for it are then ordinary memory
+            x = torch.ones(8, 8, dtype=torch.float16, device=device)
+            F.linear(x, x), F.linear(x, x, x[0])
+        try:
+            with no_garbage_collection(), torch.cuda.graph(graph, stream=stream, capture_error_mode="relaxed"):
+                function()
+        except Exception:
+            _failed.add(device)
+            raise
     return graph.replay
+
+
+def _finish(device: torch.device, stream: torch.cuda.Stream):
+    """Waits for the replays of a graph that goes, so that another may have its stream and its memory."""
+    torch.cuda.synchronize(device)
+    _streams[device].append(stream)
+
+
+@contextmanager
+def no_garbage_collection():
+    """Old graphs and kernels are not destroyed while another is recorded."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def agree(result: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -79,13 +118,13 @@ class Recorded:
             return self.output.clone()
         result = self.function(*inputs)
         if self.calls == 2:
-            self.inputs = [given.clone() for given in inputs]
+            self.inputs, self.output = [given.clone() for given in inputs], torch.empty_like(result)
             self.again = attempt(self.name, self._make, result)
         return result
 
     def _make(self):
         def work():
-            self.output = self.function(*self.inputs)
+            self.output.copy_(self.function(*self.inputs))
 
         again = self.record(work)
         again()

@@ -42,7 +42,9 @@ class DecodeStep:
         self.position = torch.full((1,), position, device=run.out.device)
         self.ahead = torch.arange(NOISE_AHEAD, device=run.out.device)[:, None]
         self.noise = run.draw.noise(self.ahead + self._first(position), run.model.params.vq.codebook_size)
-        self.hidden = self.logits = None  # [rows, hidden] and float32 [B, V], of the token drawn last
+        self.hidden = torch.empty_like(run.hidden[: run.rows])  # [rows, hidden], of the token drawn last
+        shape = len(run.out), run.model.params.vq.codebook_size
+        self.logits = torch.empty(shape, device=run.out.device)  # float32 [B, V], of the token drawn last
 
     @staticmethod
     def _first(position: int) -> int:
@@ -51,11 +53,12 @@ class DecodeStep:
     def __call__(self):
         run, position = self.run, self.position
         x = run.embed(run.out.index_select(1, position - 1))[:, 0]
-        self.hidden = self.decode(x, run.prompt_length - 1 + position)
+        self.hidden.copy_(self.decode(x, run.prompt_length - 1 + position))
         noise = None if self.noise is None else self.noise.index_select(0, position % NOISE_AHEAD)[0]
-        drawn, self.logits = run.draw(run.model.image_logits(self.hidden), position, noise)
+        drawn, logits = run.draw(run.model.image_logits(self.hidden), position, noise)
+        self.logits.copy_(logits)
         run.out.index_copy_(1, position, drawn[:, None])
-        run.finite.logical_and_(self.logits.isfinite().all())
+        run.finite.logical_and_(logits.isfinite().all())
         position.add_(1)
 
     def go_to(self, position: int):
@@ -100,6 +103,7 @@ def recorded(run: Run, position: int, record: Record) -> tuple[DecodeStep, Calla
     args = (run.model.llama, run.cache, run.starts)
     plain = DecodeStep(run, PlainDecoder(*args), position)
     plain()
+    finite = run.finite.clone()
     fast = [fused.FusedDecoder] if fused.usable(run.model.llama, run.hidden) else []
     for kind in [*fast, PlainDecoder]:
 
@@ -113,6 +117,7 @@ def recorded(run: Run, position: int, record: Record) -> tuple[DecodeStep, Calla
 
         if made := attempt(f"A step of the {kind.__name__}", make, plain.hidden):
             return made
+        run.finite.copy_(finite)
     plain.go_to(position)
     plain()
     return plain, plain

@@ -1,7 +1,9 @@
 """Checks that need ComfyUI's modules in the process: run by test_inside.py with ComfyUI's Python and folder."""
 
+import gc
 import importlib.util
 import sys
+import weakref
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -14,6 +16,7 @@ import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
 
+import comfy.cli_args  # noqa: E402
 import comfy.memory_management  # noqa: E402
 import comfy.model_patcher  # noqa: E402
 import comfy.ops  # noqa: E402
@@ -59,8 +62,9 @@ def pictures(name: str):
     made = []
 
     def counting(work):
-        made.append(cpu_graph.record(work))
-        return made[-1]
+        again = cpu_graph.record(work)
+        made.append(weakref.WeakMethod(again))
+        return again
 
     def draw():
         if name == "ar-a":
@@ -80,13 +84,21 @@ def recorded_steps_draw_the_same():
     """On both MODELs, and not where a layer is cast, patched, replaced or elsewhere."""
     for name, recordings in (("ar-a", 1), ("flow-a", 2)):  # the flow's sides are of two lengths
         model, plain, draw, made = pictures(name)
+        gc.disable()
         assert torch.allclose(draw(), plain, atol=1e-4) and len(made) == recordings
+        assert all(recording() is None for recording in made)  # gone with the run, without garbage collection
+        gc.enable()
         network = model.model.diffusion_model
         layer = network.llama.layers[1].mlp.up_proj
         replaced = partial(type(layer).forward, layer)
-        for change in ({"comfy_cast_weights": True}, {"weight_function": [lambda w: w]}, {"forward": replaced}):
+        changes = {"comfy_cast_weights": True}, {"weight_function": [lambda w: w]}, {"forward": replaced}
+        for change in (*changes, {"_forward_pre_hooks": {0: print}}):
             with mock.patch.multiple(layer, **change):
-                assert torch.allclose(draw(), plain, atol=1e-4) and len(made) == recordings, change
+                assert residency.recorder_for(network, torch.device("cpu"), torch.float32) is None, change
+                if "_forward_pre_hooks" not in change:
+                    assert torch.allclose(draw(), plain, atol=1e-4) and len(made) == recordings, change
+        with mock.patch.object(comfy.cli_args.args, "disable_cuda_graphs", True):
+            assert torch.allclose(draw(), plain, atol=1e-4) and len(made) == recordings
         where = [
             (torch.device("cpu"), torch.float32),
             (torch.device("cpu"), torch.float16),
@@ -107,12 +119,21 @@ def recorded_steps_draw_the_same():
 def models_that_fit_are_loaded_as_a_whole():
     """With dynamic VRAM there are two kinds of patchers."""
     dynamic = type("Dynamic", (comfy.model_patcher.ModelPatcher,), {})
-    model = build_model(read_checkpoint(GOLDENS / "ar-a"), comfy.ops.disable_weight_init)
-    with mock.patch("comfy.model_patcher.CoreModelPatcher", dynamic):
-        for memory, kind in ((8e9, comfy.model_patcher.ModelPatcher), (1e9, dynamic)):
-            with mock.patch("comfy.model_management.get_total_memory", lambda device, memory=memory: memory):
-                assert residency.patcher_class(model, torch.device("cuda", 0)) is kind
-        assert residency.patcher_class(model, torch.device("cpu")) is dynamic
+    plain, cast = (
+        build_model(read_checkpoint(GOLDENS / "ar-a"), operations)
+        for operations in (comfy.ops.disable_weight_init, comfy.ops.manual_cast)
+    )
+
+    def kind(model, device: str, memory: float):
+        with mock.patch("comfy.model_management.get_total_memory", lambda device: memory):
+            return residency.patcher_class(model, torch.device(device))
+
+    with (
+        mock.patch("comfy.model_patcher.CoreModelPatcher", dynamic),
+        mock.patch.object(residency, "recorder", lambda device: True if device.type == "cuda" else None),
+    ):
+        assert kind(plain, "cuda:0", 8e9) is comfy.model_patcher.ModelPatcher
+        assert kind(plain, "cuda:0", 1e9) is kind(cast, "cuda:0", 8e9) is kind(plain, "cpu", 8e9) is dynamic
 
 
 with torch.inference_mode():

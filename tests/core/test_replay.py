@@ -55,12 +55,23 @@ def fails(step):
 def draws_nonsense(step):
     def again():
         step()
-        step.hidden = torch.zeros_like(step.hidden)
+        step.hidden.zero_()
 
     return again
 
 
-@pytest.mark.parametrize("record,problem", [(fails, "not permitted when"), (draws_nonsense, "computes something else")])
+def overflows(step):
+    def again():
+        step()
+        step.hidden.fill_(torch.nan)
+        step.run.finite.fill_(False)
+
+    return again
+
+
+@pytest.mark.parametrize(
+    "record,problem", [(fails, "not permitted when"), (draws_nonsense, "something else"), (overflows, "else")]
+)
 def test_what_cannot_be_recorded_is_drawn_without(ar, record, problem, caplog):
     with caplog.at_level(logging.WARNING):
         (plain, logits), (drawn, same) = draw(ar, 2), draw(ar, 2, record=record)
