@@ -60,6 +60,50 @@ def _scaled(acc, scale, n, SCALED: tl.constexpr):
 
 
 @triton.jit
+def _two_products_of_few(
+    x, gain, w_a, w_b, n_a, n_b, WIDTH: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
+):
+    """One or two rows, in registers: x times the gain, times rows n_a and n_b of two weights, and x's squares."""
+    a_0 = tl.zeros([BN, BK], dtype=tl.float32)
+    b_0 = tl.zeros([BN, BK], dtype=tl.float32)
+    a_1, b_1 = a_0, b_0
+    for start in range(0, WIDTH, BK):
+        k = _columns(start, BK)
+        tile_a, tile_b = _tile(w_a, n_a, k, WIDTH).to(tl.float32), _tile(w_b, n_b, k, WIDTH).to(tl.float32)
+        gains = _row(gain, k, WIDTH)
+        row = _row(x, k, WIDTH) * gains
+        a_0 += tile_a * row[None, :]
+        b_0 += tile_b * row[None, :]
+        if BM == 2:
+            row = _row(x + WIDTH, k, WIDTH) * gains
+            a_1 += tile_a * row[None, :]
+            b_1 += tile_b * row[None, :]
+    a = _stacked(tl.sum(a_0, axis=1), tl.sum(a_1, axis=1), BM)
+    b = _stacked(tl.sum(b_0, axis=1), tl.sum(b_1, axis=1), BM)
+    return a, b, _stacked(_squares(x, WIDTH), _squares(x + WIDTH if BM == 2 else x, WIDTH), BM)
+
+
+@triton.jit
+def _two_products_of_many(
+    x, gain, w_a, w_b, n_a, n_b, rows, WIDTH: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
+):
+    """The same for up to BM rows, by the matrix units."""
+    m = tl.arange(0, BM)[:, None]
+    a = tl.zeros([BM, BN], dtype=tl.float32)
+    b = tl.zeros([BM, BN], dtype=tl.float32)
+    squares = tl.zeros([BM], dtype=tl.float32)
+    for start in range(0, WIDTH, BK):
+        k = start + tl.arange(0, BK)
+        raw = tl.load(x + m * WIDTH + k[None, :], mask=m < rows, other=0.0)
+        wide = raw.to(tl.float32)
+        squares += tl.sum(wide * wide, axis=1)
+        gained = (wide * _row(gain, k, WIDTH)[None, :]).to(raw.dtype)
+        a = tl.dot(gained, tl.trans(_tile(w_a, n_a, k, WIDTH).to(raw.dtype)), a, input_precision="ieee")
+        b = tl.dot(gained, tl.trans(_tile(w_b, n_b, k, WIDTH).to(raw.dtype)), b, input_precision="ieee")
+    return a, b, squares[:, None]
+
+
+@triton.jit
 def _two_products(
     x, gain, eps, w_a, w_b, scale_a, scale_b, n_a, n_b, rows,
     WIDTH: tl.constexpr, SCALED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
@@ -69,37 +113,9 @@ def _two_products(
     The norm's factor is known when all of x was read, and applied then.
     """
     if BM <= 2:
-        a_0 = tl.zeros([BN, BK], dtype=tl.float32)
-        b_0 = tl.zeros([BN, BK], dtype=tl.float32)
-        a_1, b_1 = a_0, b_0
-        for start in range(0, WIDTH, BK):
-            k = _columns(start, BK)
-            tile_a, tile_b = _tile(w_a, n_a, k, WIDTH).to(tl.float32), _tile(w_b, n_b, k, WIDTH).to(tl.float32)
-            gains = _row(gain, k, WIDTH)
-            row = _row(x, k, WIDTH) * gains
-            a_0 += tile_a * row[None, :]
-            b_0 += tile_b * row[None, :]
-            if BM == 2:
-                row = _row(x + WIDTH, k, WIDTH) * gains
-                a_1 += tile_a * row[None, :]
-                b_1 += tile_b * row[None, :]
-        a = _stacked(tl.sum(a_0, axis=1), tl.sum(a_1, axis=1), BM)
-        b = _stacked(tl.sum(b_0, axis=1), tl.sum(b_1, axis=1), BM)
-        squares = _stacked(_squares(x, WIDTH), _squares(x + WIDTH if BM == 2 else x, WIDTH), BM)
+        a, b, squares = _two_products_of_few(x, gain, w_a, w_b, n_a, n_b, WIDTH, BM, BN, BK)
     else:
-        m = tl.arange(0, BM)[:, None]
-        a = tl.zeros([BM, BN], dtype=tl.float32)
-        b = tl.zeros([BM, BN], dtype=tl.float32)
-        squares = tl.zeros([BM], dtype=tl.float32)
-        for start in range(0, WIDTH, BK):
-            k = start + tl.arange(0, BK)
-            raw = tl.load(x + m * WIDTH + k[None, :], mask=m < rows, other=0.0)
-            wide = raw.to(tl.float32)
-            squares += tl.sum(wide * wide, axis=1)
-            normed = (wide * tl.load(gain + k).to(tl.float32)[None, :]).to(raw.dtype)
-            a = tl.dot(normed, tl.trans(_tile(w_a, n_a, k, WIDTH).to(raw.dtype)), a, input_precision="ieee")
-            b = tl.dot(normed, tl.trans(_tile(w_b, n_b, k, WIDTH).to(raw.dtype)), b, input_precision="ieee")
-        squares = squares[:, None]
+        a, b, squares = _two_products_of_many(x, gain, w_a, w_b, n_a, n_b, rows, WIDTH, BM, BN, BK)
     factor = tl.rsqrt(squares / WIDTH + eps)
     return _scaled(a * factor, scale_a, n_a, SCALED), _scaled(b * factor, scale_b, n_b, SCALED)
 
