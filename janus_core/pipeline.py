@@ -126,7 +126,8 @@ class Pipeline:
         entries = [entry if isinstance(entry, (list, tuple)) else [entry] for entry in entries]
         if not entries or not entries[0] or len({len(entry) for entry in entries}) != 1:
             raise ImageError("There must be a picture to describe, and the same number of pictures for every answer.")
-        self.model.to(self.device)  # some weights are idle while only drawing
+        with torch.inference_mode(False):
+            self.model.to(self.device)  # some weights are idle while only drawing
         pixels = torch.stack([image.understanding_pixels(p, self.image_size) for entry in entries for p in entry])
         asked = self.prompts.question_ids(question, self.model.params.siglip.tokens, len(entries[0]))
         embeds = question_embeds(

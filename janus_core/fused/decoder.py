@@ -1,6 +1,7 @@
 """Decode steps of a Llama in five kernels a block, on GPUs that Triton writes kernels for."""
 
 import importlib.util
+import re
 
 import torch
 from torch import nn
@@ -8,6 +9,7 @@ from torch import nn
 from ..networks.llama import KVCache, Llama, rotary_table
 
 MOST_ROWS = 64
+OLDEST_TRITON = (3, 2)
 EIGHT_BITS = (torch.int8, torch.float8_e4m3fn)
 
 
@@ -93,7 +95,11 @@ def usable(llama: Llama, x) -> bool:
 def _has_kernels(device: torch.device) -> bool:
     if device.type != "cuda" or device in _failed or capability(device) < (8, 0):
         return False
-    return importlib.util.find_spec("triton") is not None
+    if importlib.util.find_spec("triton") is None:
+        return False
+    import triton
+
+    return tuple(map(int, re.findall(r"\d+", triton.__version__)[:2])) >= OLDEST_TRITON
 
 
 def capability(device: torch.device) -> tuple[int, int]:

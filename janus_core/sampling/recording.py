@@ -9,7 +9,7 @@ import logging
 import weakref
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import torch
@@ -34,25 +34,37 @@ def cuda_graph(function: Callable[[], None], device: torch.device) -> Callable[[
 
     Tensors that are read after a replay have to be there before: what is made while recording belongs to the graph.
     """
-    stream = _streams[device].pop() if _streams[device] else torch.cuda.Stream(device)
-    graph = torch.cuda.CUDAGraph()
-    weakref.finalize(graph, _finish, device, stream).atexit = False
+    if device in _failed:
+        raise RuntimeError("an earlier recording failed")
+    try:
+        stream = _streams[device].pop()
+    except IndexError:
+        stream = torch.cuda.Stream(device)
+    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
     # A recording that fails leaves its stream the current one; the outer context sets that right.
     with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
         with torch.cuda.stream(stream):  # the libraries' workspaces for it are then ordinary memory
             x = torch.ones(8, 8, dtype=torch.float16, device=device)
             F.linear(x, x), F.linear(x, x, x[0])
         try:
-            with no_garbage_collection(), torch.cuda.graph(graph, stream=stream, capture_error_mode="relaxed"):
+            with no_garbage_collection(), torch.cuda.graph(graph, pool, stream, capture_error_mode="relaxed"):
                 function()
-        except Exception:
-            _failed.add(device)
+        except Exception as error:
+            if not isinstance(error, torch.cuda.OutOfMemoryError):
+                _failed.add(device)
+            with suppress(Exception):  # an allocator that was not told of the end would keep all that is freed
+                torch._C._cuda_endAllocateToPool(device.index, pool)
             raise
-    return graph.replay
+
+    def replay():
+        graph.replay()
+
+    weakref.finalize(replay, _finish, graph, device, stream).atexit = False
+    return replay
 
 
-def _finish(device: torch.device, stream: torch.cuda.Stream):
-    """Waits for the replays of a graph that goes, so that another may have its stream and its memory."""
+def _finish(graph: torch.cuda.CUDAGraph, device: torch.device, stream: torch.cuda.Stream):
+    """Waits for a graph's replays before it goes, and gives its stream to the next one."""
     torch.cuda.synchronize(device)
     _streams[device].append(stream)
 

@@ -42,7 +42,7 @@ def main():
 
     JITFunction.run = only_compile
     report = []
-    for rows in (2, 32):
+    for rows in (1, 2, 32):
         for name, weights in WEIGHTS.items():
             step = decoder(rows, weights)
             for capability in map(int, sys.argv[1:]):

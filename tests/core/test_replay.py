@@ -1,6 +1,9 @@
 """Recorded decode steps: the tokens of plain sampling, and plain sampling wherever recording does not work."""
 
 import logging
+from collections import defaultdict
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 import janus_core
 from janus_core.checkpoint import build_model, read_checkpoint
-from janus_core.sampling import decoding, replay, tokens
+from janus_core.sampling import decoding, recording, replay, tokens
 from janus_core.sampling.choice import Choice
 
 recordable = pytest.mark.skipif(torch.__version__ < "2.6", reason="this torch cannot do its operations again in a test")
@@ -188,3 +191,69 @@ def test_a_cuda_graph_gives_the_same_latents(golden, dtype, bar, caplog):
     settings = dict(num_images=2, steps=12, guidance_interval=(0.2, 0.9))
     plain = pipe.generate_latents("a cat", cuda_graphs=False, **settings)
     assert (pipe.generate_latents("a cat", **settings) - plain).abs().max() < bar and not caplog.records
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch):
+    """What recording asks of torch.cuda, without a GPU: a graph that remembers its function while it is recorded."""
+    state = SimpleNamespace(streams=0, waits=0, function=None)
+
+    class Graph:
+        def replay(self):
+            self.function()
+
+    class Stream:
+        def __init__(self, device):
+            state.streams += 1
+
+    @contextmanager
+    def graph(made, pool, stream, capture_error_mode):
+        made.function = state.function
+        yield
+
+    for name, value in dict(
+        CUDAGraph=Graph,
+        Stream=Stream,
+        graph=graph,
+        graph_pool_handle=lambda: (0, 1),
+        device=lambda device: nullcontext(),
+        stream=lambda stream: nullcontext(),
+        current_stream=lambda device: None,
+        synchronize=lambda device: setattr(state, "waits", state.waits + 1),
+    ).items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(recording, "_streams", defaultdict(list))
+    monkeypatch.setattr(recording, "_failed", set())
+    ones = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda *size, device, **kwargs: ones(*size))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    return state
+
+
+def test_a_stream_records_one_living_graph(fake_cuda):
+    device, calls = torch.device("cuda", 0), []
+    fake_cuda.function = lambda: calls.append(1)
+    first, second = (recording.cuda_graph(fake_cuda.function, device) for _ in range(2))
+    first(), second()
+    assert fake_cuda.streams == 2 and fake_cuda.waits == 0 and len(calls) == 4  # two of them while recording
+    del first
+    assert fake_cuda.waits == 1
+    recording.cuda_graph(fake_cuda.function, device)
+    assert fake_cuda.streams == 2
+
+
+def test_a_recording_that_failed_is_not_tried_again(fake_cuda):
+    device = torch.device("cuda", 0)
+
+    def runs_out():
+        raise torch.cuda.OutOfMemoryError("too large")
+
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        recording.cuda_graph(runs_out, device)
+    record = recording.recorder(device)
+    with pytest.raises(RuntimeError, match="not permitted"):
+        record(lambda: fails(None))
+    assert recording.recorder(device) is None
+    with pytest.raises(RuntimeError, match="earlier"):
+        record(print)
+    assert recording.recorder(torch.device("cuda", 1)) is not None
