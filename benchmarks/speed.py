@@ -164,7 +164,7 @@ def machine(device) -> str:
 
 
 def large_pages() -> bool:
-    """Whether torch asks Linux for large pages, which speed up reading weights."""
+    """Whether torch asks Linux for large pages."""
     return os.environ.get("THP_MEM_ALLOC_ENABLE") == "1"
 
 

@@ -12,7 +12,6 @@ MOST_ROWS = 64
 OLDEST_TRITON = (3, 2)
 EIGHT_BITS = (torch.int8, torch.float8_e4m3fn)
 
-
 _failed: set[torch.device] = set()  # where a kernel could not be made or started
 
 
@@ -86,7 +85,7 @@ def usable(llama: Llama, x) -> bool:
     if not all(layer.weight.device == x.device and layer.weight.is_contiguous() for layer in layers):
         return False
     dtype, *others = {layer.weight.dtype for layer in layers}
-    scaled = {_weight(layer)[1] is not None for layer in layers}
+    scaled = {getattr(layer, "scale", None) is not None for layer in layers}
     if others or scaled != {dtype in EIGHT_BITS} or (dtype != x.dtype and dtype not in EIGHT_BITS):
         return False
     return dtype != torch.float8_e4m3fn or capability(x.device) >= (8, 9)

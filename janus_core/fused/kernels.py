@@ -11,7 +11,7 @@ Importing this module needs Triton. Where TRITON_INTERPRET=1 is set before, the 
 import triton
 import triton.language as tl
 
-FEW = 2  # rows that are multiplied without matrix units
+FEW = 2  # rows that are multiplied without matrix units; the kernels ask whether BM is at most that
 KEYS = 32  # keys that a program of attention reads at a time
 LEAST = 16  # the smallest side of a matrix unit's tile
 

@@ -20,7 +20,7 @@ AGREEMENT = 0.1  # of the norm: many times what 16 bits lose, and far below what
 Record = Callable[[Callable[[], None]], Callable[[], None]]  # makes of a function what does its work again
 
 _streams = defaultdict(list)  # by device: streams that recorded a graph which is gone
-_failed: set[torch.device] = set()  # a recording that failed there may have left the allocator in disorder
+_failed: set[torch.device] = set()  # where a recording broke off, which may leave the allocator in disorder
 
 
 def recorder(device: torch.device) -> Record | None:
@@ -35,26 +35,33 @@ def cuda_graph(function: Callable[[], None], device: torch.device) -> Callable[[
     Tensors that are read after a replay have to be there before: what is made while recording belongs to the graph.
     """
     if device in _failed:
-        raise RuntimeError("an earlier recording failed")
+        raise RuntimeError("an earlier recording broke off")
     try:
         stream = _streams[device].pop()
     except IndexError:
         stream = torch.cuda.Stream(device)
-    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
-    # A recording that fails leaves its stream the current one; the outer context sets that right.
+    graph, pool, problem = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle(), None
+    # A recording that breaks off leaves its stream the current one; the outer context sets that right.
     with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
         with torch.cuda.stream(stream):  # the libraries' workspaces for it are then ordinary memory
             x = torch.ones(8, 8, dtype=torch.float16, device=device)
             F.linear(x, x), F.linear(x, x, x[0])
         try:
             with no_garbage_collection(), torch.cuda.graph(graph, pool, stream, capture_error_mode="relaxed"):
-                function()
-        except Exception as error:
-            if not isinstance(error, torch.cuda.OutOfMemoryError):
-                _failed.add(device)
+                try:
+                    function()
+                except Exception as error:  # the recording itself may still end well
+                    problem = error
+        except Exception:
+            _failed.add(device)
             with suppress(Exception):  # an allocator that was not told of the end would keep all that is freed
                 torch._C._cuda_endAllocateToPool(device.index, pool)
             raise
+    if problem is not None:
+        try:
+            raise problem
+        finally:
+            problem = None  # its traceback holds this frame, and with it the graph
 
     def replay():
         graph.replay()

@@ -196,7 +196,7 @@ def test_a_cuda_graph_gives_the_same_latents(golden, dtype, bar, caplog):
 @pytest.fixture
 def fake_cuda(monkeypatch):
     """What recording asks of torch.cuda, without a GPU: a graph that remembers its function while it is recorded."""
-    state = SimpleNamespace(streams=0, waits=0, function=None)
+    state = SimpleNamespace(streams=0, waits=0, function=None, breaks_off=False)
 
     class Graph:
         def replay(self):
@@ -210,6 +210,8 @@ def fake_cuda(monkeypatch):
     def graph(made, pool, stream, capture_error_mode):
         made.function = state.function
         yield
+        if state.breaks_off:
+            raise RuntimeError("operation failed due to a previous error during capture")
 
     for name, value in dict(
         CUDAGraph=Graph,
@@ -242,16 +244,14 @@ def test_a_stream_records_one_living_graph(fake_cuda):
     assert fake_cuda.streams == 2
 
 
-def test_a_recording_that_failed_is_not_tried_again(fake_cuda):
+def test_a_recording_that_broke_off_is_not_tried_again(fake_cuda):
     device = torch.device("cuda", 0)
-
-    def runs_out():
-        raise torch.cuda.OutOfMemoryError("too large")
-
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        recording.cuda_graph(runs_out, device)
     record = recording.recorder(device)
     with pytest.raises(RuntimeError, match="not permitted"):
+        record(lambda: fails(None))
+    assert recording.recorder(device) is not None  # the work failed, the recording ended well
+    fake_cuda.breaks_off = True
+    with pytest.raises(RuntimeError, match="previous error"):
         record(lambda: fails(None))
     assert recording.recorder(device) is None
     with pytest.raises(RuntimeError, match="earlier"):
