@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from janus_core.checkpoint import Checkpoint
-from janus_core.checkpoint.transformers_layout import published_tensors
+from janus_core.checkpoint.transformers_layout import original_tensors
 from janus_core.janus import Janus, JanusParams
 from janus_core.janusflow import JanusFlow, JanusFlowParams
 from janus_core.networks.llama import LlamaParams
@@ -99,7 +99,7 @@ class TransformersJanus:
         self.model = made(dtype, device, lambda: transformers.JanusForConditionalGeneration(config))
         self.model.generation_config.generation_kwargs = {"boi_token_id": BEGIN_OF_IMAGE}
         language = text.to_dict() | {"rope_scaling": None}
-        tensors = published_tensors(self.model.state_dict())
+        tensors = original_tensors(self.model.state_dict())
         self.checkpoint = Checkpoint(Path("random"), Janus.family, tensors, {"language_config": language}, "")
 
     def draw(self, ids, batch: int, tokens: int):

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 import transformers
+from janus_core.quantized import operations_over
 
 from benchmarks import baselines
 from janus_core import cpu
 from janus_core.checkpoint import WEIGHT_FORMATS, build_model, quantized
 from janus_core.cli import DTYPES
-from janus_core.quantized import operations_over
 from janus_core.sampling import flow, tokens
-from janus_core.sampling.recording import recorder
+from janus_core.sampling.cuda_graphs import recorder
 
 RESULTS = Path(__file__).parent / "results"
 PROMPT = 20

@@ -1,24 +1,28 @@
-"""DeepSeek's Janus family in plain PyTorch: Janus, Janus-Pro and JanusFlow, from checkpoint to picture.
+"""DeepSeek's Janus family in plain PyTorch: Janus, Janus-Pro and JanusFlow, from checkpoint to image.
 
 import janus_core
 pipe = janus_core.load("models/janus/Janus-Pro-1B")
 pipe("a red circle on a blue background", seed=1)[0].save("circle.png")
-pipe.describe(picture, "What colour is it?")
+pipe.describe(image, "What colour is it?")
 """
 
 from .errors import CheckpointError, DeviceError, ImageError, JanusError, PromptError, SamplingError
 from .pipeline import Cancelled, JanusFlowPipeline, JanusPipeline, load
+from .sampling.settings import FlowSamplerSettings, TextSamplerSettings, TokenSamplerSettings
 
 __version__ = "0.1.0"
 __all__ = [
     "Cancelled",
     "CheckpointError",
     "DeviceError",
+    "FlowSamplerSettings",
     "ImageError",
     "JanusError",
     "JanusFlowPipeline",
     "JanusPipeline",
     "PromptError",
     "SamplingError",
+    "TextSamplerSettings",
+    "TokenSamplerSettings",
     "load",
 ]

@@ -9,10 +9,11 @@ import torch
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from . import __version__, image, pipeline
+from . import __version__, pipeline
 from .checkpoint import WEIGHT_FORMATS, quantized, read_checkpoint, save_single_file
 from .download import CHECKPOINTS, download_checkpoint, download_vae, models_folder
 from .errors import DownloadError, JanusError
+from .image import open_image
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -47,16 +48,16 @@ def parser() -> argparse.ArgumentParser:
     def model_arguments(sub):
         sub.add_argument("--model", required=True, help="checkpoint folder or single .safetensors file")
         sub.add_argument("--device", help="cpu, cuda, mps; the best there is by default")
-        sub.add_argument("--dtype", choices=DTYPES, help="weights and arithmetic; the file's by default")
-        sub.add_argument("--weights", choices=WEIGHT_FORMATS, help="keep the language model's weights in 8 bits")
+        sub.add_argument("--dtype", choices=DTYPES, help="of weights and arithmetic; the file's by default")
+        sub.add_argument("--weights", choices=WEIGHT_FORMATS, help="store the language model's weights in 8 bits")
         sub.add_argument("--seed", type=int, default=0)
 
-    sub = command("generate", generate, "Draw pictures of a prompt.")
+    sub = command("generate", generate, "Generate images of a prompt.")
     sub.add_argument("prompt")
     model_arguments(sub)
     sub.add_argument("--out", type=Path, default=Path("janus.png"), help="PNG file; numbered when --count is over 1")
-    sub.add_argument("--negative", default="", help="what the picture should not show")
-    sub.add_argument("--count", type=int, default=1, help="pictures to draw")
+    sub.add_argument("--negative", default="", help="what the image should not show")
+    sub.add_argument("--count", type=int, default=1, help="number of images")
     sub.add_argument("--size", type=size, help="WIDTHxHEIGHT in pixels; the model's own by default")
     sub.add_argument("--cfg", type=float, help="guidance: 5 for Janus-Pro and 2 for JanusFlow by default")
     ar = sub.add_argument_group("Janus and Janus-Pro")
@@ -66,33 +67,38 @@ def parser() -> argparse.ArgumentParser:
     flow = sub.add_argument_group("JanusFlow")
     flow.add_argument("--vae", help="SDXL VAE: a diffusers folder or sdxl_vae.safetensors")
     flow.add_argument("--steps", type=int, help="30 by default")
-    flow.add_argument("--image", help="picture to start from, with --denoise below 1")
+    flow.add_argument("--image", help="image to start from, with --denoise below 1")
     flow.add_argument("--denoise", type=float, help="1 by default")
 
-    sub = command("describe", describe, "Answer a question about pictures.")
-    sub.add_argument("image", nargs="+", help="picture files; each gets an answer")
+    sub = command("describe", describe, "Answer a question about images.")
+    sub.add_argument("image", nargs="+", help="image files; each gets an answer")
     sub.add_argument("question")
     model_arguments(sub)
-    sub.add_argument("--together", action="store_true", help="ask once about all the pictures")
+    sub.add_argument("--together", action="store_true", help="ask once about all the images")
     sub.add_argument("--max-new-tokens", type=int, default=512)
     sub.add_argument("--temperature", type=float, default=0.0, help="0 (greedy) by default")
     sub.add_argument("--top-p", type=float, default=0.95)
 
     sub = command("download", download, "Fetch an official checkpoint from the Hugging Face hub.")
     sub.add_argument("name", nargs="?", choices=CHECKPOINTS)
-    sub.add_argument("--vae", action="store_true", help="fetch the SDXL VAE, which JanusFlow's pictures need")
+    sub.add_argument("--vae", action="store_true", help="fetch the SDXL VAE, which JanusFlow's images need")
     sub.add_argument("--to", type=Path, help="models folder; ComfyUI's, or ./models, by default")
 
-    sub = command("train", train, "Train a demo checkpoint, or fine-tune one on a folder of pictures.")
-    sub.add_argument("--config", required=True, help="JSON file, as in janus_core/training/configs")
-    sub.add_argument("--folder", help="where the run lies and is resumed; the config's by default")
+    sub = command("train", train, "Fine-tune a checkpoint on a folder of captioned images.")
+    sub.add_argument("--config", required=True, help="JSON file, see janus_core/training/configs/finetune.json")
+    sub.add_argument("--folder", help="folder of the run, which is resumed from there; the config's by default")
     sub.add_argument(
-        "--set", metavar="KEY=VALUE", type=setting, action="append", default=[], help="in place of the config's value"
+        "--set",
+        metavar="KEY=VALUE",
+        type=setting,
+        action="append",
+        default=[],
+        help="overrides a setting of the config",
     )
 
-    sub = command("convert", convert, "Make one .safetensors file of a checkpoint folder.")
-    sub.add_argument("model", help="checkpoint folder, in the published or the transformers layout")
-    sub.add_argument("out", help="file to write; ComfyUI finds it in models/janus")
+    sub = command("convert", convert, "Convert a checkpoint folder to one .safetensors file.")
+    sub.add_argument("model", help="checkpoint folder, in the original or the transformers layout")
+    sub.add_argument("out", help="file to write; ComfyUI looks in models/janus")
     sub.add_argument("--weights", choices=WEIGHT_FORMATS, help="store the language model's weights in 8 bits")
     return top
 
@@ -138,31 +144,31 @@ def generate(args):
     if given:
         raise JanusError(f"--{given[0].replace('_', '-')} is not for {pipe.model.family}.")
     if is_flow and pipe.vae is None:
-        raise JanusError("JanusFlow needs the SDXL VAE for pictures: name it with --vae.")
+        raise JanusError("JanusFlow needs the SDXL VAE for images: name it with --vae.")
     if args.image and (args.denoise is None or args.denoise >= 1):
-        raise JanusError("--image needs a --denoise below 1, which says how much of the picture is drawn anew.")
+        raise JanusError("--image needs a --denoise below 1, which says how much of the image changes.")
     settings = {name: value for name, value in {**common, **own}.items() if value is not None}
     if args.image:
-        settings["latents"] = pipe.encode(image.open_picture(args.image))
+        settings["latents"] = pipe.encode(open_image(args.image))
     with Progress("step" if is_flow else "token") as progress:
-        pictures = pipe(args.prompt, callback=progress, **settings)
+        images = pipe(args.prompt, callback=progress, **settings)
     settings.pop("latents", None)
-    record = {"prompt": args.prompt, "model": str(args.model), "image": args.image, **settings}
-    for k, picture in enumerate(pictures):
+    metadata = {"prompt": args.prompt, "model": str(args.model), "image": args.image, **settings}
+    for k, image in enumerate(images):
         info = PngInfo()
-        info.add_itxt("parameters", json.dumps({**record, "index": k}, ensure_ascii=False))
+        info.add_itxt("parameters", json.dumps({**metadata, "index": k}, ensure_ascii=False))
         info.add_itxt("Software", f"janus_core {__version__}")
-        path = args.out if len(pictures) == 1 else args.out.with_stem(f"{args.out.stem}_{k:03}")
-        picture.save(path, format="PNG", pnginfo=info)
+        path = args.out if len(images) == 1 else args.out.with_stem(f"{args.out.stem}_{k:03}")
+        image.save(path, format="PNG", pnginfo=info)
         print(path)
 
 
 def describe(args):
     pipe = load(args)
-    pictures = [image.open_picture(path) for path in args.image]
+    images = [open_image(path) for path in args.image]
     with Progress("token") as progress:
         answers = pipe.describe(
-            [pictures] if args.together else pictures,
+            [images] if args.together else images,
             args.question,
             max_new_tokens=args.max_new_tokens,
             temperature=args.temperature,

@@ -10,7 +10,7 @@ MIN_SIDE = 14
 GREY = (127, 127, 127)
 
 
-def open_picture(path) -> Image.Image:
+def open_image(path) -> Image.Image:
     """Reads a picture file as RGB, turned upright. Raises ImageError when it cannot be read."""
     try:
         with Image.open(path) as picture:
@@ -51,13 +51,13 @@ def to_pixels(picture: Image.Image) -> torch.Tensor:
     return torch.from_numpy(array).permute(2, 0, 1) / 127.5 - 1
 
 
-def to_pictures(pixels: torch.Tensor) -> list[Image.Image]:
+def to_images(pixels: torch.Tensor) -> list[Image.Image]:
     """Pillow pictures of pixels [B, 3, H, W] in [-1, 1] (clamped)."""
     array = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(a) for a in array]
 
 
-def array_to_picture(array: torch.Tensor) -> Image.Image:
+def array_to_image(array: torch.Tensor) -> Image.Image:
     """A picture of float values [H, W, C] in [0, 1], C 1, 3 or 4 (the convention of ComfyUI's IMAGE)."""
     array = (array.float().clamp(0, 1) * 255).round().byte().cpu().numpy()
     if array.ndim != 3 or 0 in array.shape or array.shape[-1] not in (1, 3, 4):

@@ -1,4 +1,4 @@
-"""Janus and Janus-Pro: one decoder for text and for VQ picture tokens (arXiv 2410.13848, arXiv 2501.17811)."""
+"""Janus and Janus-Pro: one decoder for text and for VQ image tokens (arXiv 2410.13848, arXiv 2501.17811)."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from .attention import attention as default_attention
 from .networks.llama import LlamaParams
 from .networks.siglip import SiglipParams, VisionTower
 from .networks.vq import VQParams
-from .understanding import Understanding
+from .vision_language import VisionLanguageModel
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class JanusParams:
 
 
 class Projector(nn.Module):
-    """Linear layers with GELU in between (the published `mlp_gelu` aligner)."""
+    """Linear layers with GELU in between (`mlp_gelu` in the original config)."""
 
     def __init__(self, inputs, outputs, depth, operations, device, dtype):
         super().__init__()
@@ -50,7 +50,7 @@ class ImageHead(nn.Module):
         return self.vision_head(F.gelu(self.output_mlp_projector(x)))
 
 
-class Janus(Understanding):
+class Janus(VisionLanguageModel):
     """The autoregressive model.
 
     The VQ autoencoder is a model of its own (networks.vq). `codebook` is a plain float32 CPU copy of its normalised
@@ -58,7 +58,12 @@ class Janus(Understanding):
     """
 
     family = "janus"
-    idle = ("language_model.lm_head.", "language_model.model.embed_tokens.", "vision_model.", "aligner.")
+    unused_in_generation = (
+        "language_model.lm_head.",
+        "language_model.model.embed_tokens.",
+        "vision_model.",
+        "aligner.",
+    )
 
     def __init__(self, params: JanusParams, operations=torch.nn, attention=default_attention, device=None, dtype=None):
         super().__init__(params.llama, operations, attention, device, dtype)
@@ -72,8 +77,8 @@ class Janus(Understanding):
         self.gen_aligner = Projector(params.gen_embed_width, hidden, params.gen_aligner_depth, **kw)
         self.gen_head = ImageHead(hidden, params.gen_head_width, vq.codebook_size, **kw)
 
-    def embed_pictures(self, pixels):
-        """Pictures [B, 3, S, S] in [-1, 1] to the embeddings of their image placeholders, [B, tokens, hidden]."""
+    def embed_images(self, pixels):
+        """Images [B, 3, S, S] in [-1, 1] to the embeddings of their image placeholders, [B, tokens, hidden]."""
         return self.aligner(self.vision_model(pixels))
 
     def embed_image_tokens(self, tokens, dtype: torch.dtype):

@@ -9,7 +9,7 @@ from .attention import attention as default_attention
 from .networks.llama import LlamaParams, PrefixCache, causal_mask
 from .networks.siglip import SiglipParams, VisionTower
 from .networks.uvit import UViTDecoder, UViTEncoder, UViTParams
-from .understanding import Understanding
+from .vision_language import VisionLanguageModel
 
 VAE_DOWNSCALE = 8
 
@@ -46,11 +46,16 @@ class FlowPrompt:
         return FlowPrompt(self.cache.repeat(times), mask)
 
 
-class JanusFlow(Understanding):
+class JanusFlow(VisionLanguageModel):
     """The rectified-flow model."""
 
     family = "janusflow"
-    idle = ("language_model.lm_head.", "language_model.model.embed_tokens.", "vision_und_enc_", "beg_of_und_embed")
+    unused_in_generation = (
+        "language_model.lm_head.",
+        "language_model.model.embed_tokens.",
+        "vision_und_enc_",
+        "beg_of_und_embed",
+    )
 
     def __init__(
         self, params: JanusFlowParams, operations=torch.nn, attention=default_attention, device=None, dtype=None
@@ -70,8 +75,8 @@ class JanusFlow(Understanding):
         self.vision_gen_dec_aligner = operations.Linear(hidden, uvit.decoder_channels, device=device, dtype=dtype)
         self.vision_gen_dec_model = UViTDecoder(uvit, **kw)
 
-    def embed_pictures(self, pixels):
-        """Pictures [B, 3, S, S] in [-1, 1] to what replaces begin-of-image and placeholders, [B, 1 + N, hidden]."""
+    def embed_images(self, pixels):
+        """Images [B, 3, S, S] in [-1, 1] to what replaces begin-of-image and placeholders, [B, 1 + N, hidden]."""
         features = self.vision_und_enc_aligner(self.vision_und_enc_model(pixels))
         begin = self.beg_of_und_embed.to(features).expand(features.shape[0], 1, -1)
         return torch.cat((begin, features), dim=1)
@@ -101,16 +106,16 @@ class JanusFlow(Understanding):
         """Velocity dz/dt of latents on the straight path from noise (t = 0) to data (t = 1), paper eq. 3.
 
         Args:
-            z: scaled latents [B, 4, H, W], sides multiples of the encoder's stride.
+            z: scaled latents [B, 4, H, W], H and W multiples of the encoder's stride.
             t: [B], 1000 times the time.
-            prompt: from encode_prompt, with N = the tokens of z, and B rows or a multiple: B for each of its sides.
+            prompt: from encode_prompt, with N = the tokens of z, and B rows or a multiple of B: B for each branch.
 
         Returns:
             [rows of the prompt, 4, H, W].
         """
         skip, t_emb = self.vision_gen_enc_model(z, t)
-        sides, (h, w) = prompt.rows // len(z), skip.shape[-2:]
-        skip, t_emb = skip.repeat(sides, 1, 1, 1), t_emb.repeat(sides, 1)
+        branches, (h, w) = prompt.rows // len(z), skip.shape[-2:]
+        skip, t_emb = skip.repeat(branches, 1, 1, 1), t_emb.repeat(branches, 1)
         image = self.vision_gen_enc_aligner(skip.flatten(2).transpose(1, 2))
         states = self.llama(
             torch.cat((t_emb[:, None], image), dim=1),

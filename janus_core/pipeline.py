@@ -1,21 +1,26 @@
-"""The Python API: load a checkpoint, draw pictures, describe pictures."""
+"""The Python API: load a checkpoint, generate images, describe images."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from . import cpu, image
 from .checkpoint import build_model, build_vq, quantized, quantized_layers, read_checkpoint
+from .describe import answer_steps
 from .errors import DeviceError, ImageError, SamplingError
+from .image import crop_to_multiple, to_images, to_pixels
 from .janusflow import VAE_DOWNSCALE, JanusFlow
 from .networks.vq import latent_to_tokens, tokens_to_latent
-from .prompt import PromptEncoder, question_embeds
-from .quantized import operations_over
-from .sampling import flow, text, tokens
-from .sampling.choice import Choice, check_range
-from .sampling.recording import recorder
+from .operations import choose_operations
+from .prompt import PromptEncoder, PromptTokens
+from .sampling import flow
+from .sampling.cuda_graphs import capture_for
+from .sampling.decode_loop import decode_loop
+from .sampling.settings import FlowSamplerSettings, TextSamplerSettings, TokenSamplerSettings, check_range
+from .sampling.text import strip_end
+from .sampling.tokens import sample_image_tokens
 from .vae import LatentVAE, load_vae
 
 
@@ -50,12 +55,12 @@ def load(
     """Loads a checkpoint of either family.
 
     Args:
-        path: a published or converted folder, or a single .safetensors file.
-        device: None picks the best there is. A GPU gets what draws; what reads pictures and writes text follows when
+        path: a folder in the original or the transformers layout, or a single .safetensors file.
+        device: None picks the best one. On a GPU the weights that only understanding uses stay on the CPU until
             `describe` is first called.
-        dtype: weights and arithmetic; None keeps the file's.
-        vae: JanusFlow's VAE, a diffusers folder or sdxl_vae.safetensors; needed for pictures, not for latents.
-        weight_dtype: "int8" or "fp8_e4m3fn" keeps the language model's linear layers in half of bfloat16's memory;
+        dtype: of weights and arithmetic; None takes the file's.
+        vae: JanusFlow's VAE, a diffusers folder or sdxl_vae.safetensors; needed for images, not for latents.
+        weight_dtype: "int8" or "fp8_e4m3fn" stores the language model's linear layers in half of bfloat16's memory;
             arithmetic stays in `dtype`.
 
     Returns:
@@ -63,18 +68,17 @@ def load(
 
     Raises:
         CheckpointError: the checkpoint or the VAE cannot be used.
+        DeviceError: there is no such device.
     """
     checkpoint = read_checkpoint(path)
     device = usable_device(device)
     dtype = dtype or checkpoint.dtype
     if weight_dtype:
         checkpoint = quantized(checkpoint, weight_dtype)
-    operations = cpu if device.type == "cpu" and cpu.available(dtype) else torch.nn
-    if quantized_layers(checkpoint.tensors):
-        operations = operations_over(operations)
-    model = build_model(checkpoint, operations, dtype=dtype, device=device, idle_device="cpu")
+    operations = choose_operations(device, dtype, bool(quantized_layers(checkpoint.tensors)))
+    model = build_model(checkpoint, operations, dtype=dtype, device=device, unused_device="cpu")
     prompts = PromptEncoder.of(checkpoint)
-    vae_dtype = torch.float32 if dtype == torch.float16 else dtype  # picture decoders overflow in float16
+    vae_dtype = torch.float32 if dtype == torch.float16 else dtype  # image decoders overflow in float16
     if checkpoint.family == JanusFlow.family:
         vae = None if vae is None else load_vae(vae, device, vae_dtype)
         return JanusFlowPipeline(model, prompts, device, dtype, vae)
@@ -82,39 +86,32 @@ def load(
 
 
 class Pipeline:
-    """What both families do: describe pictures."""
+    """What both families do: describe images."""
 
     def __init__(self, model, prompts: PromptEncoder, device: torch.device, dtype: torch.dtype):
         self.model, self.prompts, self.device, self.dtype = model, prompts, device, dtype
 
     @property
     def image_size(self) -> int:
-        """Native side of a picture, in pixels."""
+        """Native width and height of an image, in pixels."""
         return self.model.params.siglip.image_size
 
-    def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """Token ids [L] to embeddings [1, L, hidden]."""
+    def embed(self, prompt: PromptTokens) -> torch.Tensor:
+        """The input embeddings of a prompt, [1, L, hidden]."""
         table = self.model.llama.embed_tokens.weight.device
-        return self.model.embed_text(ids.to(table), self.dtype)[None].to(self.device)
+        return self.model.embed_text(prompt.ids.to(table), self.dtype)[None].to(self.device)
 
     @torch.inference_mode()
     def describe(
-        self,
-        images,
-        question: str = "Describe this picture.",
-        *,
-        max_new_tokens: int = 512,
-        temperature: float = 0.0,
-        top_p: float = 0.95,
-        seed: int = 0,
-        callback: Callback | None = None,
+        self, images, question: str = "Describe this picture.", *, callback: Callback | None = None, **settings
     ) -> list[str]:
-        """Answers a question about pictures.
+        """Answers a question about images.
 
         Args:
-            images: a Pillow picture, or a list with one entry per answer; an entry may itself be a list of pictures
-                that the question is about together (every entry with as many).
-            temperature: 0 writes the most likely answer.
+            images: a Pillow image, or a list with one entry per answer; an entry may itself be a list of images that
+                the question is about together, the same number in every entry.
+            callback: called after every token with (done, total); returning False cancels.
+            settings: fields of TextSamplerSettings: max_new_tokens, temperature, top_k, top_p, seed.
 
         Returns:
             One answer per entry, as the model writes it.
@@ -122,28 +119,19 @@ class Pipeline:
         Raises:
             PromptError, ImageError, SamplingError, Cancelled.
         """
+        settings = _settings(TextSamplerSettings, settings)
         entries = images if isinstance(images, (list, tuple)) else [images]
         entries = [entry if isinstance(entry, (list, tuple)) else [entry] for entry in entries]
         if not entries or not entries[0] or len({len(entry) for entry in entries}) != 1:
-            raise ImageError("There must be a picture to describe, and the same number of pictures for every answer.")
+            raise ImageError("There must be an image to describe, and the same number of images for every answer.")
         with torch.inference_mode(False):
-            self.model.to(self.device)  # some weights are idle while only drawing
-        pixels = torch.stack([image.understanding_pixels(p, self.image_size) for entry in entries for p in entry])
-        asked = self.prompts.question_ids(question, self.model.params.siglip.tokens, len(entries[0]))
-        embeds = question_embeds(
-            self.model, asked, self.model.embed_pictures(pixels.to(self.device, self.dtype)), self.dtype
-        )
-        steps = text.sample_steps(
-            self.model,
-            embeds,
-            max_new_tokens,
-            self.prompts.eos,
-            choice=Choice(temperature=temperature, top_p=top_p),
-            seed=seed,
+            self.model.to(self.device)  # also the weights that are unused in generation
+        steps = answer_steps(
+            self.model, self.prompts, entries, question, settings, device=self.device, dtype=self.dtype
         )
         for ids in steps:
-            _report(callback, ids.shape[1], max_new_tokens)
-        return [self.prompts.decode(text.strip_end(row, self.prompts.eos)) for row in ids]
+            _report(callback, ids.shape[1], settings.max_new_tokens)
+        return [self.prompts.decode(strip_end(row, self.prompts.eos)) for row in ids]
 
 
 class JanusPipeline(Pipeline):
@@ -154,19 +142,18 @@ class JanusPipeline(Pipeline):
         self.vq = vq
         self.codebook = model.codebook.to(device)
 
-    def sides(self, prompt: str, negative_prompt: str = ""):
-        """Embeddings of a prompt and its negative [1, L, hidden]; an empty negative is the unconditional row."""
-        ids = self.prompts.generation_ids(prompt)
-        if negative_prompt.strip():
-            negative = self.prompts.generation_ids(negative_prompt)
-        else:
-            negative = self.prompts.unconditional_ids(len(ids))
-        return self.embed(ids), self.embed(negative)
+    def encode_prompt(self, prompt: str, negative_prompt: str = "") -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings of the conditional and the unconditional row [1, L, hidden].
+
+        A negative prompt that is not empty takes the unconditional row's place.
+        """
+        cond, uncond = self.prompts.guidance_rows(prompt, negative_prompt)
+        return self.embed(cond), self.embed(uncond)
 
     @torch.inference_mode()
-    def __call__(self, prompt: str, **settings) -> list[Image.Image]:
-        """Draws pictures; the arguments are those of `generate_tokens`."""
-        return self.decode(self.generate_latents(prompt, **settings))
+    def __call__(self, prompt: str, *, size: tuple[int, int] | None = None, **settings) -> list[Image.Image]:
+        """Generates images; the arguments are those of `generate_tokens`."""
+        return self.decode_tokens(self.generate_tokens(prompt, size=size, **settings), size)
 
     def generate_latents(self, prompt: str, *, size: tuple[int, int] | None = None, **settings) -> torch.Tensor:
         """Samples token latents, float32 [num_images, 8, h, w]; the arguments are those of `generate_tokens`."""
@@ -180,30 +167,23 @@ class JanusPipeline(Pipeline):
         *,
         negative_prompt: str = "",
         num_images: int = 1,
-        seed: int = 0,
-        guidance: float = 5.0,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
         size: tuple[int, int] | None = None,
-        window: int = 1,
-        cuda_graphs: bool = True,
+        cuda_graphs: bool | None = None,
+        triton: bool | None = None,
         callback: Callback | None = None,
+        **settings,
     ) -> torch.Tensor:
-        """Samples picture tokens.
+        """Samples image tokens.
 
         Args:
-            num_images: pictures of one prompt; picture k draws with seed + k, whatever the number.
-            guidance: 0 to 100; 1 is none.
-            guidance_interval: the fractions of the run between which guidance acts.
-            temperature: 0 takes the most likely token at each place.
-            top_k, top_p: restrict the choice; 0 and 1 do not.
+            num_images: images of one prompt; image k uses the random numbers of seed + k, whatever the number.
             size: (width, height) in pixels, multiples of 16; the native size when None.
-            window: positions guessed and computed in one pass; over 1 draws the same tokens in fewer passes.
-            cuda_graphs: record the work of a token once and replay it, on an NVIDIA GPU and with a window of 1. What
-                is replayed is checked against the plain work first.
-            callback: called after every token with (done, all); returning False cancels.
+            cuda_graphs: on an NVIDIA GPU, capture the work of a token once and replay it. Experimental, since it has
+                not yet run on a GPU; None reads JANUS_CUDA_GRAPHS (1 is on).
+            triton: let captured steps use the Triton decoder; likewise, None reads JANUS_TRITON_DECODER.
+            callback: called after every token with (done, total); returning False cancels.
+            settings: fields of TokenSamplerSettings: seed, guidance, guidance_interval, temperature, top_k, top_p,
+                window.
 
         Returns:
             int64 [num_images, N] in raster order.
@@ -211,36 +191,37 @@ class JanusPipeline(Pipeline):
         Raises:
             PromptError, SamplingError, ImageError, Cancelled.
         """
+        settings = _settings(TokenSamplerSettings, settings)
         check_range("num_images", num_images, 1, 4096, whole=True)
         h, w = self.grid(size)
-        positive, negative = self.sides(prompt, negative_prompt)
-        steps = tokens.sample_steps(
+        steps = sample_image_tokens(
             self.model,
-            positive,
-            negative,
+            *self.encode_prompt(prompt, negative_prompt),
             h * w,
-            seed=seed,
-            indices=range(num_images),
-            cfg=guidance,
-            cfg_interval=guidance_interval,
-            choice=Choice(temperature, top_k, top_p),
-            window=window,
-            width=w,
-            record=recorder(self.device) if cuda_graphs else None,
+            settings,
+            image_indices=range(num_images),
+            decode=decode_loop(settings.window, w, capture_for(self.device, cuda_graphs), triton),
         )
         for step in steps:
             _report(callback, step.position + 1, h * w)
         return step.tokens
 
     def grid(self, size=None) -> tuple[int, int]:
-        """Token rows and columns of a picture size in pixels, or of the native size."""
+        """Token rows and columns of an image size (width, height) in pixels, or of the native size."""
         width, height = size or (self.image_size, self.image_size)
         return _divided(height, self.vq.params.downscale), _divided(width, self.vq.params.downscale)
 
     @torch.inference_mode()
+    def decode_tokens(self, tokens: torch.Tensor, size: tuple[int, int] | None = None) -> list[Image.Image]:
+        """Images of tokens [B, N] that were generated at `size`, one at a time to keep memory low."""
+        grid = self.grid(size)
+        pixels = [self.vq.decode_tokens(row[None], grid, self.vq_dtype) for row in tokens.to(self.device)]
+        return to_images(torch.cat(pixels))
+
+    @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
-        """Pictures of token latents, one at a time to keep memory low."""
-        return image.to_pictures(torch.cat([self.decode_pixels(latent[None]) for latent in latents]))
+        """Images of token latents, one at a time to keep memory low."""
+        return to_images(torch.cat([self.decode_pixels(latent[None]) for latent in latents]))
 
     @torch.inference_mode()
     def decode_pixels(self, latents: torch.Tensor) -> torch.Tensor:
@@ -248,9 +229,9 @@ class JanusPipeline(Pipeline):
         return self.vq.decode(latents.to(self.device, self.vq_dtype)).float()
 
     @torch.inference_mode()
-    def encode(self, picture: Image.Image) -> torch.Tensor:
-        """The token latent [1, 8, h, w] of a picture, centre-cropped to multiples of 16 pixels."""
-        pixels = image.crop_to_multiple(image.to_pixels(picture)[None], self.vq.params.downscale)
+    def encode(self, image: Image.Image) -> torch.Tensor:
+        """The token latent [1, 8, h, w] of an image, centre-cropped to multiples of 16 pixels."""
+        pixels = crop_to_multiple(to_pixels(image)[None], self.vq.params.downscale)
         return self.vq.encode(pixels.to(self.device, self.vq_dtype))
 
     def tokens_of(self, latents: torch.Tensor) -> torch.Tensor:
@@ -269,23 +250,17 @@ class JanusFlowPipeline(Pipeline):
         super().__init__(model, prompts, device, dtype)
         self.vae = vae
 
-    def sides(self, prompt: str, negative_prompt: str = "") -> tuple[flow.Prompt, flow.Prompt]:
-        """The positive and the negative prompt; an empty negative is the unconditional row.
-
-        The last token is left out: the time embedding takes its place. The unconditional row's pads are hidden.
-        """
-        ids = self.prompts.generation_ids(prompt)[:-1]
-        positive = flow.Prompt(self.embed(ids), None)
-        if negative_prompt.strip():
-            return positive, flow.Prompt(self.embed(self.prompts.generation_ids(negative_prompt)[:-1]), None)
-        pads = self.prompts.unconditional_ids(len(ids) + 1)[:-1]
-        visible = torch.zeros(1, len(ids), dtype=torch.bool, device=self.device)
-        visible[:, 0] = True
-        return positive, flow.Prompt(self.embed(pads), visible)
+    def encode_prompt(self, prompt: str, negative_prompt: str = "") -> tuple[flow.PromptEmbeds, flow.PromptEmbeds]:
+        """The conditional and the unconditional prompt; a negative prompt takes the unconditional one's place."""
+        rows = self.prompts.guidance_rows(prompt, negative_prompt)
+        return tuple(
+            flow.PromptEmbeds(self.embed(row), None if row.visible.all() else row.visible[None].to(self.device))
+            for row in rows
+        )
 
     @torch.inference_mode()
     def __call__(self, prompt: str, **settings) -> list[Image.Image]:
-        """Draws pictures; the arguments are those of `generate_latents`."""
+        """Generates images; the arguments are those of `generate_latents`."""
         self._need_vae()
         return self.decode(self.generate_latents(prompt, **settings))
 
@@ -296,31 +271,25 @@ class JanusFlowPipeline(Pipeline):
         *,
         negative_prompt: str = "",
         num_images: int = 1,
-        seed: int = 0,
-        guidance: float = 2.0,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
-        steps: int = 30,
         size: tuple[int, int] | None = None,
         noise: torch.Tensor | None = None,
         latents: torch.Tensor | None = None,
-        denoise: float = 1.0,
-        cuda_graphs: bool = True,
+        cuda_graphs: bool | None = None,
         callback: Callback | None = None,
+        **settings,
     ) -> torch.Tensor:
         """Integrates the flow from noise, or from given latents.
 
         Args:
-            num_images: pictures of one prompt.
-            guidance: 0 to 100; 1 is none.
-            guidance_interval: the fractions of the run between which guidance acts.
-            steps: Euler steps, 1 to 10000.
+            num_images: images of one prompt.
             size: (width, height) in pixels, multiples of 16; the native size when None.
             noise: [num_images, 4, h, w] instead of `torch.randn` from `torch.manual_seed(seed)` on the CPU.
-            latents: scaled latents [1 or num_images, 4, h, w] to start from (see `encode`), with `denoise` < 1.
-            denoise: how much of the path is run; below 1 it starts from a blend of `latents` and noise.
-            cuda_graphs: record the work of a step once and replay it, on an NVIDIA GPU. What is replayed is checked
-                against the plain work first.
-            callback: called after every step with (done, all); returning False cancels.
+            latents: scaled latents [1 or num_images, 4, h, w] to start from (see `encode`), with `denoise` < 1: the run
+                starts from their blend with the noise.
+            cuda_graphs: on an NVIDIA GPU, capture the work of a step once and replay it. Experimental, since it has not
+                yet run on a GPU; None reads JANUS_CUDA_GRAPHS (1 is on).
+            callback: called after every step with (done, total); returning False cancels.
+            settings: fields of FlowSamplerSettings: seed, guidance, guidance_interval, steps, denoise.
 
         Returns:
             float32 latents [num_images, 4, h, w].
@@ -328,70 +297,79 @@ class JanusFlowPipeline(Pipeline):
         Raises:
             PromptError, SamplingError, ImageError, Cancelled.
         """
+        settings = _settings(FlowSamplerSettings, settings)
         check_range("num_images", num_images, 1, 4096, whole=True)
-        check_range("seed", seed, 0, 2**64 - 1, whole=True)
-        times = flow.flow_times(steps, denoise)
-        if latents is None and denoise < 1:
+        times = flow.flow_times(settings.steps, settings.denoise)
+        if latents is None and settings.denoise < 1:
             raise SamplingError("A denoise below 1 needs latents to start from.")
-        channels, side = self.model.params.uvit.latent_channels, self.model.params.uvit.stride
+        channels, stride = self.model.params.uvit.latent_channels, self.model.params.uvit.stride
         for given in (latents, noise):
             if given is not None:
-                self._check_latents(given, channels, side)
+                self._check_latents(given, channels, stride)
         if noise is None:
             width, height = size or (self.image_size, self.image_size)
-            h, w = (_divided(s, VAE_DOWNSCALE * side) * side for s in (height, width))
+            h, w = (_divided(pixels, VAE_DOWNSCALE * stride) * stride for pixels in (height, width))
             if latents is not None:
                 h, w = latents.shape[-2:]
-            generator = torch.Generator("cpu").manual_seed(seed)
+            generator = torch.Generator("cpu").manual_seed(settings.seed)
             noise = torch.randn(num_images, channels, h, w, generator=generator)
         z = noise.to(self.device, torch.float32)
         if latents is not None:
             z = times[0] * latents.to(z) + (1 - times[0]) * z
         velocity = flow.guided_velocity(
             self.model,
-            *self.sides(prompt, negative_prompt),
+            *self.encode_prompt(prompt, negative_prompt),
             z,
-            guidance,
-            guidance_interval,
-            recorder(self.device) if cuda_graphs else None,
+            settings.guidance,
+            settings.guidance_interval,
+            capture_for(self.device, cuda_graphs),
         )
-        for step in flow.sample_steps(lambda z, t: velocity(z.to(self.dtype), t).float(), z, times):
-            _report(callback, step.step + 1, steps)
+        for step in flow.integrate(lambda z, t: velocity(z.to(self.dtype), t).float(), z, times):
+            _report(callback, step.step + 1, settings.steps)
         return step.z
 
     @staticmethod
-    def _check_latents(latents: torch.Tensor, channels: int, side: int):
-        if latents.dim() != 4 or latents.shape[1] != channels or any(s % side for s in latents.shape[2:]):
+    def _check_latents(latents: torch.Tensor, channels: int, stride: int):
+        if latents.dim() != 4 or latents.shape[1] != channels or any(s % stride for s in latents.shape[2:]):
             raise ImageError(
-                f"Latents of shape {list(latents.shape)} do not fit: they need {channels} channels and sides that are "
-                f"multiples of {side}."
+                f"Latents of shape {list(latents.shape)} do not fit: they need {channels} channels, and a height and "
+                f"width that are multiples of {stride}."
             )
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
-        """Pictures of scaled latents, one at a time to keep memory low."""
+        """Images of scaled latents, one at a time to keep memory low."""
         vae = self._need_vae()
-        return image.to_pictures(torch.cat([vae.decode(latent[None]) for latent in latents]))
+        return to_images(torch.cat([vae.decode(latent[None]) for latent in latents]))
 
     @torch.inference_mode()
-    def encode(self, picture: Image.Image) -> torch.Tensor:
-        """Scaled latents [1, 4, h, w] of a picture, centre-cropped to multiples of 16 pixels."""
+    def encode(self, image: Image.Image) -> torch.Tensor:
+        """Scaled latents [1, 4, h, w] of an image, centre-cropped to multiples of 16 pixels."""
         multiple = VAE_DOWNSCALE * self.model.params.uvit.stride
-        return self._need_vae().encode(image.crop_to_multiple(image.to_pixels(picture)[None], multiple))
+        return self._need_vae().encode(crop_to_multiple(to_pixels(image)[None], multiple))
 
     def _need_vae(self) -> LatentVAE:
         if self.vae is None:
             raise SamplingError(
-                "JanusFlow needs the SDXL VAE for pictures: give its file as vae=… or --vae (`python -m janus_core "
+                "JanusFlow needs the SDXL VAE for images: give its file as vae=… or --vae (`python -m janus_core "
                 "download --vae` fetches it)."
             )
         return self.vae
 
 
-def _divided(side: int, multiple: int) -> int:
-    if not isinstance(side, int) or side < multiple or side % multiple:
-        raise ImageError(f"A side of {side} pixels is not a multiple of {multiple}.")
-    return side // multiple
+def _settings(kind: type, given: dict):
+    """A settings dataclass from keyword arguments. Raises SamplingError for one that it lacks."""
+    names = [field.name for field in fields(kind)]
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise SamplingError(f"There is no setting {unknown[0]} here, only {', '.join(names)}.")
+    return kind(**given)
+
+
+def _divided(pixels: int, multiple: int) -> int:
+    if not isinstance(pixels, int) or pixels < multiple or pixels % multiple:
+        raise ImageError(f"The size {pixels} is not a multiple of {multiple} pixels.")
+    return pixels // multiple
 
 
 def _report(callback: Callback | None, done: int, total: int):

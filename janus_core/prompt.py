@@ -1,6 +1,6 @@
 """From text to token ids: the tokenizer, the chat templates, and the unconditional row.
 
-Source: published behaviour of VLChatProcessor with its `deepseek` and `deepseek_old` conversation templates.
+Source: the original VLChatProcessor with its `deepseek` and `deepseek_old` conversation templates.
 """
 
 from dataclasses import dataclass
@@ -27,24 +27,57 @@ def _token_text(value, default: str) -> str:
 
 
 @dataclass(frozen=True)
-class Question:
-    """A question about pictures, as token ids.
+class PromptTokens:
+    """A prompt as the language model reads it.
 
     Attributes:
-        ids: int64 [L], with one placeholder per picture token.
-        replaced: bool [L], where picture embeddings go in order (for JanusFlow begin-of-image too).
+        ids: int64 [L].
+        visible: bool [L], False where attention does not see a token; a hidden token keeps its position.
     """
 
     ids: torch.Tensor
-    replaced: torch.Tensor
+    visible: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about images, as token ids.
+
+    Attributes:
+        ids: int64 [L], with one placeholder per image token.
+        is_image: bool [L], where image embeddings go, in order (for JanusFlow begin-of-image too).
+    """
+
+    ids: torch.Tensor
+    is_image: torch.Tensor
+
+
+def unconditional_row(family: str, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The unconditional row beside a conditional one of `length` tokens, as the original generate() builds it.
+
+    Janus: begin-of-sentence, pads, and the token that starts generation; all of them are visible.
+    JanusFlow: begin-of-sentence and hidden pads.
+
+    Returns:
+        (int64 [length], indices into (bos, pad, start); bool [length], which of them are visible).
+    """
+    BOS_INDEX, PAD_INDEX, START_INDEX = range(3)
+    row = torch.full((length,), PAD_INDEX)
+    row[0] = BOS_INDEX
+    visible = torch.ones(length, dtype=torch.bool)
+    if family == "janusflow":
+        visible[1:] = False
+    else:
+        row[-1] = START_INDEX
+    return row, visible
 
 
 class PromptEncoder:
     """Encodes prompts and questions for one checkpoint.
 
     Args:
-        tokenizer: the text of tokenizer.json. It is used as it stands: going through a Llama tokenizer class loses
-            its pre-tokenizer.
+        tokenizer: the text of tokenizer.json. It is used as is: a Llama tokenizer class would lose its
+            pre-tokenizer.
         tokenizer_config, processor_config: the dicts of the checkpoint.
         family: "janus" or "janusflow".
 
@@ -67,22 +100,22 @@ class PromptEncoder:
         self.start_text = BEGIN_OF_GENERATION if family == "janusflow" else BEGIN_OF_IMAGE
         self.start = self._id(self.start_text)
         self.placeholder, self.begin, self.end = map(self._id, (IMAGE_PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE))
-        plain = (
+        plain_roles = (
             family == "janusflow"
             or processor_config.get("sft_format") == "deepseek_old"
             or self.tokenizer.token_to_id("<|User|>") is None
         )
-        self.user, self.assistant = ("User", "Assistant") if plain else ("<|User|>", "<|Assistant|>")
+        self.user, self.assistant = ("User", "Assistant") if plain_roles else ("<|User|>", "<|Assistant|>")
 
     @classmethod
     def of(cls, checkpoint) -> "PromptEncoder":
-        """The encoder of a Checkpoint. Raises CheckpointError when the tokenizer has ids that the model has not."""
+        """The encoder of a Checkpoint. Raises CheckpointError when the tokenizer has ids that the model lacks."""
         encoder = cls(checkpoint.tokenizer, checkpoint.tokenizer_config, checkpoint.processor_config, checkpoint.family)
         largest = max(encoder.tokenizer.get_vocab(with_added_tokens=True).values())
         rows = len(checkpoint.tensors["language_model.model.embed_tokens.weight"])
         if largest >= rows:
             raise CheckpointError(
-                f"{checkpoint.path}: tokenizer.json is of another model, it has ids up to {largest} and the model has "
+                f"{checkpoint.path}: tokenizer.json belongs to another model: it has ids up to {largest}, the model has "
                 f"{rows} embeddings."
             )
         return encoder
@@ -90,7 +123,7 @@ class PromptEncoder:
     def _id(self, token: str) -> int:
         token_id = self.tokenizer.token_to_id(token)
         if token_id is None:
-            raise CheckpointError(f"tokenizer.json lacks the token {token}: it is of another model.")
+            raise CheckpointError(f"tokenizer.json lacks the token {token}: it belongs to another model.")
         return token_id
 
     def chat(self, message: str) -> str:
@@ -107,46 +140,66 @@ class PromptEncoder:
             raise PromptError(f"The text cannot be encoded ({error}).") from None
         return torch.tensor([self.bos] * self.add_bos + ids, dtype=torch.long)
 
+    @property
+    def special_ids(self) -> torch.Tensor:
+        """Ids of begin-of-sentence, pad, and the token that starts generation: int64 [3]."""
+        return torch.tensor([self.bos, self.pad, self.start])
+
     def generation_text(self, prompt: str) -> str:
-        """The chat text that asks for a picture of `prompt`, ending with the token that starts generation."""
+        """The chat text that asks for an image of `prompt`, ending with the token that starts generation."""
         return self.chat(prompt) + self.start_text
 
     def generation_ids(self, prompt: str) -> torch.Tensor:
         """Token ids of `generation_text`, int64 [L]. An empty prompt is allowed."""
         return self.ids(self.generation_text(prompt))
 
-    def unconditional_ids(self, length: int) -> torch.Tensor:
-        """The published unconditional row of a prompt with `length` tokens: pads between the first and the last."""
-        ids = torch.full((length,), self.pad, dtype=torch.long)
-        ids[0], ids[-1] = self.bos, self.start
-        return ids
+    def model_ids(self, ids: torch.Tensor) -> torch.Tensor:
+        """The generation ids that the language model reads: JanusFlow's time embedding replaces the last one."""
+        return ids[:-1] if self.family == "janusflow" else ids
 
-    def question_text(self, question: str, pictures: int = 1) -> str:
-        """The chat text of a question about `pictures` pictures.
+    def conditional(self, prompt: str) -> PromptTokens:
+        """The row of a prompt, or of a negative prompt that is not empty."""
+        ids = self.model_ids(self.generation_ids(prompt))
+        return PromptTokens(ids, torch.ones(len(ids), dtype=torch.bool))
 
-        Placeholders written in the question are kept where they are; if it has none, they are put in front.
+    def unconditional(self, length: int) -> PromptTokens:
+        """The unconditional row beside a conditional one of `length` tokens (see unconditional_row)."""
+        row, visible = unconditional_row(self.family, length)
+        return PromptTokens(self.special_ids[row], visible)
+
+    def guidance_rows(self, prompt: str, negative_prompt: str = "") -> tuple[PromptTokens, PromptTokens]:
+        """The conditional row, and the row that guidance moves away from: of the negative prompt, or unconditional."""
+        cond = self.conditional(prompt)
+        if negative_prompt.strip():
+            return cond, self.conditional(negative_prompt)
+        return cond, self.unconditional(len(cond.ids))
+
+    def question_text(self, question: str, images: int = 1) -> str:
+        """The chat text of a question about `images` images.
+
+        Placeholders written in the question stay where they are; without any, they are put in front of it.
 
         Raises:
-            PromptError: it has some, but not one per picture.
+            PromptError: the question has placeholders, but not one per image.
         """
         written = question.count(IMAGE_PLACEHOLDER)
-        if written not in (0, pictures):
-            raise PromptError(f"The question has {written} {IMAGE_PLACEHOLDER} for {pictures} pictures.")
+        if written not in (0, images):
+            raise PromptError(f"The question has {written} {IMAGE_PLACEHOLDER} for {images} images.")
         if not written:
-            question = f"{IMAGE_PLACEHOLDER}\n" * pictures + question
+            question = f"{IMAGE_PLACEHOLDER}\n" * images + question
         return f"{SYSTEM_PROMPT}\n\n{self.chat(question)}"
 
-    def question_ids(self, question: str, picture_tokens: int, pictures: int = 1) -> Question:
-        """Token ids of `question_text`, each placeholder grown to begin-of-image, `picture_tokens`, end-of-image."""
-        ids, replaced = [], []
-        for token in self.ids(self.question_text(question, pictures)).tolist():
+    def question_ids(self, question: str, image_tokens: int, images: int = 1) -> Question:
+        """Token ids of `question_text`, each placeholder expanded to begin-of-image, `image_tokens`, end-of-image."""
+        ids, is_image = [], []
+        for token in self.ids(self.question_text(question, images)).tolist():
             if token == self.placeholder:
-                ids += [self.begin] + [self.placeholder] * picture_tokens + [self.end]
-                replaced += [self.family == "janusflow"] + [True] * picture_tokens + [False]
+                ids += [self.begin] + [self.placeholder] * image_tokens + [self.end]
+                is_image += [self.family == "janusflow"] + [True] * image_tokens + [False]
             else:
                 ids.append(token)
-                replaced.append(False)
-        return Question(torch.tensor(ids, dtype=torch.long), torch.tensor(replaced))
+                is_image.append(False)
+        return Question(torch.tensor(ids, dtype=torch.long), torch.tensor(is_image))
 
     def decode(self, ids) -> str:
         """Text of token ids, special tokens left out."""
@@ -161,17 +214,17 @@ def check_context(length: int, max_positions: int):
         )
 
 
-def question_embeds(model, question: Question, picture_embeds, dtype):
+def question_embeds(model, question: Question, image_embeds, dtype):
     """Input embeddings of a question.
 
     Args:
-        picture_embeds: what `model.embed_pictures` gave for a batch of B times n pictures, [B * n, tokens, hidden].
+        image_embeds: what `model.embed_images` gave for a batch of B times n images, [B * n, tokens, hidden].
 
     Returns:
         [B, L, hidden].
     """
-    hidden = picture_embeds.shape[-1]
-    picture_embeds = picture_embeds.reshape(-1, int(question.replaced.sum()), hidden).to(dtype)
-    embeds = model.embed_text(question.ids.to(picture_embeds.device), dtype).repeat(picture_embeds.shape[0], 1, 1)
-    embeds[:, question.replaced.to(embeds.device)] = picture_embeds
+    hidden = image_embeds.shape[-1]
+    image_embeds = image_embeds.reshape(-1, int(question.is_image.sum()), hidden).to(dtype)
+    embeds = model.embed_text(question.ids.to(image_embeds.device), dtype).repeat(image_embeds.shape[0], 1, 1)
+    embeds[:, question.is_image.to(embeds.device)] = image_embeds
     return embeds

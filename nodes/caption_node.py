@@ -10,8 +10,8 @@ import torch
 from comfy_api.latest import io
 
 from ..janus_core.errors import ImageError
-from ..janus_core.image import open_picture
-from ..janus_core.sampling.choice import Choice
+from ..janus_core.image import open_image
+from ..janus_core.sampling.settings import TextSamplerSettings
 from .describe_node import QUESTION, describe
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -24,9 +24,9 @@ class JanusCaptionFolder(io.ComfyNode):
             node_id="JanusCaptionFolder",
             display_name="Janus Caption Folder",
             category="Janus/text",
-            description="Writes a caption .txt beside every picture of an input folder, the layout that LoRA training "
-            "reads. Pictures that have one are skipped, so a cancelled run goes on where it stopped; a picture that "
-            "cannot be read is reported and the others go on.",
+            description="Writes a caption .txt beside every image of an input folder, the layout that LoRA training "
+            "reads. Images that have one are skipped, so a cancelled run continues where it stopped; an image that "
+            "cannot be read is reported and skipped.",
             search_aliases=["janus", "caption", "dataset", "lora", "tag", "batch describe"],
             is_output_node=True,
             inputs=[
@@ -36,14 +36,19 @@ class JanusCaptionFolder(io.ComfyNode):
                     options=folder_paths.get_input_subfolders(),
                     tooltip="A folder inside ComfyUI's input folder.",
                 ),
-                io.String.Input("question", multiline=True, default=QUESTION, tooltip="Asked about every picture."),
-                io.Int.Input("max_new_tokens", default=256, min=1, max=4096, tooltip="The longest caption."),
-                io.String.Input("prefix", default="", tooltip="Put in front of every caption: a trigger word, say."),
-                io.Boolean.Input("overwrite", default=False, tooltip="Write captions anew that are there already."),
+                io.String.Input("question", multiline=True, default=QUESTION, tooltip="Asked about every image."),
+                io.Int.Input("max_new_tokens", default=256, min=1, max=4096, tooltip="The longest caption, in tokens."),
+                io.String.Input(
+                    "prefix", default="", tooltip="Put in front of every caption, for example a trigger word."
+                ),
+                io.Boolean.Input("overwrite", default=False, tooltip="Replace captions that exist already."),
             ],
             outputs=[
                 io.String.Output(display_name="captions", is_output_list=True, tooltip="The captions of this run."),
-                io.String.Output(display_name="report", tooltip="How many were written, skipped, and not readable."),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="How many captions were written, how many images were skipped or could not be read.",
+                ),
             ],
         )
 
@@ -67,24 +72,25 @@ def folder_of(name: str) -> Path:
 
 
 def caption_folder(clip, folder: Path, question, max_new_tokens, prefix, overwrite) -> tuple[list[str], str]:
-    """Captions every picture of a folder, one file after another. Returns (captions, report)."""
-    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not pictures:
-        raise ImageError(f"There are no pictures in {folder.name}.")
-    todo = [path for path in pictures if overwrite or not path.with_suffix(".txt").exists()]
-    progress = comfy.utils.ProgressBar(len(pictures))
+    """Captions the images of a folder one by one. Returns (captions, report)."""
+    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not images:
+        raise ImageError(f"There are no images in {folder.name}.")
+    todo = [path for path in images if overwrite or not path.with_suffix(".txt").exists()]
+    progress = comfy.utils.ProgressBar(len(images))
+    settings = TextSamplerSettings(max_new_tokens=max_new_tokens)
     captions, failed = [], []
     for k, path in enumerate(todo):
-        progress.update_absolute(len(pictures) - len(todo) + k)
+        progress.update_absolute(len(images) - len(todo) + k)
         try:
-            picture = open_picture(path)
+            image = open_image(path)
         except ImageError as error:
             failed.append(str(error))
             continue
-        pixels = torch.from_numpy(np.array(picture, dtype=np.float32) / 255)[None]
-        (answer,) = describe(clip, pixels, question, max_new_tokens, Choice(temperature=0), seed=0, progress=False)
+        pixels = torch.from_numpy(np.array(image, dtype=np.float32) / 255)[None]
+        (answer,) = describe(clip, pixels, question, settings, progress=False)
         captions.append(prefix + answer.strip())
         path.with_suffix(".txt").write_text(captions[-1], encoding="utf-8")
-    progress.update_absolute(len(pictures))
-    report = f"{len(captions)} written, {len(pictures) - len(todo)} skipped, {len(failed)} not readable"
+    progress.update_absolute(len(images))
+    report = f"{len(captions)} written, {len(images) - len(todo)} skipped, {len(failed)} not readable"
     return captions, "\n".join([report, *failed])

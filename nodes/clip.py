@@ -1,4 +1,4 @@
-"""The CLIP of both families: prompts to embeddings, and questions about pictures to text.
+"""The CLIP of both families: prompts to embeddings, and questions about images to text.
 
 It is made on the MODEL's module through a clone of the MODEL's patcher, so the weights exist once and are loaded once.
 """
@@ -8,10 +8,11 @@ import comfy.model_management
 import comfy.sd
 import torch
 
-from ..janus_core.image import array_to_picture, understanding_pixels
-from ..janus_core.prompt import PromptEncoder, question_embeds
-from ..janus_core.sampling import text
-from ..janus_core.sampling.choice import Choice
+from ..janus_core.describe import answer_steps
+from ..janus_core.image import array_to_image
+from ..janus_core.prompt import PromptEncoder
+from ..janus_core.sampling.settings import MAX_NEW_TOKENS, TextSamplerSettings
+from ..janus_core.sampling.text import strip_end
 from . import conditioning
 
 TOKENS, IMAGES = "janus", "janus_images"
@@ -68,7 +69,7 @@ class JanusTextModel:
         self.execution_device = options.get("execution_device", self.execution_device)
 
     def embed(self, ids):
-        """Token ids [L] to float32 embeddings [L, hidden] where ComfyUI keeps what passes between nodes."""
+        """Token ids [L] to float32 embeddings [L, hidden] on the device where ComfyUI keeps what passes between nodes."""
         embedded = self.network.embed_text(ids.to(self.execution_device), torch.float32)
         return embedded.to(comfy.model_management.intermediate_device())
 
@@ -77,48 +78,41 @@ class JanusTextModel:
         tensor, extra = conditioning.encode(self.prompts, tokens[conditioning.TEXT], ids, self.embed)
         return tensor, None, extra
 
-    def answer_bytes(self, answers: int, max_new_tokens: int, pictures: int = 1) -> int:
-        """Memory of answering so many questions at once."""
-        length = pictures * self.network.params.siglip.tokens + 256
+    def answer_bytes(self, answers: int, max_new_tokens: int, images: int = 1) -> int:
+        """Memory of answering this many questions at once."""
+        length = images * self.network.params.siglip.tokens + 256
         return self.model.cache_bytes(answers, length + max_new_tokens) + self.model.activation_bytes(answers, length)
 
     def memory_estimation_function(self, tokens, device=None):
         return self.answer_bytes(1, 512) if IMAGES in tokens else 0
 
-    def answers(self, pictures, question: str, max_new_tokens: int, choice: Choice, seed: int):
-        """Answers a question about each picture.
+    def answers(self, images, question: str, settings: TextSamplerSettings):
+        """Answers a question about each image.
 
         Args:
-            pictures: IMAGE [B, H, W, C] in [0, 1], or None for a question without a picture.
+            images: IMAGE [B, H, W, C] in [0, 1], or None for a question without an image.
 
         Yields:
-            int64 [B, n] after each token, see janus_core.sampling.text.
+            int64 [B, n] after each token, see janus_core.describe.
         """
-        dtype, device = self.model.get_dtype_inference(), self.execution_device
-        siglip = self.network.params.siglip
-        asked = self.prompts.question_ids(question, siglip.tokens, 0 if pictures is None else 1)
-        if pictures is None:
-            embeds = self.network.embed_text(asked.ids.to(device), dtype)[None]
-        else:
-            pixels = torch.stack([understanding_pixels(array_to_picture(p), siglip.image_size) for p in pictures])
-            seen = self.network.embed_pictures(pixels.to(device, dtype))
-            embeds = question_embeds(self.network, asked, seen, dtype)
-        return text.sample_steps(self.network, embeds, max_new_tokens, self.prompts.eos, choice=choice, seed=seed)
+        groups = [[]] if images is None else [[array_to_image(one)] for one in images]
+        device, dtype = self.execution_device, self.model.get_dtype_inference()
+        return answer_steps(self.network, self.prompts, groups, question, settings, device=device, dtype=dtype)
 
     def generate(self, tokens, do_sample, max_length, temperature, top_k, top_p, seed=None, **kwargs):
-        """What stock text generation calls; about the first picture of a batch, at most MAX_NEW_TOKENS long."""
-        pictures = tokens.get(IMAGES)
-        steps = self.answers(
-            None if pictures is None else pictures[:1],
-            tokens[conditioning.TEXT],
-            min(max_length, text.MAX_NEW_TOKENS),
-            Choice(temperature if do_sample else 0, top_k, top_p),
-            seed or 0,
+        """What stock text generation calls: about the first image of a batch, at most MAX_NEW_TOKENS long."""
+        images = tokens.get(IMAGES)
+        settings = TextSamplerSettings(
+            max_new_tokens=min(max_length, MAX_NEW_TOKENS),
+            temperature=temperature if do_sample else 0,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed or 0,
         )
         answer = None
-        for answer in steps:
+        for answer in self.answers(None if images is None else images[:1], tokens[conditioning.TEXT], settings):
             comfy.model_management.throw_exception_if_processing_interrupted()
-        return text.strip_end(answer[0], self.prompts.eos)
+        return strip_end(answer[0], self.prompts.eos)
 
 
 def make_clip(patcher, checkpoint) -> comfy.sd.CLIP:

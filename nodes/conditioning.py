@@ -7,6 +7,7 @@ stock conditioning nodes act on what the model reads. The dict beside it says wh
 import torch
 
 from ..janus_core.errors import PromptError
+from ..janus_core.prompt import unconditional_row
 
 FAMILY, TEXT, IDS = "janus_family", "janus_text", "janus_ids"
 ENCODED = "janus_encoded"  # the tensor as it was encoded, to notice what stock nodes change
@@ -27,10 +28,8 @@ def encode(prompts, text: str, ids, embed):
     Returns:
         (tensor [1, L, hidden], dict).
     """
-    if prompts.family == "janusflow":
-        ids = ids[:-1]
-    special = torch.tensor([prompts.bos, prompts.pad, prompts.start])
-    embedded = embed(torch.cat((ids, special)))
+    ids = prompts.model_ids(ids)
+    embedded = embed(torch.cat((ids, prompts.special_ids)))
     tensor = embedded[:-3].unsqueeze(0)
     return tensor, {
         FAMILY: prompts.family,
@@ -60,7 +59,7 @@ def check(tensor, extra: dict, network):
 
 
 def is_unconditional(tensor, extra: dict) -> bool:
-    """Whether this is an empty prompt as it was encoded, which on the negative side means the unconditional row."""
+    """Whether this is an empty prompt that no node has changed; as a negative it means the unconditional row."""
     encoded = extra.get(ENCODED)
     return (
         encoded is not None
@@ -70,20 +69,13 @@ def is_unconditional(tensor, extra: dict) -> bool:
 
 
 def unconditional(extra: dict, length: int):
-    """The published unconditional row, aligned to a positive prompt.
+    """The unconditional row beside a positive prompt of `length` tokens (janus_core.prompt.unconditional_row).
 
     Returns:
-        (tensor [1, length, hidden], visible long [1, length]): JanusFlow hides the pads, Janus-Pro does not.
+        (tensor [1, length, hidden], visible long [1, length]).
     """
-    bos, pad, start = extra[SPECIAL]
-    row = pad.repeat(length, 1)
-    row[0] = bos
-    visible = torch.ones(1, length, dtype=torch.long)
-    if extra[FAMILY] == "janusflow":
-        visible[:, 1:] = 0
-    else:
-        row[-1] = start
-    return row.unsqueeze(0), visible
+    row, visible = unconditional_row(extra[FAMILY], length)
+    return extra[SPECIAL][row].unsqueeze(0), visible.long().unsqueeze(0)
 
 
 def visible_tokens(tensor, extra: dict):

@@ -13,10 +13,10 @@ import torch
 from ..janus_core.errors import SamplingError
 from ..janus_core.janusflow import VAE_DOWNSCALE, JanusFlow
 from ..janus_core.prompt import check_context
-from ..janus_core.sampling.recording import Recorded
+from ..janus_core.sampling.cuda_graphs import CapturedStep
 from . import conditioning
 from .base_model import JanusBaseModel, ModelConfig
-from .residency import recorder_for
+from .residency import capture_for_network
 
 SIGMAS = 3000  # stock `simple` then hits every step count that divides it exactly
 RUN = "janus_run"  # key in transformer_options
@@ -24,7 +24,7 @@ OVERRIDE = "optimized_attention_override"  # likewise: a function that may do so
 
 
 class CONDPrompt(comfy.conds.CONDRegular):
-    """A prompt that all pictures of a batch share stays one row; the network repeats what it computes of it."""
+    """A prompt that all images of a batch share stays one row; the network repeats its keys and values."""
 
     def process_cond(self, batch_size, **kwargs):
         return self._copy_with(self.cond) if self.cond.shape[0] == 1 else super().process_cond(batch_size, **kwargs)
@@ -35,7 +35,7 @@ class JanusFlowModelConfig(ModelConfig):
 
 
 class FlowRun:
-    """What the steps of one sampling run share: the prompts' keys and values, and the recorded work of a step.
+    """What the steps of one sampling run share: the prompts' keys and values, and captured steps.
 
     It lives in the run's transformer_options, so it ends with the run and can never meet other weights.
     """
@@ -49,7 +49,7 @@ class FlowRun:
         return self.velocities[key]
 
     def end(self):
-        """Frees what was kept; the run's options, which steps hold, hold it as well."""
+        """Frees all of it; the run's options, which outlive the run, still refer to this object."""
         self.velocities.clear()
 
 
@@ -77,13 +77,15 @@ class JanusFlowNetwork(JanusFlow):
 
         def make():
             prompt = encode()
-            record = None if torch.compiler.is_compiling() else recorder_for(self, x.device, x.dtype)
+            capture = None if torch.compiler.is_compiling() else capture_for_network(self, x.device, x.dtype)
 
             def plain(x, t, options=None):
                 return self.velocity(x, t, prompt, options)
 
-            recorded = plain if record is None else Recorded("The velocity", plain, record)
-            return lambda x, t, options: plain(x, t, options) if OVERRIDE in options else recorded(x, t)
+            if capture is None:
+                return plain
+            captured = CapturedStep("The velocity", plain, capture)
+            return lambda x, t, options: plain(x, t, options) if OVERRIDE in options else captured(x, t)
 
         run, conds = transformer_options.get(RUN), transformer_options.get("uuids")
         if run is None or conds is None or torch.is_grad_enabled():  # training changes the weights every step
@@ -125,7 +127,7 @@ class JanusFlowModel(JanusBaseModel):
 
 
 def prepare_flow_sampling(executor, noise, latent_image, *args, **kwargs):
-    """OUTER_SAMPLE wrapper: aligns empty negative prompts, checks the latent, and gives the run its prompt cache."""
+    """OUTER_SAMPLE wrapper: aligns empty negative prompts, checks the latent, and adds the run's prompt cache."""
     guider = executor.class_obj
     model = guider.model_patcher.model
     channels = model.latent_format.latent_channels
@@ -160,13 +162,13 @@ def prepare_flow_sampling(executor, noise, latent_image, *args, **kwargs):
 
 
 def align_negatives(conds: dict[str, list[dict]]):
-    """Replaces empty prompts on every side but the positive by the unconditional row of the positive's length."""
-    positive = conds.get("positive") or [cond for side in conds.values() for cond in side]
+    """Replaces empty prompts, except positive ones, by the unconditional row of the positive prompt's length."""
+    positive = conds.get("positive") or [cond for entries in conds.values() for cond in entries]
     if not positive:
         return
     length = positive[0]["cross_attn"].shape[1]
-    for side, entries in conds.items():
-        for cond in entries if side != "positive" else ():
+    for name, entries in conds.items():
+        for cond in entries if name != "positive" else ():
             if conditioning.is_unconditional(cond["cross_attn"], cond):
                 cond["cross_attn"], cond[conditioning.MASK] = conditioning.unconditional(cond, length)
 

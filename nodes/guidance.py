@@ -1,8 +1,8 @@
-"""Guidance in a part of a diffusion run only (arXiv 2404.07724)."""
+"""Guidance in an interval of a diffusion run only (arXiv 2404.07724)."""
 
 import comfy.patcher_extension
 
-from ..janus_core.sampling.choice import check_guidance
+from ..janus_core.sampling.settings import check_guidance
 
 
 def with_interval(model, cfg: float, start: float, end: float):
@@ -19,7 +19,7 @@ def with_interval(model, cfg: float, start: float, end: float):
         guider = executor.class_obj
         cfg = guider.cfg
         if not start <= 1 - timestep.flatten()[0].item() < end:
-            guider.cfg = 1.0  # the guider then leaves the negative side out
+            guider.cfg = 1.0  # the guider then leaves the unconditional branch out
         try:
             return executor(x, timestep, *args, **kwargs)
         finally:

@@ -1,8 +1,8 @@
-"""Which MODELs keep their weights on the GPU as they are: what recording the work of a step needs.
+"""Which MODELs keep their weights on the GPU unchanged, so that their steps can be captured as CUDA graphs.
 
 ComfyUI's dynamic patcher, its default on NVIDIA, brings each weight to the GPU when an operation asks for it, and may
-take it away between two. A recorded step asks for nothing, so a model that fits on its GPU is given the patcher that
-loads it as a whole; one that does not is left to the dynamic patcher, and its steps are not recorded.
+remove it between two operations. A replayed graph asks for nothing. Where graphs are turned on (JANUS_CUDA_GRAPHS=1), a
+model that fits on its GPU therefore gets the patcher that loads it as a whole; otherwise ComfyUI's choice stands.
 """
 
 from types import MethodType
@@ -12,33 +12,33 @@ import comfy.model_patcher
 import torch
 from comfy.cli_args import args
 
-from ..janus_core.sampling.recording import Record, recorder
+from ..janus_core.sampling.cuda_graphs import Capture, capture_for
 
 
 def patcher_class(model: torch.nn.Module, device: torch.device):
-    """The kind of patcher for a model that will run on a device."""
-    if recorder(device) is None or _off() or any(_changes(layer) for layer in model.modules()):
+    """The class of the patcher for a model that will run on a device."""
+    if capture_for(device) is None or _disabled() or any(_is_modified(layer) for layer in model.modules()):
         return comfy.model_patcher.CoreModelPatcher
     memory = comfy.model_management
-    needed = 1.1 * memory.module_size(model) + memory.minimum_inference_memory()  # as load_models_gpu makes room
+    needed = 1.1 * memory.module_size(model) + memory.minimum_inference_memory()  # as load_models_gpu frees memory
     fits = needed <= memory.get_total_memory(device)
     return comfy.model_patcher.ModelPatcher if fits else comfy.model_patcher.CoreModelPatcher
 
 
-def recorder_for(network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Record | None:
-    """What may record the network's work, or None when a weight is elsewhere, of another dtype, cast or patched."""
-    if _off() or any(_changes(layer) for layer in network.modules()):
+def capture_for_network(network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Capture | None:
+    """What may capture the network's steps; None when a weight is elsewhere, of another dtype, cast or patched."""
+    if _disabled() or any(_is_modified(layer) for layer in network.modules()):
         return None
     places = {(weight.device, weight.dtype) for weight in network.parameters()}
-    return recorder(device) if places == {(device, dtype)} else None
+    return capture_for(device) if places == {(device, dtype)} else None
 
 
-def _off() -> bool:
+def _disabled() -> bool:
     return getattr(args, "disable_cuda_graphs", False)
 
 
-def _changes(layer: torch.nn.Module) -> bool:
-    """Whether a layer does more than its class says with its weights, or these are quantised."""
+def _is_modified(layer: torch.nn.Module) -> bool:
+    """Whether a layer's weights are quantised, cast or patched on the fly, or its forward is hooked or replaced."""
     if any(getattr(layer, name, None) for name in ("comfy_cast_weights", "weight_function", "bias_function")):
         return True
     if layer._forward_hooks or layer._forward_pre_hooks:

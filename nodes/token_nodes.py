@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..janus_core.sampling.choice import Choice
+from ..janus_core.sampling.settings import TokenSamplerSettings
 from .inputs import cfg_input, interval_inputs, prompt_inputs, seed_input, temperature_input, top_p_input
 from .token_sampling import sample
 
@@ -14,8 +14,8 @@ class JanusTokenSampler(io.ComfyNode):
             node_id="JanusTokenSampler",
             display_name="Janus Token Sampler",
             category="Janus/sampling",
-            description="Draws with Janus or Janus-Pro, token by token. Picture k of a batch is the picture of "
-            "seed + k at any batch size. A noise mask redraws only the tokens under it.",
+            description="Generates images with Janus or Janus-Pro, token by token. Image k of a batch is the image of "
+            "seed + k at any batch size. With a noise mask only the tokens under it are sampled anew.",
             search_aliases=["janus", "janus pro", "ksampler", "autoregressive", "sampler"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load Janus-Pro."),
@@ -23,11 +23,14 @@ class JanusTokenSampler(io.ComfyNode):
                 io.Latent.Input(
                     "latent_image",
                     tooltip="Size and batch: Empty Latent Image at 384x384. Or a token "
-                    "latent from VAE Encode with a noise mask, to redraw a part.",
+                    "latent from VAE Encode with a noise mask, to regenerate a part.",
                 ),
-                seed_input("The same seed draws the same picture on any device and in any batch."),
-                cfg_input(5.0, "Guidance. 5 as published; 1 is none and twice as fast."),
-                temperature_input(1.0, "1 as published; 0 always takes the most likely token."),
+                seed_input("The same seed gives the same image on any device and in any batch."),
+                cfg_input(
+                    5.0,
+                    "Classifier-free guidance. The default, 5, is the paper's; 1 turns it off and is twice as fast.",
+                ),
+                temperature_input(1.0, "1 samples as in the paper; 0 always takes the most likely token."),
                 io.Int.Input(
                     "top_k",
                     default=0,
@@ -47,8 +50,8 @@ class JanusTokenSampler(io.ComfyNode):
                     max=256,
                     optional=True,
                     advanced=True,
-                    tooltip="Tokens guessed and computed in one pass. Over 1 draws the same picture in fewer passes, "
-                    "which is faster where a pass of many tokens costs little more than one of one.",
+                    tooltip="Speculative (Jacobi) window: tokens guessed and computed in one pass. Over 1 gives the same "
+                    "image in fewer passes, which is faster where a pass of many tokens costs little more than one.",
                 ),
             ],
             outputs=[
@@ -72,11 +75,13 @@ class JanusTokenSampler(io.ComfyNode):
         cfg_end=1.0,
         window=1,
     ) -> io.NodeOutput:
-        settings = dict(
+        settings = TokenSamplerSettings(
             seed=seed,
-            cfg=cfg,
-            cfg_interval=(cfg_start, cfg_end),
-            choice=Choice(temperature, top_k, top_p),
+            guidance=cfg,
+            guidance_interval=(cfg_start, cfg_end),
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
             window=window,
         )
-        return io.NodeOutput(sample(model, positive, negative, latent_image, **settings))
+        return io.NodeOutput(sample(model, positive, negative, latent_image, settings))

@@ -12,72 +12,71 @@ from comfy.cli_args import LatentPreviewMethod, args
 from PIL import Image
 
 from ..janus_core.errors import PromptError, SamplingError
-from ..janus_core.image import to_pictures
+from ..janus_core.image import to_images
 from ..janus_core.networks.vq import latent_to_tokens, tokens_to_latent
-from ..janus_core.sampling.tokens import sample_steps
+from ..janus_core.sampling.decode_loop import decode_loop
+from ..janus_core.sampling.settings import TokenSamplerSettings
+from ..janus_core.sampling.tokens import sample_image_tokens
 from . import conditioning
-from .residency import recorder_for
+from .residency import capture_for_network
 from .token_model import JanusTokenModel
 
-PREVIEW_SHARE = 0.1  # of the run's time
+PREVIEW_SHARE = 0.1  # of the run's time, at most
 GREY = (127, 127, 127)
-IGNORED = ("area", "mask", "start_percent", "end_percent")  # of a conditioning: a token run has no steps or regions
+IGNORED = ("area", "mask", "start_percent", "end_percent")  # of a conditioning: token sampling has no steps or regions
 
 
-def sample(model, positive, negative, latent: dict, **settings) -> dict:
+def sample(model, positive, negative, latent: dict, settings: TokenSamplerSettings) -> dict:
     """Samples a token LATENT.
 
     Args:
-        latent: batch and size (all zeros), or a token latent, of which a noise mask redraws a part.
-        settings: of janus_core's token sampler: seed, cfg, cfg_interval, choice, window.
+        latent: batch and size (all zeros), or a token latent whose noise mask says which part is sampled anew.
 
     Raises:
         SamplingError, PromptError: an input is of another family or out of range.
     """
     if not isinstance(model.model, JanusTokenModel):
         raise SamplingError(
-            "Janus Token Sampler needs the MODEL of Load Janus-Pro (JanusFlow draws with KSampler or JanusFlow "
-            "Sampler)."
+            "Janus Token Sampler needs the MODEL of Load Janus-Pro (for JanusFlow use KSampler or JanusFlow Sampler)."
         )
     network = model.model.diffusion_model
     batch, grid, given = read_latent(latent, network.params.vq)
-    kept = None if given is None else kept_tokens(given, latent.get("noise_mask"), network.codebook, grid)
-    indices = latent.get("batch_index") or range(batch)
-    if len(indices) != batch:
-        raise SamplingError(f"This latent holds {batch} pictures and {len(indices)} batch indices.")
+    given = None if given is None else given_tokens(given, latent.get("noise_mask"), network.codebook, grid)
+    image_indices = latent.get("batch_index") or range(batch)
+    if len(image_indices) != batch:
+        raise SamplingError(f"This latent holds {batch} images and {len(image_indices)} batch indices.")
 
     one = model.model.memory_required((1, 0, *grid))
     previewer = Previewer.of(model.model, grid)
     preview_bytes = 0 if previewer is None else previewer.memory_required()
-    side = network.params.vq.downscale
-    model.model.warn_of_size(grid[1] * side, grid[0] * side)
+    token_size = network.params.vq.downscale
+    model.model.warn_of_size(grid[1] * token_size, grid[0] * token_size)
     models = [model] if previewer is None else [model, previewer.vae.patcher]
     comfy.model_management.load_models_gpu(
         models, memory_required=one * batch + preview_bytes, minimum_memory_required=one + preview_bytes
     )
     device, dtype = model.load_device, model.model.get_dtype_inference()
-    positive, negative = sides(positive, negative, batch, network, device, dtype)
+    cond, uncond = guidance_rows(positive, negative, batch, network, device, dtype)
 
-    together = max(1, min(batch, int((model.get_free_memory(device) - preview_bytes) // one)))
+    chunk = max(1, min(batch, int((model.get_free_memory(device) - preview_bytes) // one)))
     count = grid[0] * grid[1]
-    progress = comfy.utils.ProgressBar(count * -(-batch // together))
+    progress = comfy.utils.ProgressBar(count * -(-batch // chunk))
     done = []
     model.pre_run()
-    record = recorder_for(network, device, dtype)
+    decode = decode_loop(settings.window, grid[1], capture_for_network(network, device, dtype))
     try:
         with comfy.model_management.cuda_device_context(device):
-            for start in range(0, batch, together):
-                part = slice(start, min(start + together, batch))
-                steps = sample_steps(
+            for start in range(0, batch, chunk):
+                part = slice(start, min(start + chunk, batch))
+                steps = sample_image_tokens(
                     network,
-                    rows(positive, part),
-                    rows(negative, part),
+                    rows(cond, part),
+                    rows(uncond, part),
                     count,
-                    indices=indices[part],
-                    keep=None if kept is None else tuple(t[part].to(device) for t in kept),
-                    width=grid[1],
-                    record=record,
-                    **settings,
+                    settings,
+                    image_indices=image_indices[part],
+                    given_tokens=None if given is None else tuple(t[part].to(device) for t in given),
+                    decode=decode,
                 )
                 for step in steps:
                     comfy.model_management.throw_exception_if_processing_interrupted()
@@ -101,32 +100,35 @@ def read_latent(latent: dict, vq) -> tuple[int, tuple[int, int], torch.Tensor | 
     samples = latent["samples"]
     ratio = latent.get("downscale_ratio_spacial")
     if samples.ndim != 4:
-        raise SamplingError(f"This latent has {samples.ndim} dimensions, a picture's has 4: use Empty Latent Image.")
+        raise SamplingError(f"This latent has {samples.ndim} dimensions, an image's has 4: use Empty Latent Image.")
     batch, channels, height, width = samples.shape
     if channels == vq.codebook_dim and ratio is None:
         return batch, (height, width), samples
     if torch.count_nonzero(samples):
         raise SamplingError(
-            f"This latent has {channels} channels and is no token latent: use Empty Latent Image for the size, or VAE "
+            f"This latent has {channels} channels, so it is not a token latent: use Empty Latent Image for the size, or VAE "
             "Encode with the VAE of Load Janus-Pro."
         )
     scale = (ratio or 8) / vq.downscale
     return batch, (max(1, round(height * scale)), max(1, round(width * scale))), None
 
 
-def kept_tokens(samples, mask, codebook, grid):
-    """(tokens [B, N], bool [B, N]) of what a noise mask leaves as it is in a token latent, or None without a mask."""
+def given_tokens(samples, mask, codebook, grid):
+    """(tokens [B, N], bool [B, N]): the tokens of a token latent and where a noise mask keeps them; None without one."""
     if mask is None:
         return None
     tokens = latent_to_tokens(samples.cpu(), codebook)
     mask = mask.reshape(-1, 1, *mask.shape[-2:]).float().cpu()
-    redraw = F.adaptive_max_pool2d(mask, grid) > 0.5
-    redraw = comfy.utils.repeat_to_batch_size(redraw, len(tokens))
-    return tokens, ~redraw.flatten(1)
+    is_sampled = F.adaptive_max_pool2d(mask, grid) > 0.5
+    is_sampled = comfy.utils.repeat_to_batch_size(is_sampled, len(tokens))
+    return tokens, ~is_sampled.flatten(1)
 
 
-def sides(positive, negative, batch: int, network, device, dtype):
-    """Prompt embeddings of both sides on the device; an empty negative becomes the unconditional row."""
+def guidance_rows(positive, negative, batch: int, network, device, dtype):
+    """Embeddings of the conditional and the unconditional rows on the device, from the two CONDITIONINGs.
+
+    An empty negative prompt becomes the unconditional row.
+    """
     (tensor, _), (negative_tensor, extra) = (
         single(c, name, network) for c, name in ((positive, "positive"), (negative, "negative"))
     )
@@ -134,7 +136,7 @@ def sides(positive, negative, batch: int, network, device, dtype):
         negative_tensor, _ = conditioning.unconditional(extra, tensor.shape[1])
     for t in (tensor, negative_tensor):
         if t.shape[0] not in (1, batch):
-            raise PromptError(f"The conditioning holds {t.shape[0]} prompts for a batch of {batch} pictures.")
+            raise PromptError(f"The conditioning holds {t.shape[0]} prompts for a batch of {batch} images.")
     return tensor.to(device, dtype), negative_tensor.to(device, dtype)
 
 
@@ -150,7 +152,7 @@ def single(conds, name: str, network):
     ignored = [key for key in IGNORED if extra.get(key) is not None]
     if ignored:
         logging.warning(
-            f"Janus Token Sampler draws the whole picture with one prompt: {', '.join(ignored)} has no effect."
+            f"Janus Token Sampler generates the whole image from one prompt: {', '.join(ignored)} has no effect."
         )
     return tensor, extra
 
@@ -161,7 +163,7 @@ def rows(prompts, part: slice):
 
 
 class Previewer:
-    """Draws the finished rows of the first picture while the others form, in at most a tenth of the run's time."""
+    """Decodes the finished rows of the first image as a preview, in at most a tenth of the run's time."""
 
     def __init__(self, vae, codebook, grid):
         self.vae, self.codebook, self.grid = vae, codebook, grid
@@ -175,7 +177,7 @@ class Previewer:
         return cls(model.vae, model.diffusion_model.codebook, grid)
 
     def memory_required(self) -> int:
-        """Bytes of decoding the picture."""
+        """Bytes of decoding the image."""
         return int(self.vae.memory_used_decode((1, 0, *self.grid), self.vae.vae_dtype))
 
     def __call__(self, step):
@@ -188,17 +190,17 @@ class Previewer:
         if self.spent + self.row_cost * complete > PREVIEW_SHARE * (now - self.began):
             return None
         tokens = step.tokens[:1, : complete * width].cpu()
-        now = time.perf_counter()  # what was still being computed is no cost of the preview
+        now = time.perf_counter()  # the GPU work that was still running is not the preview's
         vae = self.vae
         latent = tokens_to_latent(tokens, self.codebook, (complete, width)).to(vae.device, vae.vae_dtype)
         try:
-            top = to_pictures(vae.first_stage_model.decode(latent))[0]
+            top = to_images(vae.first_stage_model.decode(latent))[0]
         except comfy.model_management.OOM_EXCEPTION:
-            self.spent = float("inf")  # the picture matters more than its preview
+            self.spent = float("inf")  # the image matters more than its preview
             return None
-        side = self.vae.upscale_ratio
-        picture = Image.new("RGB", (width * side, height * side), GREY)
-        picture.paste(top, (0, 0))
+        token_size = self.vae.upscale_ratio
+        preview = Image.new("RGB", (width * token_size, height * token_size), GREY)
+        preview.paste(top, (0, 0))
         took = time.perf_counter() - now
         self.spent, self.row_cost, self.shown = self.spent + took, took / complete, complete
-        return ("JPEG", picture, latent_preview.MAX_PREVIEW_RESOLUTION)
+        return ("JPEG", preview, latent_preview.MAX_PREVIEW_RESOLUTION)

@@ -1,19 +1,10 @@
-"""Checkpoint files in, models out."""
+"""Checkpoint files in, models out, and back."""
 
-from .load import (
-    SAVED_PREFIX,
-    VQ_PREFIX,
-    Checkpoint,
-    build_model,
-    build_vq,
-    detect_family,
-    metadata_of,
-    read_checkpoint,
-    save_single_file,
-    text_tensors,
-)
+from .build import build_model, build_vq
 from .quantize import FORMATS as WEIGHT_FORMATS
 from .quantize import quantized, quantized_layers
+from .read import SAVED_PREFIX, VQ_PREFIX, Checkpoint, detect_family, read_checkpoint
+from .write import config_of, metadata_of, save_folder, save_single_file, text_tensors
 
 __all__ = [
     "SAVED_PREFIX",
@@ -22,11 +13,13 @@ __all__ = [
     "Checkpoint",
     "build_model",
     "build_vq",
+    "config_of",
     "detect_family",
     "metadata_of",
     "quantized",
     "quantized_layers",
     "read_checkpoint",
+    "save_folder",
     "save_single_file",
     "text_tensors",
 ]

@@ -36,7 +36,7 @@ def is_converted(names) -> bool:
     return any(name.startswith("model.vqmodel.") for name in names)
 
 
-def published_name(name: str) -> str:
+def original_name(name: str) -> str:
     """The published name of a converted tensor (q, k and v of the vision tower still apart)."""
     aligner = re.match(r"^model\.(generation_aligner|aligner)\.(fc1|hidden_layers\.(\d+))\.(weight|bias)$", name)
     if aligner:
@@ -47,11 +47,11 @@ def published_name(name: str) -> str:
     return name
 
 
-def published_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def original_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Renames converted tensors, joins the vision tower's q, k and v, and restores tied or reshaped ones."""
     out, parts = {}, {}
     for name, tensor in tensors.items():
-        name = published_name(name)
+        name = original_name(name)
         split = re.match(r"^(vision_model\..*\.attn)\.([qkv])_proj\.(weight|bias)$", name)
         if split:
             parts.setdefault(f"{split[1]}.qkv.{split[3]}", {})[split[2]] = tensor
@@ -69,7 +69,7 @@ def published_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     return out
 
 
-def published_config(config: dict, chat_template: str) -> tuple[dict, dict]:
+def original_config(config: dict, chat_template: str) -> tuple[dict, dict]:
     """The published form of a converted config.json and of what its chat template says.
 
     Returns:

@@ -40,20 +40,20 @@ class KVCache:
 
     def __init__(self, params: LlamaParams, batch: int, capacity: int, dtype, device):
         shape = (params.layers, batch, params.kv_heads, capacity, params.head_dim)
-        dtype = self.kept(dtype, device)
+        dtype = self.cache_dtype(dtype, device)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.length = 0
 
     @staticmethod
-    def kept(dtype, device) -> torch.dtype:
-        """The dtype that such a cache is kept in."""
+    def cache_dtype(dtype, device) -> torch.dtype:
+        """The dtype of such a cache's keys and values."""
         return torch.float32 if torch.device(device).type == "cpu" else dtype
 
     @classmethod
     def bytes(cls, params: LlamaParams, batch: int, capacity: int, dtype, device) -> int:
         """The memory that such a cache takes."""
-        size = cls.kept(dtype, device).itemsize
+        size = cls.cache_dtype(dtype, device).itemsize
         return 2 * params.layers * batch * params.kv_heads * capacity * params.head_dim * size
 
     def write(self, layer: int, k, v):
@@ -65,7 +65,7 @@ class KVCache:
             return k, v
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
-    def keep(self, rows: int):
+    def keep_rows(self, rows: int):
         """Drops all but the first rows."""
         self.keys, self.values = self.keys[:, :rows], self.values[:, :rows]
 
@@ -74,7 +74,7 @@ class KVCache:
         self.length += count
 
 
-class FixedCache:
+class GraphKVCache:
     """A KVCache as passes over one position see it that read their place, `slot` int64 [1], from a tensor.
 
     Every slot is returned, so the mask has to hide those that are not filled.

@@ -204,10 +204,13 @@ class VQModel(nn.Module):
 
         Returns pixels [B, 3, h * downscale, w * downscale] around [-1, 1], not clamped, in `latent`'s dtype.
         """
-        codebook = self.codebook(latent)
-        tokens = latent_to_tokens(latent.float(), codebook)
-        quantised = tokens_to_latent(tokens, codebook, latent.shape[-2:])
-        return self.decoder(self.post_quant_conv(quantised.to(latent.dtype)))
+        tokens = latent_to_tokens(latent.float(), self.codebook(latent))
+        return self.decode_tokens(tokens, latent.shape[-2:], latent.dtype)
+
+    def decode_tokens(self, tokens, grid: tuple[int, int], dtype: torch.dtype):
+        """Tokens [B, h * w] on `grid` = (h, w) to pixels in `dtype`, as `decode` returns them."""
+        quantised = tokens_to_latent(tokens, self.codebook(tokens), grid)
+        return self.decoder(self.post_quant_conv(quantised.to(dtype)))
 
 
 def normalised_codebook(weight):

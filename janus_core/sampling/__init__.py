@@ -1,1 +1,1 @@
-"""The samplers: picture tokens, rectified flow, and text."""
+"""The samplers: image tokens, rectified flow, and text."""

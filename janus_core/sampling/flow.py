@@ -8,8 +8,8 @@ import torch
 from ..errors import SamplingError
 from ..janusflow import JanusFlow
 from ..prompt import check_context
-from .choice import check_guidance, check_range
-from .recording import Record, Recorded
+from .cuda_graphs import Capture, CapturedStep
+from .settings import FlowSamplerSettings
 
 
 class FlowStep(NamedTuple):
@@ -27,90 +27,84 @@ def flow_times(steps: int, denoise: float = 1.0) -> list[float]:
     Raises:
         SamplingError: steps not in 1 to 10000 or denoise not in (0, 1].
     """
-    check_range("steps", steps, 1, 10000, whole=True)
-    check_range("denoise", denoise, 0, 1)
-    if denoise == 0:
-        raise SamplingError("denoise is 0, nothing would be drawn.")
+    FlowSamplerSettings(steps=steps, denoise=denoise)
     total = steps if denoise >= 1 else int(steps / denoise)
     return [i / total for i in range(total - steps, total + 1)]
 
 
-class Prompt(NamedTuple):
-    """One side of the guidance, one row for all images or one per image."""
+class PromptEmbeds(NamedTuple):
+    """The prompts of one branch of guidance, one row for all images or one per image."""
 
     embeds: torch.Tensor  # [n, L, hidden], without the last token
     visible: torch.Tensor | None  # bool [n, L]; None sees every token
 
 
-def joined(a: Prompt, b: Prompt) -> Prompt:
-    """Both prompts' rows as one batch; their lengths must agree."""
+def concatenated(a: PromptEmbeds, b: PromptEmbeds) -> PromptEmbeds:
+    """Both branches as one batch; their lengths must agree."""
     visible = [
         torch.ones(p.embeds.shape[:2], dtype=torch.bool, device=p.embeds.device) if p.visible is None else p.visible
         for p in (a, b)
     ]
-    return Prompt(torch.cat((a.embeds, b.embeds)), torch.cat(visible))
+    return PromptEmbeds(torch.cat((a.embeds, b.embeds)), torch.cat(visible))
 
 
 def guided_velocity(
     model: JanusFlow,
-    positive: Prompt,
-    negative: Prompt | None,
+    cond: PromptEmbeds,
+    uncond: PromptEmbeds | None,
     z,
-    cfg: float,
-    cfg_interval: tuple[float, float] = (0.0, 1.0),
-    record: Record | None = None,
+    guidance: float,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
+    capture: Capture | None = None,
 ) -> Callable:
-    """The guided velocity `cfg v_c - (cfg - 1) v_u` as a function of (z, t), with the prompts encoded once.
+    """The guided velocity `w v_cond - (w - 1) v_uncond` as a function of (z, t), with the prompts encoded once.
 
-    Sides of one length go through the model as one batch; a cfg of exactly 1 leaves the negative side out.
+    Branches of one length go through the model as one batch; a guidance w of exactly 1 leaves `uncond` out.
 
     Args:
         z: latents of the run [B, 4, H, W], for their batch and size.
-        cfg_interval: guidance acts at times start <= t < end of the path (arXiv 2404.07724); outside, the velocity is
-            the positive side's alone.
-        record: makes of a function what does its work again (recording.recorder), for steps without Python; the model's
-            weights then have to stay where they are.
+        guidance_interval: guidance acts at times start <= t < end of the path (arXiv 2404.07724); outside, the velocity
+            is the conditional one.
+        capture: captures the step as a CUDA graph (cuda_graphs.capture_for); the model's weights must then stay where
+            they are.
 
     Raises:
         PromptError: prompt and latents do not fit the context.
-        SamplingError: cfg is out of range.
     """
-    check_guidance(cfg, cfg_interval)
     B, _, H, W = z.shape
     image_tokens = model.image_tokens(H, W)
 
-    def encode(prompt: Prompt):
+    def encode(prompt: PromptEmbeds):
         rows, L, _ = prompt.embeds.shape
         check_context(L + 1 + image_tokens, model.params.llama.max_positions)
-        return model.encode_prompt(prompt.embeds, prompt.visible, image_tokens)
+        return model.encode_prompt(prompt.embeds, prompt.visible, image_tokens).repeat(B // rows)
 
-    if cfg == 1:
-        sides = [encode(positive).repeat(B // len(positive.embeds))]
-    elif positive.embeds.shape == negative.embeds.shape:
-        sides = [encode(joined(positive, negative)).repeat(B // len(positive.embeds))]
+    if guidance == 1:
+        batches = [encode(cond)]
+    elif cond.embeds.shape == uncond.embeds.shape:
+        batches = [encode(concatenated(cond, uncond))]
     else:
-        sides = [encode(p).repeat(B // len(p.embeds)) for p in (positive, negative)]
-
-    alone = sides[0].first(B) if len(sides) == 1 else sides[0]
+        batches = [encode(cond), encode(uncond)]
+    cond_batch = batches[0].first(B)
 
     def unguided(z, t):
-        return model.velocity(z, t, alone)
+        return model.velocity(z, t, cond_batch)
 
     def guided(z, t):
-        v_c, v_u = torch.cat([model.velocity(z, t, side) for side in sides]).chunk(2)
-        return cfg * v_c - (cfg - 1) * v_u
+        v_cond, v_uncond = torch.cat([model.velocity(z, t, batch) for batch in batches]).chunk(2)
+        return guidance * v_cond - (guidance - 1) * v_uncond
 
-    if record is not None:
-        unguided, guided = (Recorded("The velocity", function, record) for function in (unguided, guided))
+    if capture is not None:
+        unguided, guided = (CapturedStep("The velocity", function, capture) for function in (unguided, guided))
 
     def velocity(z, t: float):
-        function = guided if cfg != 1 and cfg_interval[0] <= t < cfg_interval[1] else unguided
-        return function(z, torch.full((len(z),), 1000 * t, device=z.device))
+        inside = guidance != 1 and guidance_interval[0] <= t < guidance_interval[1]
+        return (guided if inside else unguided)(z, torch.full((len(z),), 1000 * t, device=z.device))
 
     return velocity
 
 
-def sample_steps(velocity: Callable, z: torch.Tensor, times: list[float]) -> Iterator[FlowStep]:
+def integrate(velocity: Callable, z: torch.Tensor, times: list[float]) -> Iterator[FlowStep]:
     """Integrates dz/dt = velocity(z, t) over `times` with Euler's method; stop iterating to cancel.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Passes over the next position, or over several guessed ones (Jacobi iteration, arXiv 2410.01699).
+"""Speculative decoding by Jacobi iteration (arXiv 2410.01699): several guessed positions in one pass of the decoder.
 
-A token is a function of those before it and of its own random numbers, so a guess is right when the pass draws it
-again: the tokens are those of plain sampling, in fewer passes.
+A token is a function of the tokens before it and of its own random numbers. A guess that a pass selects again is
+therefore right, and the tokens are those of one-by-one decoding, in fewer passes and without a draft model.
 """
 
 from collections.abc import Iterator
@@ -10,66 +10,60 @@ import torch
 
 from ..attention import additive_mask
 from ..networks.llama import causal_mask
-from .decoding import Run
+from .tokens import DecodeState, decode_one_token
 
 
-def passes(run: Run, window: int = 1, width: int | None = None) -> Iterator[torch.Tensor]:
-    """Runs until every token is drawn.
+def decode_tokens(state: DecodeState, window: int, width: int | None = None) -> Iterator[torch.Tensor]:
+    """Decodes up to `window` tokens per pass.
 
     Args:
-        window: positions per pass.
-        width: tokens per row of the picture; the first guess of a token is the one above it.
+        width: tokens per row of the image; a token's first guess is the one above it.
 
     Yields:
-        float32 [B, n, V] after each pass: the guided logits of the n positions that it settled.
+        After each pass the guided logits of the n positions that it settled, float32 [B, n, V].
     """
-    out, draw = run.out, run.draw
-    tokens, device, dtype = out.shape[1], out.device, run.hidden.dtype
-    visible = None
-    if run.starts.any():
-        visible = torch.arange(run.cache.keys.shape[3], device=device) >= run.starts[:, None]
-    guess, hidden, done = out[:, :0], run.hidden[:, None], 0
+    tokens, device = state.tokens, state.tokens.device
+    count, dtype, visible = tokens.shape[1], state.hidden.dtype, state.visible_slots()
+    guess, hidden, done = tokens[:, :0], state.hidden[:, None], 0
     while True:
         here = torch.arange(done, done + hidden.shape[1], device=device)
-        logits = run.model.image_logits(hidden)
-        drawn, logits = zip(*(draw(logits[:, j], here[j : j + 1]) for j in range(len(here))))
-        drawn, logits = torch.stack(drawn, dim=1), torch.stack(logits, dim=1)
-        accepted = 1 + leading(guess == drawn[:, : guess.shape[1]])
-        out[:, done : done + accepted] = drawn[:, :accepted]
-        run.finite &= logits.isfinite().all()
+        pairs = [decode_one_token(state, hidden[:, j], here[j : j + 1]) for j in range(len(here))]
+        selected, logits = (torch.stack(column, dim=1) for column in zip(*pairs))
+        accepted = 1 + count_leading(guess == selected[:, : guess.shape[1]])
+        tokens[:, done : done + accepted] = selected[:, :accepted]
+        state.finite &= logits.isfinite().all()
         yield logits[:, :accepted]
         done += accepted
-        if done == tokens:
+        if done == count:
             return
 
-        if run.end_of_guidance(done):
-            run.drop_negative()
-            visible = None if visible is None else visible[: run.rows]
-        guess = next_guess(out, done, drawn[:, accepted:], min(window, tokens - done) - 1, width)
-        x = run.embed(torch.cat((out[:, done - 1 : done], guess), dim=1))
-        run.cache.length = run.prompt_length + done - 1
-        positions = run.cache.length - run.starts[:, None] + torch.arange(x.shape[1], device=device)
-        mask = step_mask(x.shape[1], run.cache.length, dtype, device, visible)
-        hidden = run.model.llama(x, positions, run.cache, mask)
+        if state.drop_unconditional(done):
+            visible = None if visible is None else visible[: state.rows]
+        guess = next_guess(tokens, done, selected[:, accepted:], min(window, count - done) - 1, width)
+        x = state.embed(torch.cat((tokens[:, done - 1 : done], guess), dim=1))
+        state.cache.length = state.prompt_length + done - 1
+        positions = state.cache.length - state.starts[:, None] + torch.arange(x.shape[1], device=device)
+        mask = window_mask(x.shape[1], state.cache.length, dtype, device, visible)
+        hidden = state.model.llama(x, positions, state.cache, mask)
 
 
-def leading(right: torch.Tensor) -> int:
+def count_leading(right: torch.Tensor) -> int:
     """How many columns of a bool [B, n] are true from the left in every row."""
     return 0 if right.shape[1] == 0 else int(right.all(0).long().cumprod(0).sum())
 
 
-def next_guess(out, done: int, leftover, count: int, width: int | None):
-    """Guesses [B, count] of the tokens from `done` on: what the last pass drew there, then the tokens above."""
+def next_guess(tokens, done: int, leftover, count: int, width: int | None):
+    """Guesses [B, count] for the tokens from `done` on: what the last pass selected there, then the tokens above."""
     guess = leftover[:, :count]
     for position in range(done + guess.shape[1], done + count):
         above = position - (width or 1)
-        known = out[:, above : above + 1] if 0 <= above < done else guess[:, above - done : above - done + 1]
-        guess = torch.cat((guess, known if known.shape[1] else out[:, done - 1 : done]), dim=1)
+        known = tokens[:, above : above + 1] if 0 <= above < done else guess[:, above - done : above - done + 1]
+        guess = torch.cat((guess, known if known.shape[1] else tokens[:, done - 1 : done]), dim=1)
     return guess
 
 
-def step_mask(length: int, past: int, dtype, device, visible=None):
-    """Additive mask of a pass over `length` positions; None where everything is seen (one position, no padding)."""
+def window_mask(length: int, past: int, dtype, device, visible=None):
+    """Additive mask of a pass over `length` positions; None where everything is visible (one position, no padding)."""
     if length == 1:
         return None if visible is None else additive_mask(visible[:, None, None, : past + 1], dtype)
     return causal_mask(length, past, dtype, device, None if visible is None else visible[:, : past + length])

@@ -1,6 +1,6 @@
 """Counter-based random numbers: a pure function of (seed, position, token), on any device and at any batch size.
 
-Each draw hashes its counters with splitmix64's finaliser (Steele, Lea, Flood: Fast Splittable Pseudorandom Number
+A number is the hash of its counters by splitmix64's finaliser (Steele, Lea, Flood: Fast Splittable Pseudorandom Number
 Generators, OOPSLA 2014) in wrapping int64 arithmetic. Sampling by the Gumbel-max trick (arXiv 1411.0030, section 2)
 then needs no state: the next token is the argmax of log-probability plus noise.
 """
@@ -42,7 +42,7 @@ def gumbel(keys, position, size: int):
 
     Args:
         keys: from stream_keys, [B].
-        position: index of the token being drawn: a number, int64 [1], or [P, 1] for several.
+        position: index of the token being sampled: a number, int64 [1], or [P, 1] for several.
         size: V, the number of tokens to choose from.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Writing text after a question about pictures."""
+"""Sampling the text that answers a question about images."""
 
 from collections.abc import Iterator
 
@@ -7,45 +7,34 @@ import torch
 from ..errors import SamplingError
 from ..networks.llama import KVCache
 from ..prompt import check_context
-from ..understanding import Understanding
-from .choice import Choice, check_range
+from ..vision_language import VisionLanguageModel
 from .noise import gumbel, stream_keys
+from .select import select_token
+from .settings import TextSamplerSettings
 
-GREEDY = Choice(temperature=0)
-MAX_NEW_TOKENS = 4096
 
-
-def sample_steps(
-    model: Understanding,
-    embeds: torch.Tensor,
-    max_new_tokens: int,
-    eos: int,
-    *,
-    choice: Choice = GREEDY,
-    seed: int = 0,
+def sample_text(
+    model: VisionLanguageModel, embeds: torch.Tensor, eos: int, settings: TextSamplerSettings = TextSamplerSettings()
 ) -> Iterator[torch.Tensor]:
-    """Continues each row until it ends its sentence or `max_new_tokens` are written.
+    """Continues each row until it writes `eos` or reaches `max_new_tokens`.
 
     Args:
-        embeds: input embeddings [B, L, hidden]; rows have one length.
+        embeds: input embeddings [B, L, hidden]; all rows have one length. Row k uses the random numbers of (seed + k).
         eos: token id that ends a row.
-        seed: row k draws its random numbers from (seed + k).
 
     Yields:
-        int64 [B, n] after each token: what was written so far. A row that has ended goes on with `eos`.
+        int64 [B, n] after each token: the answers so far. A row that has ended is filled up with `eos`.
 
     Raises:
         PromptError: the question and the answer do not fit the context.
-        SamplingError: a setting is out of range, or the model's logits are not finite.
+        SamplingError: the model's logits are not finite.
     """
-    check_range("max_new_tokens", max_new_tokens, 1, MAX_NEW_TOKENS, whole=True)
-    check_range("seed", seed, 0, 2**64 - 1, whole=True)
     B, L, _ = embeds.shape
-    room = model.params.llama.max_positions
-    check_context(L + 1, room)
-    max_new_tokens = min(max_new_tokens, room - L)
+    max_positions = model.params.llama.max_positions
+    check_context(L + 1, max_positions)
+    max_new_tokens = min(settings.max_new_tokens, max_positions - L)
     cache = KVCache(model.params.llama, B, L + max_new_tokens, embeds.dtype, embeds.device)
-    keys = stream_keys(seed, range(B), embeds.device)
+    keys = stream_keys(settings.seed, range(B), embeds.device)
     out = torch.full((B, max_new_tokens), eos, device=embeds.device)
     ended = torch.zeros(B, dtype=torch.bool, device=embeds.device)
     hidden = model.llama(embeds, cache=cache)[:, -1]
@@ -53,8 +42,8 @@ def sample_steps(
         logits = model.text_logits(hidden)
         if not logits.isfinite().all():
             raise SamplingError("The model's output is not finite: use bf16 or fp32 weights.")
-        noise = None if choice.is_greedy else gumbel(keys, position, logits.shape[-1])
-        token = choice(logits, noise).masked_fill(ended, eos)
+        noise = None if settings.temperature == 0 else gumbel(keys, position, logits.shape[-1])
+        token = select_token(logits, settings, noise).masked_fill(ended, eos)
         out[:, position] = token
         ended |= token == eos
         yield out[:, : position + 1]
@@ -65,6 +54,6 @@ def sample_steps(
 
 
 def strip_end(ids: torch.Tensor, eos: int) -> list[int]:
-    """The ids of one answer up to its end of sentence."""
+    """The ids of one answer up to its end-of-sentence token."""
     ids = ids.tolist()
     return ids[: ids.index(eos)] if eos in ids else ids

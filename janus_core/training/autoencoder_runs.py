@@ -121,7 +121,7 @@ def _phases(config, folder, objective_of, reconstruct):
 @torch.no_grad()
 def _grid(path, reconstruct):
     pixels = autoencoders.picture_batch(99, 0, 8)["pixels"]
-    rows = image.to_pictures(torch.cat((pixels, reconstruct(pixels).float())))
+    rows = image.to_images(torch.cat((pixels, reconstruct(pixels).float())))
     picture_grid(rows, 8).save(path)
 
 

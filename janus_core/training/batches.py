@@ -15,7 +15,7 @@ def pad_rows(rows, value):
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
 
 
-def answer_rows(prompts: PromptEncoder, asked, picture_tokens: int) -> dict:
+def answer_rows(prompts: PromptEncoder, asked, image_tokens: int) -> dict:
     """Questions about one picture per row, with their answers and the end of sentence.
 
     The questions of a row share the picture in front of them and do not see one another: each has the positions and
@@ -31,7 +31,7 @@ def answer_rows(prompts: PromptEncoder, asked, picture_tokens: int) -> dict:
     for pairs in asked:
         row = [[], [], [], []]
         for number, (question, answer) in enumerate(pairs, start=1):
-            one = prompts.question_ids(question, picture_tokens)
+            one = prompts.question_ids(question, image_tokens)
             ids, labels = _with_answer(prompts, one.ids, answer)
             replaced = torch.cat((one.replaced, torch.zeros(len(ids) - len(one.ids), dtype=torch.bool)))
             start = int((one.ids == prompts.end).nonzero().max()) + 1  # what follows the picture is the question's own
@@ -60,10 +60,10 @@ def _with_answer(prompts, asked, answer):
     return torch.cat((asked, written)), torch.cat((torch.full_like(asked, IGNORED), written))
 
 
-def drawing_rows(prompts: PromptEncoder, captions, picture_tokens: int, rng: random.Random) -> dict:
+def drawing_rows(prompts: PromptEncoder, captions, image_tokens: int, rng: random.Random) -> dict:
     """Prompts followed by the places of a picture, a tenth of them as sampling's unconditional row has it.
 
-    AR: pads between BOS and begin-of-image, all visible; then `picture_tokens` places. Flow: the last prompt token
+    AR: pads between BOS and begin-of-image, all visible; then `image_tokens` places. Flow: the last prompt token
     is left out, the pads are hidden, and one more place stands in front for the time embedding.
 
     Returns:
@@ -80,7 +80,7 @@ def drawing_rows(prompts: PromptEncoder, captions, picture_tokens: int, rng: ran
             seen[1:-1] = not flow
         if flow:
             row, seen = row[:-1], seen[:-1]
-        count = picture_tokens + flow
+        count = image_tokens + flow
         ids.append(torch.cat((row, torch.full((count,), prompts.pad))))
         places.append(torch.cat((torch.zeros(len(row), dtype=torch.bool), torch.ones(count, dtype=torch.bool))))
         visible.append(torch.cat((seen, torch.ones(count, dtype=torch.bool))))

@@ -1,16 +1,15 @@
 """New small models with random weights, and writing any model as a folder in the published layout."""
 
-import json
 import math
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import nn
 
 from ..checkpoint import Checkpoint
-from ..checkpoint.load import VQ_PREFIX
+from ..checkpoint.read import VQ_PREFIX
+from ..checkpoint.write import config_of
 from ..errors import CheckpointError
 from ..janus import Janus, JanusParams
 from ..janusflow import JanusFlow, JanusFlowParams
@@ -18,7 +17,7 @@ from ..networks.llama import LlamaParams
 from ..networks.siglip import SiglipParams
 from ..networks.uvit import GlobalResponseNorm, UViTParams
 from ..networks.vq import VQModel
-from ..prompt import BEGIN_OF_IMAGE, BOS, END_OF_IMAGE, EOS, IMAGE_PLACEHOLDER, PAD
+from ..prompt import BOS, EOS, IMAGE_PLACEHOLDER, PAD
 from . import stages
 from .scenes import COLOURS
 
@@ -164,83 +163,6 @@ def image_token_weights(model: Janus) -> list[nn.Parameter]:
     return [model.gen_embed.weight, *model.gen_head.vision_head.parameters()]
 
 
-def config_of(model) -> dict:
-    """config.json in the published layout."""
-    p, llama, siglip = model.params, model.params.llama, model.params.siglip
-    language = {
-        "model_type": "llama",
-        "vocab_size": llama.vocab_size,
-        "hidden_size": llama.hidden_size,
-        "intermediate_size": llama.intermediate_size,
-        "num_hidden_layers": llama.layers,
-        "num_attention_heads": llama.heads,
-        "num_key_value_heads": llama.kv_heads,
-        "max_position_embeddings": llama.max_positions,
-        "rms_norm_eps": llama.norm_eps,
-        "rope_theta": llama.rope_theta,
-        "torch_dtype": "bfloat16",
-    }
-    vision = {
-        "image_size": siglip.image_size,
-        "model_name": "siglip_large_patch16_384",
-        "num_attention_heads": siglip.heads,
-        "select_feature": "same",
-        "select_layer": -1,
-    }
-    config = {
-        "architectures": ["MultiModalityCausalLM"],
-        "model_type": "multi_modality",
-        "torch_dtype": "bfloat16",
-        "language_config": language,
-    }
-    if model.family == JanusFlow.family:
-        uvit = p.uvit
-        common = {
-            "block_out_channels": [uvit.channels],
-            "hidden_size": uvit.hidden_size,
-            "elementwise_affine": True,
-            "use_bias": True,
-            "norm_eps": uvit.norm_eps,
-            "dropout": 0.0,
-            "use_mid_block": True,
-        }
-        encoder = {
-            "input_channels": uvit.latent_channels,
-            "stride": uvit.stride,
-            "kernel_size": uvit.kernel,
-            "padding": uvit.padding,
-            "layers_in_middle": uvit.encoder_blocks,
-            **common,
-        }
-        decoder = {
-            "in_channels": uvit.decoder_channels,
-            "out_channels": uvit.latent_channels,
-            "upsamples": uvit.upsamples,
-            "layers_in_middle": uvit.decoder_blocks,
-            **common,
-        }
-        return {
-            **config,
-            "vision_und_enc_config": {"cls": "CLIPVisionTower", "model_type": "vision_und_enc", "params": vision},
-            "vision_gen_enc_config": {"cls": "ShallowUViTEncoder", "model_type": "vision_gen_enc", "params": encoder},
-            "vision_gen_dec_config": {"cls": "ShallowUViTDecoder", "model_type": "vision_gen_dec", "params": decoder},
-        }
-    hidden, vq = llama.hidden_size, p.vq
-    projector = {"n_embed": hidden, "projector_type": "mlp_gelu"}
-    aligner = {"depth": p.aligner_depth, "input_dim": siglip.width, **projector}
-    gen_aligner = {"depth": p.gen_aligner_depth, "input_dim": p.gen_embed_width, **projector}
-    head = {"image_token_embed": p.gen_head_width, "image_token_size": vq.codebook_size, "n_embed": hidden}
-    codebook = {"image_token_size": vq.codebook_size, "n_embed": p.gen_embed_width}
-    return {
-        **config,
-        "vision_config": {"cls": "CLIPVisionTower", "model_type": "vision", "params": vision},
-        "aligner_config": {"cls": "MlpProjector", "model_type": "aligner", "params": aligner},
-        "gen_vision_config": {"cls": "VQ-16", "model_type": "gen_vision", "params": codebook},
-        "gen_aligner_config": {"cls": "MlpProjector", "model_type": "gen_aligner", "params": gen_aligner},
-        "gen_head_config": {"cls": "vision_head", "model_type": "gen_head", "params": head},
-    }
-
-
 def new_checkpoint(model, tokenizer, path: Path = Path("new"), vq: VQModel | None = None) -> Checkpoint:
     """A model's checkpoint, float32, as read_checkpoint would give it."""
 
@@ -272,37 +194,3 @@ def new_checkpoint(model, tokenizer, path: Path = Path("new"), vq: VQModel | Non
     }
     config = config_of(model)
     return Checkpoint(path, model.family, tensors, config, tokenizer.to_str(), tokenizer_config, processor_config)
-
-
-def save_folder(checkpoint: Checkpoint, folder: str | Path, dtype: torch.dtype = torch.bfloat16):
-    """Writes a checkpoint as a folder in the published layout."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    vision = checkpoint.config.get("vision_config") or checkpoint.config["vision_und_enc_config"]
-    texts = {
-        "config": checkpoint.config,
-        "tokenizer_config": checkpoint.tokenizer_config,
-        "processor_config": checkpoint.processor_config,
-        "preprocessor_config": {
-            "do_normalize": True,
-            "image_mean": [0.5] * 3,
-            "image_processor_type": "VLMImageProcessor",
-            "image_size": vision["params"]["image_size"],
-            "image_std": [0.5] * 3,
-            "min_size": 14,
-            "processor_class": "VLChatProcessor",
-            "rescale_factor": 1 / 255,
-        },
-        "special_tokens_map": {
-            "additional_special_tokens": [IMAGE_PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE],
-            "bos_token": BOS,
-            "eos_token": EOS,
-            "pad_token": PAD,
-        },
-    }
-    for name, value in texts.items():
-        text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
-        (folder / f"{name}.json").write_text(text, encoding="utf-8")
-    (folder / "tokenizer.json").write_text(checkpoint.tokenizer, encoding="utf-8")
-    tensors = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in checkpoint.tensors.items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

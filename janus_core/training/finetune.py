@@ -44,11 +44,11 @@ def finetune(config: dict, folder: Path) -> Path:
                 raise CheckpointError("JanusFlow is trained on latents: name its VAE in the config.")
             vae = load_vae(config["vae"])
             codes = torch.cat([vae.encode(one[None]) for one in pixels])
-            picture_tokens = model.image_tokens(*codes.shape[-2:])
+            image_tokens = model.image_tokens(*codes.shape[-2:])
         else:
             vq = build_vq(checkpoint, dtype=torch.float32)
             codes = torch.cat([latent_to_tokens(vq.encode(one[None]), vq.codebook(one)) for one in pixels])
-            picture_tokens = codes.shape[1]
+            image_tokens = codes.shape[1]
 
     lora = config.get("lora")
     if lora:
@@ -64,7 +64,7 @@ def finetune(config: dict, folder: Path) -> Path:
         [caption for _, caption in captioned],
         pixels,
         codes,
-        picture_tokens,
+        image_tokens,
         model.params.siglip.tokens,
         config["rows"],
         config.get("ratio", stages.RATIOS[3][:2]),

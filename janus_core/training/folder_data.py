@@ -32,7 +32,7 @@ def read_folder(folder: str | Path) -> list[tuple[Path, str]]:
 
 def native_picture(path: Path, size: int) -> Image.Image:
     """A picture file scaled to cover a square of `size` pixels, and cropped to it around the middle."""
-    return ImageOps.fit(image.open_picture(path), (size, size), Image.Resampling.BICUBIC)
+    return ImageOps.fit(image.open_image(path), (size, size), Image.Resampling.BICUBIC)
 
 
 class FolderBatches:
@@ -41,15 +41,15 @@ class FolderBatches:
     Args:
         pixels: all pictures at the native size, [n, 3, S, S] in [-1, 1].
         codes: of each picture, VQ tokens [n, N] or scaled latents [n, 4, H, W].
-        picture_tokens, question_tokens: of a picture to draw and of one to read.
+        image_tokens, question_tokens: of a picture to draw and of one to read.
         ratio: of rows to describe and to draw.
     """
 
     def __init__(
-        self, prompts: PromptEncoder, captions, pixels, codes, picture_tokens, question_tokens, rows, ratio, seed
+        self, prompts: PromptEncoder, captions, pixels, codes, image_tokens, question_tokens, rows, ratio, seed
     ):
         self.prompts, self.captions, self.pixels, self.codes = prompts, captions, pixels, codes
-        self.picture_tokens, self.question_tokens, self.seed = picture_tokens, question_tokens, seed
+        self.image_tokens, self.question_tokens, self.seed = image_tokens, question_tokens, seed
         self.described, self.drawn, _ = batches.split_rows(rows, (*ratio, 0))
 
     def __call__(self, index: int) -> dict:
@@ -63,7 +63,7 @@ class FolderBatches:
         if self.drawn:
             chosen = [rng.randrange(len(self.captions)) for _ in range(self.drawn)]
             captions = [self.captions[k] for k in chosen]
-            batch |= batches.drawing_rows(self.prompts, captions, self.picture_tokens, rng)
+            batch |= batches.drawing_rows(self.prompts, captions, self.image_tokens, rng)
             if self.prompts.family == "janusflow":
                 batch["gen_latents"], batch["gen_pixels"] = self.codes[chosen].float(), self.pixels[chosen]
             else:

@@ -69,11 +69,11 @@ def train_model(config: dict, folder: Path) -> Path:
     prompts = PromptEncoder.of(checkpoint)
     if family == JanusFlow.family:
         objective = JanusFlowObjective(model, config["repa"], config["time_mean"])
-        picture_tokens = model.image_tokens(*codes.shape[-2:])
+        image_tokens = model.image_tokens(*codes.shape[-2:])
         pipe = JanusFlowPipeline(model, prompts, torch.device("cpu"), torch.float32, vae)
     else:
         objective = JanusObjective(model, config["unconditional_smoothing"])
-        picture_tokens = codes.shape[1]
+        image_tokens = codes.shape[1]
         pipe = JanusPipeline(model, prompts, torch.device("cpu"), torch.float32, vq)
 
     def sample(path):
@@ -92,7 +92,7 @@ def train_model(config: dict, folder: Path) -> Path:
             prompts,
             scenes,
             codes,
-            picture_tokens,
+            image_tokens,
             model.params.siglip.tokens,
             stage.pop("rows"),
             ratio,

@@ -45,7 +45,7 @@ class SceneBatches:
 
     Args:
         codes: of each scene: VQ tokens int64 [n, N], or scaled latents [n, 4, H, W].
-        picture_tokens: of a picture to draw, N.
+        image_tokens: of a picture to draw, N.
         question_tokens: of a picture that is read.
         rows: rows per batch.
         ratio: of understanding, generation and text.
@@ -58,7 +58,7 @@ class SceneBatches:
         prompts: PromptEncoder,
         scenes,
         codes,
-        picture_tokens,
+        image_tokens,
         question_tokens,
         rows,
         ratio,
@@ -67,7 +67,7 @@ class SceneBatches:
         tell_all=False,
     ):
         self.prompts, self.scenes, self.codes = prompts, scenes, codes
-        self.picture_tokens, self.question_tokens = picture_tokens, question_tokens
+        self.image_tokens, self.question_tokens = image_tokens, question_tokens
         self.rows, self.seed, self.read_targets = batches.split_rows(rows, ratio), seed, read_targets
         self.told_split = None if tell_all else False
 
@@ -86,7 +86,7 @@ class SceneBatches:
             chosen = [rng.randrange(len(self.scenes)) for _ in range(drawn)]
             scenes = [self.scenes[k] for k in chosen]
             captions = [caption(scene, rng) for scene in scenes]
-            batch |= batches.drawing_rows(self.prompts, captions, self.picture_tokens, rng)
+            batch |= batches.drawing_rows(self.prompts, captions, self.image_tokens, rng)
             codes = self.codes[chosen]
             if self.prompts.family == "janusflow":
                 batch["gen_latents"] = codes.float()

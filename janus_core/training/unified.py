@@ -46,7 +46,7 @@ class Objective(nn.Module):
         return losses
 
     def understanding(self, batch):
-        pictures = self.model.embed_pictures(batch["und_pixels"].to(self.dtype))
+        pictures = self.model.embed_images(batch["und_pixels"].to(self.dtype))
         embeds = self.with_pictures(batch["und_ids"], batch["und_replaced"], pictures)
         return self.answer_loss(embeds, batch["und_labels"], *segmented(batch["und_segments"], embeds.dtype))
 

@@ -8,11 +8,11 @@ import sys
 from types import SimpleNamespace
 
 import torch
+from janus_core.fused.decoder import TritonDecoder
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from janus_core.fused.decoder import FusedDecoder
 from janus_core.networks.llama import KVCache, Llama, LlamaParams
 
 WEIGHTS = {"bf16": torch.bfloat16, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
@@ -21,7 +21,7 @@ PARAMS = LlamaParams(
 )
 
 
-def decoder(rows: int, weights: torch.dtype) -> FusedDecoder:
+def decoder(rows: int, weights: torch.dtype) -> TritonDecoder:
     """Of one block at Janus-Pro-1B's size."""
     llama = Llama(PARAMS, dtype=torch.bfloat16)
     for layer in llama.layers.modules():
@@ -30,7 +30,7 @@ def decoder(rows: int, weights: torch.dtype) -> FusedDecoder:
             layer.scale = torch.ones(len(layer.weight))
     cache = KVCache(PARAMS, rows, 596, torch.bfloat16, "cpu")
     cache.keys, cache.values = cache.keys.bfloat16(), cache.values.bfloat16()
-    return FusedDecoder(llama, cache, torch.zeros(rows, dtype=torch.long))
+    return TritonDecoder(llama, cache, torch.zeros(rows, dtype=torch.long))
 
 
 @torch.inference_mode()

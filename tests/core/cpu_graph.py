@@ -42,7 +42,7 @@ def tensors(out):
 
 
 def record(function):
-    """What janus_core.sampling.recording.recorder gives, on a CPU."""
+    """What janus_core.sampling.cuda_graphs.recorder gives, on a CPU."""
     with Recording() as recording:
         function()
     for tensor, before in reversed(recording.undo):

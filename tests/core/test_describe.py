@@ -7,13 +7,13 @@ from PIL import Image
 
 import janus_core
 from janus_core.errors import ImageError, PromptError, SamplingError
-from janus_core.image import array_to_picture, open_picture, to_pictures, to_pixels, understanding_pixels
+from janus_core.image import array_to_image, open_image, to_images, to_pixels, understanding_pixels
 
 
 @pytest.fixture(scope="module", params=["ar-a", "flow-a"])
 def pipe(request, golden):
     pipe = janus_core.load(golden(request.param).folder, device="cpu", dtype=torch.float32)
-    pipe.picture = open_picture(golden(request.param).folder / "picture.png")
+    pipe.picture = open_image(golden(request.param).folder / "picture.png")
     return pipe
 
 
@@ -81,25 +81,25 @@ def test_transparency_is_laid_on_white():
 
 def test_arrays_of_one_three_and_four_channels():
     for channels in (1, 3, 4):
-        assert array_to_picture(torch.ones(5, 4, channels)).size == (4, 5)
+        assert array_to_image(torch.ones(5, 4, channels)).size == (4, 5)
     for shape in ((5, 4, 2), (0, 4, 3), (5, 4)):
         with pytest.raises(ImageError):
-            array_to_picture(torch.ones(shape))
+            array_to_image(torch.ones(shape))
 
 
 def test_eight_bit_pictures_survive_the_float_convention():
     values = torch.arange(256, dtype=torch.float32).reshape(16, 16, 1).repeat(1, 1, 3) / 255
-    assert np.array_equal(np.array(array_to_picture(values))[..., 0].flatten(), np.arange(256))
-    pixels = to_pixels(array_to_picture(values))
-    assert np.array_equal(np.array(to_pictures(pixels[None])[0])[..., 0].flatten(), np.arange(256))
+    assert np.array_equal(np.array(array_to_image(values))[..., 0].flatten(), np.arange(256))
+    pixels = to_pixels(array_to_image(values))
+    assert np.array_equal(np.array(to_images(pixels[None])[0])[..., 0].flatten(), np.arange(256))
 
 
 def test_unreadable_files(tmp_path):
     with pytest.raises(ImageError, match="no picture"):
-        open_picture(tmp_path / "nowhere.png")
+        open_image(tmp_path / "nowhere.png")
     (tmp_path / "x.png").write_bytes(b"not a picture")
     with pytest.raises(ImageError, match="cannot be read"):
-        open_picture(tmp_path / "x.png")
+        open_image(tmp_path / "x.png")
 
 
 def test_settings_out_of_range(pipe):

@@ -3,13 +3,13 @@ decoded pictures 1e-3."""
 
 import pytest
 import torch
+from janus_core.sampling.choice import Choice
 
 import janus_core
-from janus_core.image import open_picture, understanding_pixels
+from janus_core.image import open_image, understanding_pixels
 from janus_core.networks.vq import tokens_to_latent
 from janus_core.prompt import question_embeds
 from janus_core.sampling import flow, text, tokens
-from janus_core.sampling.choice import Choice
 
 FLOAT, PICTURE = 1e-4, 1e-3
 
@@ -39,14 +39,14 @@ def load(golden):
 
 @torch.inference_mode()
 def check_understanding(pipe, golden, check):
-    picture = open_picture(golden.folder / "picture.png")
+    picture = open_image(golden.folder / "picture.png")
     pixels = understanding_pixels(picture, pipe.image_size)
     check("und.pixel_values", pixels[None, None])
     question = golden.text["und.question"]
     assert pipe.prompts.question_text(question) == golden.text["und.sft"]
     asked = pipe.prompts.question_ids(question, pipe.model.params.siglip.tokens)
     check("und.input_ids", asked.ids[None])
-    embeds = question_embeds(pipe.model, asked, pipe.model.embed_pictures(pixels[None]), torch.float32)
+    embeds = question_embeds(pipe.model, asked, pipe.model.embed_images(pixels[None]), torch.float32)
     check("und.inputs_embeds", embeds)
     *_, ids = text.sample_steps(pipe.model, embeds, 12, pipe.prompts.eos)
     check("und.answer_ids", ids)

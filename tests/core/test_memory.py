@@ -106,7 +106,10 @@ def test_what_drawing_does_not_read_stays_on_the_host(golden, name):
     """The meta device stands in a GPU's place."""
     pipe = janus_core.load(golden(name).folder, device="meta")
     on_host = [n for n, p in pipe.model.named_parameters() if p.device.type == "cpu"]
-    assert on_host == [n for n, _ in pipe.model.named_parameters() if n.startswith(pipe.model.idle)] and on_host
+    assert (
+        on_host == [n for n, _ in pipe.model.named_parameters() if n.startswith(pipe.model.unused_in_generation)]
+        and on_host
+    )
     assert all(getattr(side, "embeds", side).device.type == "meta" for side in pipe.sides("a cat"))
 
 
@@ -116,7 +119,7 @@ def test_7b_in_8_bits_draws_in_less_than_9_gb():
     siglip = SiglipParams(width=1024, mlp_width=4096, layers=24, heads=16, patch_size=16, tokens=576)
     vq_params = VQParams(16384, 8, 256, (128, 128, 256, 256, 512))
     model = Janus(JanusParams(llama, siglip, vq_params, gen_head_width=4096), device="meta", dtype=torch.bfloat16)
-    drawing = [(name, p) for name, p in model.named_parameters() if not name.startswith(model.idle)]
+    drawing = [(name, p) for name, p in model.named_parameters() if not name.startswith(model.unused_in_generation)]
     weights = sum(p.numel() * (1 if name.startswith(LANGUAGE_MODEL) and p.dim() == 2 else 2) for name, p in drawing)
     vq = 2 * sum(p.numel() for p in VQModel(vq_params, device="meta").parameters())
     cache = KVCache.bytes(llama, 2, 64 + 576, torch.bfloat16, "cuda")

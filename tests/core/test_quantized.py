@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from janus_core.quantized import operations_over
 
 import janus_core
 from janus_core.checkpoint import (
@@ -18,7 +19,6 @@ from janus_core.checkpoint import (
 from janus_core.checkpoint.quantize import quantize_weight
 from janus_core.cli import main
 from janus_core.errors import CheckpointError
-from janus_core.quantized import operations_over
 
 
 def note_of(settings):

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
+from janus_core.sampling.choice import Choice
 
 import janus_core
 from janus_core.errors import PromptError, SamplingError
 from janus_core.networks.llama import KVCache
 from janus_core.sampling import tokens
-from janus_core.sampling.choice import Choice
 from janus_core.sampling.flow import flow_times, guided_velocity
 from janus_core.sampling.noise import gumbel, mix, stream_keys
 

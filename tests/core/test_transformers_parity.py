@@ -3,12 +3,12 @@
 import pytest
 import torch
 from converted import make_converted
+from janus_core.sampling.choice import Choice
 
 import janus_core
 from janus_core.checkpoint import read_checkpoint, save_single_file
 from janus_core.networks.vq import tokens_to_latent
 from janus_core.sampling import tokens
-from janus_core.sampling.choice import Choice
 
 BAR = 1e-4
 
@@ -35,7 +35,7 @@ def test_vision_features(pair):
     pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
     features = theirs.model.get_image_features(pixels)
     features = getattr(features, "pooler_output", features)  # transformers 4 gives the tensor itself
-    assert torch.allclose(ours.model.embed_pictures(pixels), features, atol=BAR)
+    assert torch.allclose(ours.model.embed_images(pixels), features, atol=BAR)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What both models share: a language model that reads text and pictures and writes text."""
+"""The base of both models: a language model that reads text and images and writes text."""
 
 import torch
 from torch import nn
@@ -6,11 +6,11 @@ from torch import nn
 from .networks.llama import CausalLM, LlamaParams
 
 
-class Understanding(nn.Module):
+class VisionLanguageModel(nn.Module):
     """Base of Janus and JanusFlow.
 
-    A subclass has `family`, `params` (with `llama` and `siglip`), `embed_pictures`, and `idle`, the beginnings of the
-    names of the weights that drawing does not read, but for the rows of the prompt's words.
+    A subclass has `family`, `params` (with `llama` and `siglip`), `embed_images`, and `unused_in_generation`: prefixes
+    of the names of weights that generating an image does not read, apart from the embeddings of the prompt's tokens.
     """
 
     def __init__(self, llama: LlamaParams, operations, attention, device, dtype):
@@ -19,7 +19,7 @@ class Understanding(nn.Module):
 
     @property
     def llama(self):
-        """The decoder, embeddings to hidden states."""
+        """The decoder, from embeddings to hidden states."""
         return self.language_model.model
 
     def embed_text(self, ids, dtype: torch.dtype):

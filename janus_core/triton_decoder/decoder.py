@@ -15,7 +15,7 @@ EIGHT_BITS = (torch.int8, torch.float8_e4m3fn)
 _failed: set[torch.device] = set()  # where a kernel could not be made or started
 
 
-class FusedDecoder:
+class TritonDecoder:
     """Passes over one position of each row of a cache.
 
     Args:

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .checkpoint.quantize import NOTE, SCALE, is_rotated
-from .errors import CheckpointError
+from ..checkpoint.quantize import NOTE, SCALE, is_rotated
+from ..errors import CheckpointError
 
 FEW_ROWS = 8  # up to as many, a product reads the int8 weight itself; for more, widening it first costs less
 

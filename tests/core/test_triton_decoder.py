@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from janus_core.fused import decoder
 
 import janus_core
 from janus_core import quantized
 from janus_core.checkpoint import WEIGHT_FORMATS, build_model, read_checkpoint
 from janus_core.checkpoint import quantized as in_8_bits
-from janus_core.fused import decoder
 from janus_core.networks.llama import KVCache, Llama, LlamaParams
-from janus_core.sampling.replay import PlainDecoder
+from janus_core.sampling.graph_decode import PlainDecoder
 
 pytest.importorskip("triton", minversion="3.4", reason="needs a Triton whose interpreter is complete")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -46,7 +46,7 @@ def both(llama, rows: int, dtype, steps: int = 2):
     starts = torch.arange(rows, device=DEVICE) * 3 % 7
     inputs = torch.randn(steps, rows, llama.params.hidden_size, device=DEVICE).to(dtype)
     results = []
-    for kind in (PlainDecoder, decoder.FusedDecoder):
+    for kind in (PlainDecoder, decoder.TritonDecoder):
         cache = copy.deepcopy(made)
         decode = kind(llama, cache, starts)
         states = [decode(x, torch.tensor([63 + k], device=DEVICE)) for k, x in enumerate(inputs)]
@@ -82,12 +82,12 @@ def test_kernels_draw_the_same_tokens(golden, monkeypatch, num_images):
     plain = pipe.generate_tokens("a cat", cuda_graphs=False, **settings)
     used = []
 
-    class Noticed(decoder.FusedDecoder):
+    class Noticed(decoder.TritonDecoder):
         def __init__(self, *args):
             used.append(self)
             super().__init__(*args)
 
-    monkeypatch.setattr(decoder, "FusedDecoder", Noticed)
+    monkeypatch.setattr(decoder, "TritonDecoder", Noticed)
     monkeypatch.setattr(decoder, "usable", lambda llama, x: True)
     if DEVICE == "cpu":
         monkeypatch.setattr("janus_core.pipeline.recorder", lambda device: lambda step: step)

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from cpu_graph import record
+from janus_core.sampling.choice import Choice
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import janus_core
 from janus_core.checkpoint import build_model, read_checkpoint
 from janus_core.sampling import decoding, recording, replay, tokens
-from janus_core.sampling.choice import Choice
 
 recordable = pytest.mark.skipif(torch.__version__ < "2.6", reason="this torch cannot do its operations again in a test")
 

@@ -1,0 +1,169 @@
+"""Reading checkpoints in every layout that people have.
+
+A checkpoint is recognised by its contents, not by its name: a folder in the original layout (`model_type:
+multi_modality`), a folder in the transformers layout (`model_type: janus`), or one .safetensors file made by
+`write.save_single_file`, which carries the config and the tokenizer in its metadata.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ..errors import CheckpointError
+from ..janus import Janus
+from ..janusflow import JanusFlow
+from . import transformers_layout
+from .files import read_folder_names, read_folder_tensors, read_header, read_json, read_tensors, read_text
+
+VQ_PREFIX = "gen_vision_model."
+MODEL_TYPES = ("multi_modality", "janus")
+METADATA = ("config", "tokenizer", "tokenizer_config", "processor_config")
+SAVED_PREFIX = "model.diffusion_model."  # of weights in a file that ComfyUI's Model Save wrote
+TEXT_PREFIX = "janus."  # of the config and tokenizer in such a file, as bytes
+
+
+@dataclass
+class Checkpoint:
+    """A checkpoint's contents under the original tensor names.
+
+    `tensors` are memory-mapped where the files allow. `tokenizer` is the text of tokenizer.json.
+    """
+
+    path: Path
+    family: str  # "janus" or "janusflow"
+    tensors: dict[str, torch.Tensor]
+    config: dict
+    tokenizer: str
+    tokenizer_config: dict = field(default_factory=dict)
+    processor_config: dict = field(default_factory=dict)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the language model's weights, as far as they are not quantised."""
+        return self.tensors["language_model.model.norm.weight"].dtype
+
+
+def family_of_names(names) -> str | None:
+    """The family that tensor names belong to: "janus", "janusflow" or None."""
+    names = {name.removeprefix(SAVED_PREFIX) for name in names}
+    if any(n.startswith("vision_gen_enc_model.") for n in names):
+        return JanusFlow.family
+    if any(n.startswith(("gen_vision_model.", "model.vqmodel.")) for n in names):
+        return Janus.family
+    return None
+
+
+def family_of_config(config: dict) -> str | None:
+    """The family that a config.json belongs to: "janus", "janusflow" or None."""
+    if "vision_gen_enc_config" in config:
+        return JanusFlow.family
+    if config.get("model_type") == "janus" or "gen_vision_config" in config:
+        return Janus.family
+    return None
+
+
+def detect_family(path: str | Path) -> str | None:
+    """The family of a checkpoint folder or .safetensors file, from its config or header alone.
+
+    Returns:
+        "janus", "janusflow", or None for another model.
+
+    Raises:
+        CheckpointError: it cannot be told, because a file is damaged or the folder says nothing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        config = read_json(path / "config.json")
+        if config.get("model_type", "multi_modality") not in MODEL_TYPES:
+            return None
+        family = family_of_config(config) or family_of_names(read_folder_names(path))
+        if family is None:
+            raise CheckpointError(f"{path} does not say which model it is.")
+        return family
+    return family_of_names(read_header(path)[1])
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads a folder in either layout or a single .safetensors file.
+
+    Raises:
+        CheckpointError: nothing there, another model, a missing, truncated or corrupt file.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return _read_folder(path)
+    if path.is_file() and path.suffix == ".safetensors":
+        return _read_single_file(path)
+    if path.is_file():
+        raise CheckpointError(f"{path} is neither a checkpoint folder nor a .safetensors file.")
+    raise CheckpointError(
+        f"There is no checkpoint at {path} (`python -m janus_core download NAME` fetches the official ones)."
+    )
+
+
+def _read_folder(folder: Path) -> Checkpoint:
+    config = read_json(folder / "config.json")
+    if config.get("model_type", "multi_modality") not in MODEL_TYPES:
+        raise CheckpointError(
+            f"{folder} is not a Janus or JanusFlow checkpoint (its config.json says model_type "
+            f"{config.get('model_type')!r})."
+        )
+    tokenizer = folder / "tokenizer.json"
+    if not tokenizer.is_file():
+        raise CheckpointError(f"{folder} lacks tokenizer.json.")
+    tokenizer_config = read_json(folder / "tokenizer_config.json")
+    processor_config = read_json(folder / "processor_config.json")
+    tensors = read_folder_tensors(folder)
+    if transformers_layout.is_converted(tensors):
+        template = _chat_template(folder, processor_config, tokenizer_config)
+        tensors = transformers_layout.original_tensors(tensors)
+        config, processor_config = transformers_layout.original_config(config, template)
+    return _checkpoint(folder, tensors, config, read_text(tokenizer), tokenizer_config, processor_config)
+
+
+def _chat_template(folder: Path, *configs: dict) -> str:
+    jinja = folder / "chat_template.jinja"
+    if jinja.is_file():
+        return read_text(jinja)
+    for config in (read_json(folder / "chat_template.json"), *configs):
+        if isinstance(config.get("chat_template"), str):
+            return config["chat_template"]
+    return ""
+
+
+def _read_single_file(path: Path) -> Checkpoint:
+    metadata, names = read_header(path)
+    tensors = None
+    if TEXT_PREFIX + "tokenizer" in names:
+        tensors, metadata = _read_saved_by_comfyui(read_tensors(path))
+    if "tokenizer" not in metadata:
+        raise CheckpointError(
+            f"{path} carries no tokenizer: point at its folder, or make one file of that with "
+            "'python -m janus_core convert FOLDER OUT.safetensors'."
+        )
+    try:
+        config, tokenizer_config, processor_config = (
+            json.loads(metadata.get(key, "{}")) for key in ("config", "tokenizer_config", "processor_config")
+        )
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} has damaged metadata ({error}).") from None
+    if tensors is None:
+        tensors = read_tensors(path)
+    return _checkpoint(path, tensors, config, metadata["tokenizer"], tokenizer_config, processor_config)
+
+
+def _read_saved_by_comfyui(tensors: dict) -> tuple[dict, dict[str, str]]:
+    """(weights under their published names, metadata) of what Model Save wrote."""
+    texts = {key: tensors[TEXT_PREFIX + key] for key in METADATA if TEXT_PREFIX + key in tensors}
+    metadata = {key: bytes(text.tolist()).decode("utf-8") for key, text in texts.items()}
+    weights = {name: t for name, t in tensors.items() if name.startswith(SAVED_PREFIX)}
+    return {name.removeprefix(SAVED_PREFIX): tensor for name, tensor in weights.items()}, metadata
+
+
+def _checkpoint(path, tensors, config, tokenizer, tokenizer_config, processor_config):
+    family = family_of_names(tensors)
+    if family is None:
+        raise CheckpointError(f"{path} is not a Janus or JanusFlow checkpoint (its weights are of another model).")
+    return Checkpoint(path, family, tensors, config, tokenizer, tokenizer_config, processor_config)

@@ -1,0 +1,19 @@
+"""Namespaces of layers (`operations`) that the networks can be built from besides torch.nn."""
+
+import torch
+
+from . import packed, quantized
+
+
+def choose_operations(device: torch.device, dtype: torch.dtype, has_quantized_layers: bool = False):
+    """The layers that compute fastest on a device.
+
+    Args:
+        dtype: of the arithmetic.
+        has_quantized_layers: whether the checkpoint holds 8-bit weights.
+
+    Returns:
+        A namespace with Linear, Conv2d, Embedding, GroupNorm, LayerNorm and RMSNorm.
+    """
+    base = packed if device.type == "cpu" and packed.available(dtype) else torch.nn
+    return quantized.operations_over(base) if has_quantized_layers else base

@@ -1,0 +1,114 @@
+"""The settings of the samplers, checked when they are made."""
+
+from dataclasses import dataclass
+
+from ..errors import SamplingError
+
+MAX_NEW_TOKENS = 4096
+
+
+def check_range(name: str, value, low, high, whole: bool = False):
+    """Raises SamplingError unless value is a number (a whole one if asked) and low <= value <= high."""
+    if not isinstance(value, int if whole else (int, float)) or not low <= value <= high:  # also false for NaN
+        raise SamplingError(f"{name} is {value}, it must be a {'whole ' * whole}number between {low} and {high}.")
+
+
+def check_guidance(guidance: float, interval: tuple[float, float]):
+    """Raises SamplingError unless guidance is in 0 to 100 and the interval in order within 0 to 1."""
+    check_range("guidance", guidance, 0, 100)
+    for value in interval:
+        check_range("guidance_interval", value, 0, 1)
+    if interval[0] > interval[1]:
+        raise SamplingError(f"guidance_interval starts at {interval[0]}, after its end at {interval[1]}.")
+
+
+def _check_selection(settings):
+    """Of a dataclass with a seed and the settings of select_token."""
+    check_range("seed", settings.seed, 0, 2**64 - 1, whole=True)
+    check_range("temperature", settings.temperature, 0, 5)
+    check_range("top_k", settings.top_k, 0, 2**31, whole=True)
+    check_range("top_p", settings.top_p, 0, 1)
+
+
+@dataclass(frozen=True)
+class TokenSamplerSettings:
+    """How image tokens are sampled; the defaults are those of the Janus-Pro paper.
+
+    Attributes:
+        seed: 0 to 2^64 - 1. Image k uses the random numbers of seed + k.
+        guidance: w of classifier-free guidance, 0 to 100; 1 turns it off and halves the work.
+        guidance_interval: the fractions of the run between which guidance acts (arXiv 2404.07724); after it the
+            unconditional row is no longer computed.
+        temperature: 0 selects the most likely token.
+        top_k: only the k most likely tokens; 0 is off.
+        top_p: only the smallest set of tokens that together have this probability; 1 is off.
+        window: positions per pass of the decoder; over 1 decodes speculatively (Jacobi window).
+
+    Raises:
+        SamplingError: a setting is out of range.
+    """
+
+    seed: int = 0
+    guidance: float = 5.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    window: int = 1
+
+    def __post_init__(self):
+        check_guidance(self.guidance, self.guidance_interval)
+        _check_selection(self)
+        check_range("window", self.window, 1, 256, whole=True)
+
+
+@dataclass(frozen=True)
+class TextSamplerSettings:
+    """How an answer is sampled; greedily by default.
+
+    Attributes:
+        max_new_tokens: the longest answer, 1 to 4096.
+        temperature, top_k, top_p, seed: as in TokenSamplerSettings.
+
+    Raises:
+        SamplingError: a setting is out of range.
+    """
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self):
+        check_range("max_new_tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS, whole=True)
+        _check_selection(self)
+
+
+@dataclass(frozen=True)
+class FlowSamplerSettings:
+    """How the flow is integrated; the defaults are those of the JanusFlow paper.
+
+    Attributes:
+        seed: of the noise, `torch.randn` on the CPU.
+        guidance, guidance_interval: as in TokenSamplerSettings.
+        steps: Euler steps, 1 to 10000.
+        denoise: the share of the path that is run; below 1 the run starts from given latents.
+
+    Raises:
+        SamplingError: a setting is out of range.
+    """
+
+    seed: int = 0
+    guidance: float = 2.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    steps: int = 30
+    denoise: float = 1.0
+
+    def __post_init__(self):
+        check_range("seed", self.seed, 0, 2**64 - 1, whole=True)
+        check_guidance(self.guidance, self.guidance_interval)
+        check_range("steps", self.steps, 1, 10000, whole=True)
+        check_range("denoise", self.denoise, 0, 1)
+        if self.denoise == 0:
+            raise SamplingError("denoise is 0, so there is nothing to sample.")
