@@ -115,8 +115,8 @@ class PromptEncoder:
         rows = len(checkpoint.tensors["language_model.model.embed_tokens.weight"])
         if largest >= rows:
             raise CheckpointError(
-                f"{checkpoint.path}: tokenizer.json belongs to another model: it has ids up to {largest}, the model has "
-                f"{rows} embeddings."
+                f"{checkpoint.path}: tokenizer.json belongs to another model: it has ids up to {largest}, the model "
+                f"has {rows} embeddings."
             )
         return encoder
 

@@ -75,16 +75,15 @@ def guided_velocity(
     image_tokens = model.image_tokens(H, W)
 
     def encode(prompt: PromptEmbeds):
-        rows, L, _ = prompt.embeds.shape
-        check_context(L + 1 + image_tokens, model.params.llama.max_positions)
-        return model.encode_prompt(prompt.embeds, prompt.visible, image_tokens).repeat(B // rows)
+        check_context(prompt.embeds.shape[1] + 1 + image_tokens, model.params.llama.max_positions)
+        return model.encode_prompt(prompt.embeds, prompt.visible, image_tokens)
 
     if guidance == 1:
-        batches = [encode(cond)]
+        batches = [encode(cond).repeat(B // len(cond.embeds))]
     elif cond.embeds.shape == uncond.embeds.shape:
-        batches = [encode(concatenated(cond, uncond))]
+        batches = [encode(concatenated(cond, uncond)).repeat(B // len(cond.embeds))]
     else:
-        batches = [encode(cond), encode(uncond)]
+        batches = [encode(branch).repeat(B // len(branch.embeds)) for branch in (cond, uncond)]
     cond_batch = batches[0].first(B)
 
     def unguided(z, t):

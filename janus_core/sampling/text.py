@@ -14,7 +14,7 @@ from .settings import TextSamplerSettings
 
 
 def sample_text(
-    model: VisionLanguageModel, embeds: torch.Tensor, eos: int, settings: TextSamplerSettings = TextSamplerSettings()
+    model: VisionLanguageModel, embeds: torch.Tensor, eos: int, settings: TextSamplerSettings
 ) -> Iterator[torch.Tensor]:
     """Continues each row until it writes `eos` or reaches `max_new_tokens`.
 

@@ -173,7 +173,7 @@ def sample_image_tokens(
     cond: torch.Tensor,
     uncond: torch.Tensor | None,
     num_tokens: int,
-    settings: TokenSamplerSettings = TokenSamplerSettings(),
+    settings: TokenSamplerSettings,
     *,
     image_indices=(0,),
     given_tokens: tuple[torch.Tensor, torch.Tensor] | None = None,

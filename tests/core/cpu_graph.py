@@ -1,18 +1,18 @@
-"""Recording work on a CPU as a CUDA graph does on a GPU: operations on fixed memory, without the Python around them."""
+"""Capturing on a CPU what a CUDA graph captures on a GPU: operations on fixed memory, without the Python around them."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def writes(func) -> list[int]:
-    """The places of the arguments that an operation writes to."""
+    """The positions of the arguments that an operation writes to."""
     return [k for k, a in enumerate(func._schema.arguments) if a.alias_info is not None and a.alias_info.is_write]
 
 
-class Recording(TorchDispatchMode):
-    """Keeps the operations done under it, undoes what they wrote, and does them again on the same tensors.
+class CPUGraph(TorchDispatchMode):
+    """Logs the operations run under it, undoes their writes, and replays them on the same tensors.
 
-    An operation that brings a value to the host raises RuntimeError, as it does while a GPU records.
+    An operation that copies a value to the host raises RuntimeError, as it does in a CUDA graph capture.
     """
 
     def __init__(self):
@@ -30,21 +30,21 @@ class Recording(TorchDispatchMode):
 
     def replay(self):
         for func, args, kwargs, out in self.calls:
-            again = func(*args, **kwargs)
+            result = func(*args, **kwargs)
             if not writes(func):
-                for before, now in zip(tensors(out), tensors(again)):
-                    if before.data_ptr() != now.data_ptr():  # not a view of an argument
-                        before.copy_(now)
+                for old, new in zip(tensors(out), tensors(result)):
+                    if old.data_ptr() != new.data_ptr():  # not a view of an argument
+                        old.copy_(new)
 
 
 def tensors(out):
     return [t for t in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(t, torch.Tensor)]
 
 
-def record(function):
-    """What janus_core.sampling.cuda_graphs.recorder gives, on a CPU."""
-    with Recording() as recording:
+def capture(function):
+    """A CPU's stand-in for janus_core.sampling.cuda_graphs.cuda_graph."""
+    with CPUGraph() as graph:
         function()
-    for tensor, before in reversed(recording.undo):
+    for tensor, before in reversed(graph.undo):
         tensor.copy_(before)
-    return recording.replay
+    return graph.replay

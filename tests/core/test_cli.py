@@ -6,15 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from sdxl_layout import write_sdxl_vae
 
+import janus_core
 from janus_core.cli import main
+from janus_core.image import open_image
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_generate_saves_pictures_with_their_settings(golden, tmp_path, capsys):
+def test_generate_saves_images_with_their_settings(golden, tmp_path, capsys):
     out = tmp_path / "sub" / "x.png"
     arguments = ["a cat", "--model", str(golden("ar-a").folder), "--out", str(out), "--seed", "7", "--dtype", "fp32"]
     assert main(["generate", *arguments, "--count", "2"]) == 0
@@ -32,17 +35,52 @@ def test_generate_with_flow(golden, tmp_path):
     out = tmp_path / "x.png"
     assert main(["generate", *common, "--out", str(out), "--steps", "2", "--size", "64x96"]) == 0
     assert Image.open(out).size == (64, 96)
-    assert main(["generate", *common, "--out", str(out), "--steps", "2", "--image", str(out), "--denoise", "0.5"]) == 0
+
+
+def test_generate_passes_every_setting_on(golden, tmp_path):
+    """The command line's images are the API's, for settings of both families."""
+    write_sdxl_vae(tmp_path / "vae.safetensors")
+    start, out = tmp_path / "start.png", tmp_path / "x.png"
+    Image.effect_noise((96, 96), 90).save(start)
+    folder = golden("flow-a").folder
+    flow = janus_core.load(folder, device="cpu", dtype=torch.float32, vae=tmp_path / "vae.safetensors")
+    latents = flow.encode(open_image(start))
+    settings = dict(negative_prompt="a dog", seed=5, guidance=3.0, steps=3, denoise=0.4)
+    arguments = [
+        "--negative",
+        "a dog",
+        "--seed",
+        "5",
+        "--cfg",
+        "3",
+        "--steps",
+        "3",
+        "--denoise",
+        "0.4",
+        "--device",
+        "cpu",
+    ]
+    arguments += ["--model", str(folder), "--vae", str(tmp_path / "vae.safetensors"), "--image", str(start)]
+    assert main(["generate", "a cat", *arguments, "--dtype", "fp32", "--out", str(out)]) == 0
+    assert Image.open(out).tobytes() == flow("a cat", latents=latents, **settings)[0].tobytes()
+
+    folder = golden("ar-a").folder
+    ar = janus_core.load(folder, device="cpu", dtype=torch.float32)
+    settings = dict(negative_prompt="a dog", seed=5, guidance=3.0, temperature=0.7, top_k=9, top_p=0.8, size=(64, 96))
+    arguments = ["--negative", "a dog", "--seed", "5", "--cfg", "3", "--temperature", "0.7", "--top-k", "9"]
+    arguments += ["--top-p", "0.8", "--size", "64x96", "--model", str(folder), "--device", "cpu", "--dtype", "fp32"]
+    assert main(["generate", "a cat", *arguments, "--out", str(out)]) == 0
+    assert Image.open(out).tobytes() == ar("a cat", **settings)[0].tobytes()
 
 
 def test_describe(golden, capsys):
     golden = golden("ar-a")
     arguments = ["--model", str(golden.folder), "--dtype", "fp32", "--max-new-tokens", "12"]
-    picture = str(golden.folder / "picture.png")
-    assert main(["describe", picture, golden.text["und.question"], *arguments]) == 0
+    image = str(golden.folder / "picture.png")
+    assert main(["describe", image, golden.text["und.question"], *arguments]) == 0
     assert capsys.readouterr().out.strip() == golden.text["und.answer"].strip()
-    assert main(["describe", picture, picture, "What?", *arguments]) == 0
-    assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith(picture)]) == 2
+    assert main(["describe", image, image, "What?", *arguments]) == 0
+    assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith(image)]) == 2
 
 
 def test_convert_then_generate(golden, tmp_path):
@@ -58,9 +96,9 @@ def test_convert_then_generate(golden, tmp_path):
         (["generate", "a", "--model", "{ar}", "--steps", "3"], "--steps"),
         (["generate", "a", "--model", "{flow}", "--top-k", "3"], "--top-k"),
         (["generate", "a", "--model", "{flow}"], "SDXL VAE"),
-        (["generate", "a", "--model", "{ar}", "--cfg", "-1"], "cfg"),
+        (["generate", "a", "--model", "{ar}", "--cfg", "-1"], "guidance"),
         (["generate", "a", "--model", "{ar}", "--size", "30x30"], "multiple of 16"),
-        (["describe", "nowhere.png", "?", "--model", "{ar}"], "no picture"),
+        (["describe", "nowhere.png", "?", "--model", "{ar}"], "no image"),
         (["convert", "{ar}", "x.bin"], ".safetensors"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Recorded decode steps: the tokens of plain sampling, and plain sampling wherever recording does not work."""
+"""CUDA graphs: captured steps give the plain steps' results, and the plain steps run wherever capturing fails."""
 
 import logging
 from collections import defaultdict
@@ -7,16 +7,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cpu_graph import record
-from janus_core.sampling.choice import Choice
+from cpu_graph import capture
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import janus_core
 from janus_core.checkpoint import build_model, read_checkpoint
-from janus_core.sampling import decoding, recording, replay, tokens
+from janus_core.sampling import cuda_graphs, graph_decode, tokens
+from janus_core.sampling.decode_loop import decode_loop
+from janus_core.sampling.settings import TokenSamplerSettings
 
-recordable = pytest.mark.skipif(torch.__version__ < "2.6", reason="this torch cannot do its operations again in a test")
+needs_replay = pytest.mark.skipif(torch.__version__ < "2.6", reason="this torch cannot replay its operations on a CPU")
 
 
 @pytest.fixture(scope="module")
@@ -24,61 +25,72 @@ def ar(golden):
     return janus_core.load(golden("ar-a").folder, device="cpu", dtype=torch.float32)
 
 
-def draw(ar, num_images=1, **settings):
+def sample(ar, num_images=1, capture=None, **settings):
     """The last step and all logits, with one token given."""
-    keep = (torch.full((num_images, 36), 7), torch.arange(36).expand(num_images, -1) == 5)
-    sides = ar.sides("a cat", "a blurry photo of a cat")
+    given = (torch.full((num_images, 36), 7), torch.arange(36).expand(num_images, -1) == 5)
     with torch.inference_mode():
-        steps = tokens.sample_steps(ar.model, *sides, 36, seed=3, indices=range(num_images), keep=keep, **settings)
-        every = [(step, step.logits.clone()) for step in steps]
-    return every[-1][0], torch.stack([logits for _, logits in every])
+        steps = tokens.sample_image_tokens(
+            ar.model,
+            *ar.encode_prompt("a cat", "a blurry photo of a cat"),
+            36,
+            TokenSamplerSettings(seed=3, **settings),
+            image_indices=range(num_images),
+            given_tokens=given,
+            decode=decode_loop(capture=capture),
+        )
+        pairs = [(step, step.logits.clone()) for step in steps]
+    return pairs[-1][0], torch.stack([logits for _, logits in pairs])
 
 
-@recordable
-@pytest.mark.parametrize("choice", [Choice(), Choice(0), Choice(0.8, 50, 0.9)])
+def counting(captured: list):
+    """A capture that appends every replay to a list."""
+
+    def count(step):
+        captured.append(capture(step))
+        return captured[-1]
+
+    return count
+
+
+@needs_replay
+@pytest.mark.parametrize("selection", [{}, {"temperature": 0}, {"temperature": 0.8, "top_k": 50, "top_p": 0.9}])
 @pytest.mark.parametrize("num_images,interval", [(1, (0.0, 1.0)), (3, (0.0, 1.0)), (2, (0.2, 0.7)), (1, (0.0, 0.0))])
-def test_a_recorded_step_draws_the_same_tokens(ar, num_images, interval, choice):
-    made = []
-
-    def counting(step):
-        made.append(record(step))
-        return made[-1]
-
-    settings = dict(num_images=num_images, cfg_interval=interval, choice=choice)
-    (plain, logits), (replayed, same) = draw(ar, **settings), draw(ar, record=counting, **settings)
+def test_a_captured_step_samples_the_same_tokens(ar, num_images, interval, selection):
+    captured, settings = [], dict(num_images=num_images, guidance_interval=interval, **selection)
+    (plain, logits), (replayed, same) = sample(ar, **settings), sample(ar, capture=counting(captured), **settings)
     assert torch.equal(replayed.tokens, plain.tokens) and (replayed.tokens[:, 5] == 7).all()
     assert torch.allclose(logits, same, atol=1e-4)
-    assert len(made) == (2 if interval == (0.2, 0.7) else 1)  # anew when the negative rows go
+    assert len(captured) == (2 if interval == (0.2, 0.7) else 1)  # once more without the unconditional rows
 
 
 def fails(step):
     raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
 
 
-def draws_nonsense(step):
-    def again():
+def replays_zeros(step):
+    def replay():
         step()
         step.hidden.zero_()
 
-    return again
+    return replay
 
 
 def overflows(step):
-    def again():
+    def replay():
         step()
         step.hidden.fill_(torch.nan)
-        step.run.finite.fill_(False)
+        step.state.finite.fill_(False)
 
-    return again
+    return replay
 
 
 @pytest.mark.parametrize(
-    "record,problem", [(fails, "not permitted when"), (draws_nonsense, "something else"), (overflows, "else")]
+    "capture,problem", [(fails, "not permitted when"), (replays_zeros, "differs"), (overflows, "differs")]
 )
-def test_what_cannot_be_recorded_is_drawn_without(ar, record, problem, caplog):
+def test_a_step_that_cannot_be_captured_is_run_plainly(ar, capture, problem, caplog):
     with caplog.at_level(logging.WARNING):
-        (plain, logits), (drawn, same) = draw(ar, 2), draw(ar, 2, record=record)
-    assert torch.equal(drawn.tokens, plain.tokens) and torch.allclose(logits, same, atol=1e-4)
+        (plain, logits), (sampled, same) = sample(ar, 2), sample(ar, 2, capture=capture)
+    assert torch.equal(sampled.tokens, plain.tokens) and torch.allclose(logits, same, atol=1e-4)
     (message,) = (r.getMessage() for r in caplog.records)
     assert problem in message and "more of it" not in message
 
@@ -87,11 +99,39 @@ def test_output_that_is_not_finite_is_refused(ar, golden):
     broken = janus_core.load(golden("ar-a").folder, device="cpu", dtype=torch.float32)
     broken.model.llama.norm.weight.fill_(float("nan"))
     with pytest.raises(janus_core.SamplingError, match="finite"):
-        draw(broken, record=record)
+        sample(broken, capture=capture)
+
+
+def test_capturing_is_opt_in(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
+    monkeypatch.delenv("JANUS_CUDA_GRAPHS", raising=False)
+    assert cuda_graphs.capture_for(gpu) is None and cuda_graphs.capture_for(gpu, True) is not None
+    monkeypatch.setenv("JANUS_CUDA_GRAPHS", "1")
+    assert cuda_graphs.capture_for(gpu) is not None and cuda_graphs.capture_for(gpu, False) is None
+    assert cuda_graphs.capture_for(cpu, True) is None
+
+
+@needs_replay
+def test_the_triton_decoder_is_opt_in(ar, monkeypatch):
+    class Decoder(graph_decode.PlainDecoder):
+        pass
+
+    used = []
+    monkeypatch.setattr(graph_decode.triton_decoder, "usable", lambda llama, x: True)
+    monkeypatch.setattr(
+        graph_decode.triton_decoder, "TritonDecoder", lambda *args: used.append(1) or Decoder(*args), raising=True
+    )
+    graph_decode.triton_decoder.TritonDecoder.__name__ = "TritonDecoder"
+    monkeypatch.delenv("JANUS_TRITON_DECODER", raising=False)
+    plain, _ = sample(ar, capture=capture)
+    assert not used
+    monkeypatch.setenv("JANUS_TRITON_DECODER", "1")
+    assert torch.equal(sample(ar, capture=capture)[0].tokens, plain.tokens) and used
 
 
 class Devices(TorchDispatchMode):
-    """Notes operations with a tensor of the CPU among their arguments or results."""
+    """Collects operations with a CPU tensor among their arguments or results."""
 
     def __init__(self):
         super().__init__()
@@ -104,36 +144,43 @@ class Devices(TorchDispatchMode):
         return out
 
 
-def test_nothing_of_a_step_is_on_the_host(golden):
-    """A copy from the host cannot be recorded; the model stands on the meta device in a GPU's place."""
+def test_a_decode_step_touches_no_host_memory(golden):
+    """A copy from the host cannot be captured; the meta device stands in for a GPU."""
     with torch.inference_mode():
         model = build_model(read_checkpoint(golden("ar-a").folder), torch.nn, dtype=torch.float32).to("meta")
         rows = [(torch.empty(n, model.params.llama.hidden_size, device="meta"), 1) for n in (9, 12)]
-        cache, starts, hidden = decoding.prefill(model, rows, 35)
-        drawer = decoding.Draw(
-            Choice(0.8, 50, 0.9), torch.empty(1, dtype=torch.long, device="meta"), 5.0, (3, 30), None
+        cache, starts, hidden = tokens.prefill(model, rows, 35)
+        state = tokens.DecodeState(
+            model=model,
+            settings=TokenSamplerSettings(temperature=0.8, top_k=50, top_p=0.9),
+            guided=(3, 30),
+            keys=torch.empty(1, dtype=torch.long, device="meta"),
+            given=None,
+            cache=cache,
+            starts=starts.to("meta"),
+            hidden=hidden,
+            tokens=torch.empty(1, 36, dtype=torch.long, device="meta"),
+            finite=torch.empty((), device="meta").bool(),
         )
-        out = torch.empty(1, 36, dtype=torch.long, device="meta")
-        run = decoding.Run(model, drawer, cache, starts.to("meta"), hidden, out, torch.empty((), device="meta").bool())
-        step = replay.DecodeStep(run, replay.PlainDecoder(model.llama, cache, run.starts), 1)
+        step = graph_decode.DecodeStep(state, graph_decode.PlainDecoder(model.llama, cache, state.starts), 1)
         with Devices() as devices:
             step()
-            step.make_noise(32)
+            step.refill_noise(32)
     assert step.logits.shape == (1, model.params.vq.codebook_size) and devices.on_cpu == []
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_cuda_graph_draws_the_same_tokens(golden, dtype, caplog):
+def test_a_cuda_graph_samples_the_same_tokens(golden, dtype, caplog):
     pipe = janus_core.load(golden("ar-a").folder, device="cuda", dtype=dtype)
     settings = dict(num_images=2, seed=3, guidance_interval=(0.1, 0.8), top_k=50, top_p=0.9)
     plain = pipe.generate_tokens("a cat", cuda_graphs=False, **settings)
-    drawn = pipe.generate_tokens("a cat", **settings)
+    replayed = pipe.generate_tokens("a cat", cuda_graphs=True, triton=True, **settings)
     assert not caplog.records
     if dtype == torch.float32:
-        assert torch.equal(drawn, plain)
-    else:  # the kernels round elsewhere, so that a token may come out otherwise; the first ones rarely do
-        assert torch.equal(drawn[:, 0], plain[:, 0])
+        assert torch.equal(replayed, plain)
+    else:  # the kernels round differently, so that a later token may differ
+        assert torch.equal(replayed[:, 0], plain[:, 0])
 
 
 @pytest.fixture(scope="module")
@@ -141,44 +188,37 @@ def flow(golden):
     return janus_core.load(golden("flow-a").folder, device="cpu", dtype=torch.float32)
 
 
-@recordable
+@needs_replay
 @pytest.mark.parametrize("negative_prompt", ["", "a blurry photo of a cat"])
-@pytest.mark.parametrize("num_images,interval,recordings", [(1, (0.0, 1.0), 1), (2, (0.3, 0.7), 2)])
-def test_a_recorded_velocity_gives_the_same_latents(
-    flow, monkeypatch, caplog, negative_prompt, num_images, interval, recordings
+@pytest.mark.parametrize("num_images,interval,captures", [(1, (0.0, 1.0), 1), (2, (0.3, 0.7), 2)])
+def test_a_captured_velocity_gives_the_same_latents(
+    flow, monkeypatch, caplog, negative_prompt, num_images, interval, captures
 ):
     settings = dict(num_images=num_images, steps=12, negative_prompt=negative_prompt, guidance_interval=interval)
     plain = flow.generate_latents("a cat", **settings)
-    made = []
-
-    def counting(function):
-        made.append(record(function))
-        return made[-1]
-
-    monkeypatch.setattr("janus_core.pipeline.recorder", lambda device: counting)
+    captured = []
+    monkeypatch.setattr("janus_core.pipeline.capture_for", lambda device, enabled: counting(captured))
     assert torch.allclose(flow.generate_latents("a cat", **settings), plain, atol=1e-5)
-    assert len(made) == recordings and not caplog.records
-    flow.generate_latents("a cat", cuda_graphs=False, **settings)
-    assert len(made) == recordings
+    assert len(captured) == captures and not caplog.records
 
 
-def test_a_velocity_that_cannot_be_recorded_goes_on(flow, monkeypatch, caplog):
+def test_a_velocity_that_cannot_be_captured_runs_plainly(flow, monkeypatch, caplog):
     plain = flow.generate_latents("a cat", steps=5)
-    monkeypatch.setattr("janus_core.pipeline.recorder", lambda device: fails)
+    monkeypatch.setattr("janus_core.pipeline.capture_for", lambda device, enabled: fails)
     assert torch.equal(flow.generate_latents("a cat", steps=5), plain)
     (message,) = (r.getMessage() for r in caplog.records)
     assert "not permitted when" in message
 
 
-def test_nothing_of_a_velocity_is_on_the_host(golden):
+def test_a_velocity_touches_no_host_memory(golden):
     with torch.inference_mode():
         checkpoint = read_checkpoint(golden("flow-a").folder)
         model = build_model(checkpoint, torch.nn, dtype=torch.float32).to("meta")
-        side = model.params.uvit.stride * 4
-        z = torch.empty(1, model.params.uvit.latent_channels, side, side, device="meta")
+        size = model.params.uvit.stride * 4
+        z = torch.empty(1, model.params.uvit.latent_channels, size, size, device="meta")
         embeds = torch.empty(2, 9, model.params.llama.hidden_size, device="meta")
         visible = torch.empty(2, 9, dtype=torch.bool, device="meta")
-        prompt = model.encode_prompt(embeds, visible, model.image_tokens(side, side))
+        prompt = model.encode_prompt(embeds, visible, model.image_tokens(size, size))
         with Devices() as devices:
             v = model.velocity(z, torch.empty(1, device="meta"), prompt)
     assert v.shape == (2, *z.shape[1:]) and devices.on_cpu == []
@@ -190,13 +230,15 @@ def test_a_cuda_graph_gives_the_same_latents(golden, dtype, bar, caplog):
     pipe = janus_core.load(golden("flow-a").folder, device="cuda", dtype=dtype)
     settings = dict(num_images=2, steps=12, guidance_interval=(0.2, 0.9))
     plain = pipe.generate_latents("a cat", cuda_graphs=False, **settings)
-    assert (pipe.generate_latents("a cat", **settings) - plain).abs().max() < bar and not caplog.records
+    assert (
+        pipe.generate_latents("a cat", cuda_graphs=True, **settings) - plain
+    ).abs().max() < bar and not caplog.records
 
 
 @pytest.fixture
 def fake_cuda(monkeypatch):
-    """What recording asks of torch.cuda, without a GPU: a graph that remembers its function while it is recorded."""
-    state = SimpleNamespace(streams=0, waits=0, function=None, breaks_off=False)
+    """What capturing needs of torch.cuda, without a GPU: a graph that keeps the function it captured."""
+    state = SimpleNamespace(streams=0, waits=0, function=None, is_cut_off=False)
 
     class Graph:
         def replay(self):
@@ -207,10 +249,10 @@ def fake_cuda(monkeypatch):
             state.streams += 1
 
     @contextmanager
-    def graph(made, pool, stream, capture_error_mode):
-        made.function = state.function
+    def graph(new, pool, stream, capture_error_mode):
+        new.function = state.function
         yield
-        if state.breaks_off:
+        if state.is_cut_off:
             raise RuntimeError("operation failed due to a previous error during capture")
 
     for name, value in dict(
@@ -224,36 +266,36 @@ def fake_cuda(monkeypatch):
         synchronize=lambda device: setattr(state, "waits", state.waits + 1),
     ).items():
         monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(recording, "_streams", defaultdict(list))
-    monkeypatch.setattr(recording, "_failed", set())
+    monkeypatch.setattr(cuda_graphs, "_streams", defaultdict(list))
+    monkeypatch.setattr(cuda_graphs, "_failed", set())
     ones = torch.ones
     monkeypatch.setattr(torch, "ones", lambda *size, device, **kwargs: ones(*size))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     return state
 
 
-def test_a_stream_records_one_living_graph(fake_cuda):
+def test_a_stream_captures_one_live_graph_at_a_time(fake_cuda):
     device, calls = torch.device("cuda", 0), []
     fake_cuda.function = lambda: calls.append(1)
-    first, second = (recording.cuda_graph(fake_cuda.function, device) for _ in range(2))
+    first, second = (cuda_graphs.cuda_graph(fake_cuda.function, device) for _ in range(2))
     first(), second()
-    assert fake_cuda.streams == 2 and fake_cuda.waits == 0 and len(calls) == 4  # two of them while recording
+    assert fake_cuda.streams == 2 and fake_cuda.waits == 0 and len(calls) == 4  # two of them in the captures
     del first
     assert fake_cuda.waits == 1
-    recording.cuda_graph(fake_cuda.function, device)
+    cuda_graphs.cuda_graph(fake_cuda.function, device)
     assert fake_cuda.streams == 2
 
 
-def test_a_recording_that_broke_off_is_not_tried_again(fake_cuda):
+def test_after_a_capture_that_was_cut_off_none_is_tried(fake_cuda):
     device = torch.device("cuda", 0)
-    record = recording.recorder(device)
+    capture = cuda_graphs.capture_for(device, True)
     with pytest.raises(RuntimeError, match="not permitted"):
-        record(lambda: fails(None))
-    assert recording.recorder(device) is not None  # the work failed, the recording ended well
-    fake_cuda.breaks_off = True
+        capture(lambda: fails(None))
+    assert cuda_graphs.capture_for(device, True) is not None  # the function failed, the capture ended properly
+    fake_cuda.is_cut_off = True
     with pytest.raises(RuntimeError, match="previous error"):
-        record(lambda: fails(None))
-    assert recording.recorder(device) is None
+        capture(lambda: fails(None))
+    assert cuda_graphs.capture_for(device, True) is None
     with pytest.raises(RuntimeError, match="earlier"):
-        record(print)
-    assert recording.recorder(torch.device("cuda", 1)) is not None
+        capture(print)
+    assert cuda_graphs.capture_for(torch.device("cuda", 1), True) is not None

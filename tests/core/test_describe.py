@@ -1,4 +1,4 @@
-"""Questions about pictures: preprocessing, batches, several pictures, and odd input."""
+"""Questions about images: preprocessing, batches, several images, and odd input."""
 
 import numpy as np
 import pytest
@@ -13,40 +13,40 @@ from janus_core.image import array_to_image, open_image, to_images, to_pixels, u
 @pytest.fixture(scope="module", params=["ar-a", "flow-a"])
 def pipe(request, golden):
     pipe = janus_core.load(golden(request.param).folder, device="cpu", dtype=torch.float32)
-    pipe.picture = open_image(golden(request.param).folder / "picture.png")
+    pipe.example = open_image(golden(request.param).folder / "picture.png")
     return pipe
 
 
-def test_a_batch_answers_as_single_pictures_do(pipe):
+def test_a_batch_answers_as_single_images_do(pipe):
     other = Image.new("RGB", (50, 80), (200, 30, 60))
-    both = pipe.describe([pipe.picture, other], "What?", max_new_tokens=8)
-    assert both == [pipe.describe(p, "What?", max_new_tokens=8)[0] for p in (pipe.picture, other)]
+    both = pipe.describe([pipe.example, other], "What?", max_new_tokens=8)
+    assert both == [pipe.describe(p, "What?", max_new_tokens=8)[0] for p in (pipe.example, other)]
 
 
-def test_several_pictures_in_one_question(pipe):
+def test_several_images_in_one_question(pipe):
     other = Image.new("RGB", (96, 96), (0, 255, 0))
-    (one,) = pipe.describe([[pipe.picture, other]], "Which is greener?", max_new_tokens=6)
-    (swapped,) = pipe.describe([[other, pipe.picture]], "Which is greener?", max_new_tokens=6)
+    (one,) = pipe.describe([[pipe.example, other]], "Which is greener?", max_new_tokens=6)
+    (swapped,) = pipe.describe([[other, pipe.example]], "Which is greener?", max_new_tokens=6)
     assert one != swapped
     placed = "<image_placeholder> is the first.\n<image_placeholder> is the second."
-    assert len(pipe.describe([[pipe.picture, other]], placed, max_new_tokens=2)) == 1
+    assert len(pipe.describe([[pipe.example, other]], placed, max_new_tokens=2)) == 1
     with pytest.raises(PromptError, match="placeholder"):
-        pipe.describe(pipe.picture, placed)
+        pipe.describe(pipe.example, placed)
     with pytest.raises(ImageError):
-        pipe.describe([[pipe.picture], [pipe.picture, other]], "?")
+        pipe.describe([[pipe.example], [pipe.example, other]], "?")
     with pytest.raises(ImageError):
         pipe.describe([], "?")
 
 
 def test_sampled_answers_repeat_with_their_seed(pipe):
     def ask(seed):
-        return pipe.describe(pipe.picture, "What?", max_new_tokens=12, temperature=1.0, top_p=1.0, seed=seed)
+        return pipe.describe(pipe.example, "What?", max_new_tokens=12, temperature=1.0, top_p=1.0, seed=seed)
 
     assert ask(1) == ask(1) and ask(1) != ask(2)
 
 
 def test_an_answer_stops_at_the_end_of_sentence(pipe):
-    """With the head bent towards end-of-sentence the answer is empty and the run is over after one token."""
+    """With a head that only writes end-of-sentence the answer is empty and the run ends after one token."""
     head, seen = pipe.model.language_model.lm_head, []
 
     def only_eos(module, inputs, logits):
@@ -55,7 +55,7 @@ def test_an_answer_stops_at_the_end_of_sentence(pipe):
         return logits
 
     hook = head.register_forward_hook(only_eos)
-    answer = pipe.describe(pipe.picture, "?", max_new_tokens=9, callback=lambda done, total: seen.append(done))
+    answer = pipe.describe(pipe.example, "?", max_new_tokens=9, callback=lambda done, total: seen.append(done))
     hook.remove()
     assert answer == [""] and seen == [1]
 
@@ -71,11 +71,10 @@ def test_preprocessing_of_any_shape():
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "P", "1", "CMYK", "I;16"])
 def test_any_mode_becomes_rgb(mode, tmp_path):
-    picture = Image.new(mode, (8, 8))
-    assert to_pixels(picture).shape == (3, 8, 8)
+    assert to_pixels(Image.new(mode, (8, 8))).shape == (3, 8, 8)
 
 
-def test_transparency_is_laid_on_white():
+def test_transparency_becomes_white():
     assert to_pixels(Image.new("RGBA", (2, 2), (255, 0, 0, 0))).min() == 1
 
 
@@ -87,7 +86,7 @@ def test_arrays_of_one_three_and_four_channels():
             array_to_image(torch.ones(shape))
 
 
-def test_eight_bit_pictures_survive_the_float_convention():
+def test_eight_bit_images_survive_the_float_convention():
     values = torch.arange(256, dtype=torch.float32).reshape(16, 16, 1).repeat(1, 1, 3) / 255
     assert np.array_equal(np.array(array_to_image(values))[..., 0].flatten(), np.arange(256))
     pixels = to_pixels(array_to_image(values))
@@ -95,9 +94,9 @@ def test_eight_bit_pictures_survive_the_float_convention():
 
 
 def test_unreadable_files(tmp_path):
-    with pytest.raises(ImageError, match="no picture"):
+    with pytest.raises(ImageError, match="no image"):
         open_image(tmp_path / "nowhere.png")
-    (tmp_path / "x.png").write_bytes(b"not a picture")
+    (tmp_path / "x.png").write_bytes(b"not an image")
     with pytest.raises(ImageError, match="cannot be read"):
         open_image(tmp_path / "x.png")
 
@@ -105,9 +104,9 @@ def test_unreadable_files(tmp_path):
 def test_settings_out_of_range(pipe):
     for setting in ({"max_new_tokens": 0}, {"max_new_tokens": 4097}, {"temperature": 9}, {"top_p": -1}, {"seed": -1}):
         with pytest.raises(SamplingError, match=next(iter(setting))):
-            pipe.describe(pipe.picture, "?", **setting)
+            pipe.describe(pipe.example, "?", **setting)
 
 
 def test_a_question_longer_than_the_context(pipe):
     with pytest.raises(PromptError, match="too long"):
-        pipe.describe(pipe.picture, "word " * 5000)
+        pipe.describe(pipe.example, "word " * 5000)

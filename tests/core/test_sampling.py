@@ -1,17 +1,20 @@
-"""The counter-based noise, choosing tokens, and what the samplers promise about batches and settings."""
+"""The counter-based noise, token selection, and what the samplers promise about batches and settings."""
 
 import math
 
 import pytest
 import torch
-from janus_core.sampling.choice import Choice
 
 import janus_core
 from janus_core.errors import PromptError, SamplingError
 from janus_core.networks.llama import KVCache
-from janus_core.sampling import tokens
+from janus_core.sampling import jacobi
+from janus_core.sampling.decode_loop import decode_loop
 from janus_core.sampling.flow import flow_times, guided_velocity
 from janus_core.sampling.noise import gumbel, mix, stream_keys
+from janus_core.sampling.select import select_token
+from janus_core.sampling.settings import TokenSamplerSettings
+from janus_core.sampling.tokens import sample_image_tokens
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,7 @@ def flow(golden):
 
 
 def splitmix64(x: int) -> int:
-    """The published finaliser on Python integers."""
+    """The reference finaliser on Python integers."""
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & (2**64 - 1)
     x = (x ^ (x >> 27)) * 0x94D049BB133111EB & (2**64 - 1)
     return x ^ (x >> 31)
@@ -55,39 +58,40 @@ def test_noise_depends_on_its_counters_alone():
     assert torch.equal(stream_keys(2**64 - 1, [0, 1], "cpu")[1:], stream_keys(0, [0], "cpu"))
 
 
-def frequencies(choice, logits, draws=4000):
-    keys = stream_keys(0, range(draws), "cpu")
-    tokens = choice(logits.expand(draws, -1), gumbel(keys, 0, logits.shape[-1]))
-    return torch.bincount(tokens, minlength=logits.shape[-1]) / draws
+def frequencies(logits, samples=4000, **settings):
+    keys = stream_keys(0, range(samples), "cpu")
+    noise = gumbel(keys, 0, logits.shape[-1])
+    tokens = select_token(logits.expand(samples, -1), TokenSamplerSettings(**settings), noise)
+    return torch.bincount(tokens, minlength=logits.shape[-1]) / samples
 
 
 def test_tokens_follow_their_probabilities():
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
     for temperature in (0.5, 1.0, 2.0):
         expected = (logits / temperature).softmax(-1)[0]
-        assert (frequencies(Choice(temperature), logits) - expected).abs().max() < 0.025
+        assert (frequencies(logits, temperature=temperature) - expected).abs().max() < 0.025
 
 
-def test_top_k_and_top_p_keep_the_likeliest():
+def test_top_k_and_top_p_leave_the_most_likely():
     logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
-    assert frequencies(Choice(top_k=2), logits).tolist()[2:] == [0, 0]
-    kept = frequencies(Choice(top_p=0.6), logits)
-    assert kept[2:].sum() == 0 and abs(kept[0] - 4 / 7) < 0.03
-    assert frequencies(Choice(top_p=0.0), logits).tolist() == [1, 0, 0, 0]
-    assert frequencies(Choice(temperature=0), logits).tolist() == [1, 0, 0, 0]
-    both = frequencies(Choice(top_k=3, top_p=0.75), logits)
+    assert frequencies(logits, top_k=2).tolist()[2:] == [0, 0]
+    nucleus = frequencies(logits, top_p=0.6)
+    assert nucleus[2:].sum() == 0 and abs(nucleus[0] - 4 / 7) < 0.03
+    assert frequencies(logits, top_p=0.0).tolist() == [1, 0, 0, 0]
+    assert frequencies(logits, temperature=0).tolist() == [1, 0, 0, 0]
+    both = frequencies(logits, top_k=3, top_p=0.75)
     assert both[2] == 0 and both[3] == 0
 
 
 @pytest.mark.parametrize(
     "setting", [{"temperature": -1}, {"temperature": 6}, {"temperature": math.nan}, {"top_k": -1}, {"top_p": 1.5}]
 )
-def test_choices_out_of_range(setting):
+def test_token_selection_out_of_range(setting):
     with pytest.raises(SamplingError, match=next(iter(setting))):
-        Choice(**setting)
+        TokenSamplerSettings(**setting)
 
 
-def test_a_picture_does_not_depend_on_its_batch(ar):
+def test_an_image_does_not_depend_on_its_batch(ar):
     batch = ar.generate_tokens("a cat", seed=40, num_images=5)
     for k in range(5):
         assert torch.equal(ar.generate_tokens("a cat", seed=40 + k), batch[k : k + 1])
@@ -97,24 +101,25 @@ def test_a_picture_does_not_depend_on_its_batch(ar):
 def test_prompts_of_different_lengths_in_one_batch_are_exact(ar):
     """A longer negative prompt shares the cache, aligned at the end, and each row keeps its own positions."""
     negative = "a very long and blurry photo of nothing at all"
-    drawn = ar.generate_tokens("a cat", negative_prompt=negative, guidance=3, temperature=0)[:, :8]
+    sampled = ar.generate_tokens("a cat", negative_prompt=negative, guidance=3, temperature=0)[:, :8]
     with torch.inference_mode():
-        sides = ar.sides("a cat", negative)
-        steps = tokens.sample_steps(ar.model, *sides, 8, cfg=3, choice=Choice(temperature=0))
+        rows = ar.encode_prompt("a cat", negative)
+        steps = sample_image_tokens(ar.model, *rows, 8, TokenSamplerSettings(guidance=3, temperature=0))
         guided = torch.cat([step.logits for step in steps])
-        pictures = ar.model.embed_image_tokens(drawn[:, :7], torch.float32)
-        c, u = (ar.model.llama(torch.cat((side, pictures), dim=1))[:, side.shape[1] - 1 :] for side in sides)
-        c, u = ar.model.image_logits(c)[0], ar.model.image_logits(u)[0]
-    assert torch.allclose(guided, u + 3 * (c - u), atol=1e-4)
+        image = ar.model.embed_image_tokens(sampled[:, :7], torch.float32)
+        cond, uncond = (ar.model.llama(torch.cat((row, image), dim=1))[:, row.shape[1] - 1 :] for row in rows)
+        cond, uncond = ar.model.image_logits(cond)[0], ar.model.image_logits(uncond)[0]
+    assert torch.allclose(guided, uncond + 3 * (cond - uncond), atol=1e-4)
 
 
-def test_tokens_to_keep(ar):
+def test_given_tokens_are_taken_not_sampled(ar):
     whole = ar.generate_tokens("a cat", seed=1)
-    keep = torch.zeros(1, 36, dtype=torch.bool)
-    keep[:, :20] = True
+    is_given = torch.zeros(1, 36, dtype=torch.bool)
+    is_given[:, :20] = True
+    settings, given = TokenSamplerSettings(seed=1), (whole, is_given)
     with torch.inference_mode():
-        *_, last = tokens.sample_steps(ar.model, *ar.sides("a dog"), 36, seed=1, keep=(whole, keep))
-        *_, same = tokens.sample_steps(ar.model, *ar.sides("a cat"), 36, seed=1, keep=(whole, keep))
+        *_, last = sample_image_tokens(ar.model, *ar.encode_prompt("a dog"), 36, settings, given_tokens=given)
+        *_, same = sample_image_tokens(ar.model, *ar.encode_prompt("a cat"), 36, settings, given_tokens=given)
     assert torch.equal(last.tokens[:, :20], whole[:, :20]) and not torch.equal(last.tokens, whole)
     assert torch.equal(same.tokens, whole)
 
@@ -127,12 +132,12 @@ def test_sizes(ar, flow):
             pipe.generate_latents("a", size=(65, 32))
 
 
-def test_flow_batches_share_their_first_picture(flow):
+def test_flow_batches_share_their_first_image(flow):
     two = flow.generate_latents("a cat", num_images=2, seed=3, steps=4)
     assert torch.allclose(two[:1], flow.generate_latents("a cat", seed=3, steps=4), atol=1e-5)
 
 
-def test_both_sides_of_the_guidance_read_the_latents_once(flow):
+def test_both_branches_of_guidance_encode_the_latents_once(flow):
     embeds, visible = torch.randn(2, 5, 96), torch.tensor([[True] * 5, [True, False, False, False, True]])
     z, t = torch.randn(3, 4, 8, 8), torch.tensor([100.0, 200.0, 300.0])
     with torch.inference_mode():
@@ -142,7 +147,7 @@ def test_both_sides_of_the_guidance_read_the_latents_once(flow):
     torch.testing.assert_close(once, twice)
 
 
-def test_flow_guidance_one_is_the_positive_velocity(flow):
+def test_flow_guidance_one_is_the_conditional_velocity(flow):
     a = flow.generate_latents("a cat", guidance=1, steps=3)
     b = flow.generate_latents("a cat", guidance=1, steps=3, negative_prompt="something else")
     assert torch.equal(a, b)
@@ -164,7 +169,18 @@ def test_flow_times():
             flow_times(steps, denoise)
 
 
-def test_flow_image_to_image_starts_from_the_latents(flow):
+def test_image_to_image_starts_from_the_blend_of_latents_and_noise(flow):
+    """At time t the path of rectified flow is t x + (1 - t) noise; with denoise 0.25 the run starts at t = 0.75."""
+    x, noise = torch.randn(1, 4, 12, 12), torch.randn(1, 4, 12, 12)
+    with torch.inference_mode():
+        rows = flow.encode_prompt("a dog")
+        z = 0.75 * x + 0.25 * noise
+        expected = z + 0.25 * guided_velocity(flow.model, *rows, z, 2.0)(z, 0.75)
+    result = flow.generate_latents("a dog", latents=x, noise=noise, denoise=0.25, steps=1)
+    assert torch.allclose(result, expected, atol=1e-5)
+
+
+def test_image_to_image_changes_more_with_a_higher_denoise(flow):
     start = flow.generate_latents("a cat", seed=1)
     near, far = (flow.generate_latents("a dog", seed=2, latents=start, denoise=d, steps=6) for d in (0.1, 0.9))
     assert (near - start).square().mean() < (far - start).square().mean()
@@ -188,7 +204,7 @@ def test_a_prompt_longer_than_the_context(ar, flow):
 
 
 @pytest.mark.parametrize("prompt", ["", " \n ", "é" * 50, "🎨 日本", "\x00", "<image_placeholder>"])
-def test_any_text_draws(ar, flow, prompt):
+def test_any_text_generates(ar, flow, prompt):
     assert ar.generate_tokens(prompt, temperature=0).shape == (1, 36)
     assert flow.generate_latents(prompt, steps=1).isfinite().all()
 
@@ -213,24 +229,18 @@ def test_a_callback_sees_every_step_and_can_cancel(ar, flow):
 
 
 def test_guidance_interval_of_tokens(ar):
-    """Inside the interval the tokens are guided, outside they are the prompt's own, whatever was drawn before."""
+    """Guidance acts inside the interval alone, whatever was sampled before."""
 
-    def logits(interval):
-        steps = tokens.sample_steps(
-            ar.model, *ar.sides("a cat"), 36, cfg=5, cfg_interval=interval, choice=Choice(0), keep=keep
-        )
+    def logits(interval, guidance=5):
+        settings = TokenSamplerSettings(guidance=guidance, guidance_interval=interval, temperature=0)
+        steps = sample_image_tokens(ar.model, *ar.encode_prompt("a cat"), 36, settings, given_tokens=given)
         return torch.cat([step.logits for step in steps])
 
-    drawn = ar.generate_tokens("a cat", temperature=0)
-    keep = (drawn, torch.ones_like(drawn, dtype=torch.bool))
+    sampled = ar.generate_tokens("a cat", temperature=0)
+    given = (sampled, torch.ones_like(sampled, dtype=torch.bool))
     with torch.inference_mode():
         whole, none, middle = logits((0.0, 1.0)), logits((0.0, 0.0)), logits((0.25, 0.75))
-        alone = torch.cat(
-            [
-                s.logits
-                for s in tokens.sample_steps(ar.model, *ar.sides("a cat"), 36, cfg=1, choice=Choice(0), keep=keep)
-            ]
-        )
+        alone = logits((0.0, 1.0), guidance=1)
     assert torch.allclose(none, alone, atol=1e-5)
     assert torch.allclose(middle[9:27], whole[9:27], atol=1e-4)
     assert torch.allclose(middle[:9], alone[:9], atol=1e-4) and torch.allclose(middle[27:], alone[27:], atol=1e-4)
@@ -240,11 +250,11 @@ def test_guidance_interval_of_tokens(ar):
 def test_guidance_interval_of_the_flow(flow):
     z = torch.randn(2, 4, 12, 12)
     for negative in ("", "a much longer prompt of another length"):
-        sides = flow.sides("a cat", negative)
+        rows = flow.encode_prompt("a cat", negative)
         with torch.inference_mode():
-            velocity = guided_velocity(flow.model, *sides, z, 3.0, (0.25, 0.75))
-            whole = guided_velocity(flow.model, *sides, z, 3.0)
-            alone = guided_velocity(flow.model, *sides, z, 1.0)
+            velocity = guided_velocity(flow.model, *rows, z, 3.0, (0.25, 0.75))
+            whole = guided_velocity(flow.model, *rows, z, 3.0)
+            alone = guided_velocity(flow.model, *rows, z, 1.0)
             for t, expected in ((0.0, alone), (0.25, whole), (0.5, whole), (0.75, alone), (0.9, alone)):
                 assert torch.allclose(velocity(z, t), expected(z, t), atol=1e-5)
 
@@ -258,8 +268,8 @@ def test_guidance_intervals_out_of_range(ar, flow, interval):
 
 @pytest.mark.parametrize("window", [2, 5, 16, 64])
 @pytest.mark.parametrize("temperature,num_images", [(1.0, 1), (0.0, 1), (0.3, 3)])
-def test_speculation_draws_the_same_tokens(ar, window, temperature, num_images):
-    """Jacobi iteration returns exactly plain sampling's tokens, with a negative prompt of another length as well."""
+def test_speculation_samples_the_same_tokens(ar, window, temperature, num_images):
+    """Jacobi iteration gives the tokens of one-by-one decoding, with a negative prompt of another length as well."""
     settings = dict(seed=3, temperature=temperature, num_images=num_images, negative_prompt="a blurry photo of a cat")
     plain = ar.generate_tokens("a cat", **settings)
     assert torch.equal(ar.generate_tokens("a cat", window=window, **settings), plain)
@@ -268,15 +278,25 @@ def test_speculation_draws_the_same_tokens(ar, window, temperature, num_images):
 
 
 def test_right_guesses_save_passes(ar):
-    """Where every token is given, all guesses but the first of a window come true after one pass each."""
-    drawn = torch.zeros(1, 36, dtype=torch.long)
-    keep = (drawn, torch.ones_like(drawn, dtype=torch.bool))
+    """Where every token is given, all guesses but the first of a window are right after one pass each."""
+    zeros = torch.zeros(1, 36, dtype=torch.long)
+    given, rows = (zeros, torch.ones_like(zeros, dtype=torch.bool)), ar.encode_prompt("a cat")
     with torch.inference_mode():
-        *_, last = tokens.sample_steps(ar.model, *ar.sides("a cat"), 36, keep=keep, window=12, width=6)
-    assert torch.equal(last.tokens, drawn) and last.passes < 10
+        *_, last = sample_image_tokens(
+            ar.model, *rows, 36, TokenSamplerSettings(), given_tokens=given, decode=decode_loop(window=12, width=6)
+        )
+    assert torch.equal(last.tokens, zeros) and last.passes < 10
 
 
-def test_a_cpu_keeps_keys_and_values_in_float32(ar, golden):
+def test_the_first_guess_is_the_token_above():
+    """Of an image of four columns: leftovers of the last pass come first, then the row above, guessed or known."""
+    tokens = torch.tensor([[10, 11, 12, 13, 14, 15, 0, 0, 0, 0, 0, 0]])
+    assert jacobi.next_guess(tokens, 6, tokens[:, :0], 5, width=4).tolist() == [[12, 13, 14, 15, 12]]
+    assert jacobi.next_guess(tokens, 6, torch.tensor([[77]]), 4, width=4).tolist() == [[77, 13, 14, 15]]
+    assert jacobi.next_guess(tokens, 2, tokens[:, :0], 3, width=4).tolist() == [[11, 11, 10]]
+
+
+def test_a_cpu_caches_keys_and_values_in_float32(ar, golden):
     """Passes in bfloat16 then differ from one pass over the whole sequence by bfloat16's noise only."""
     llama, cache = ar.model.params.llama, KVCache(ar.model.params.llama, 1, 12, torch.bfloat16, "cpu")
     assert cache.keys.dtype == torch.float32
