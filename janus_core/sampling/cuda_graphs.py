@@ -62,7 +62,8 @@ def cuda_graph(function: Callable[[], None], device: torch.device) -> Callable[[
                 except Exception as error:  # the capture itself can still end properly
                     problem = error
         except Exception:
-            _failed.add(device)
+            if not isinstance(problem, torch.cuda.OutOfMemoryError):
+                _failed.add(device)
             with suppress(Exception):  # otherwise the allocator keeps everything that is freed from now on
                 torch._C._cuda_endAllocateToPool(device.index, pool)
             raise

@@ -67,6 +67,10 @@ def fails(step):
     raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
 
 
+def runs_out_of_memory():
+    raise torch.cuda.OutOfMemoryError("out of memory")
+
+
 def replays_zeros(step):
     def replay():
         step()
@@ -293,6 +297,9 @@ def test_after_a_capture_that_was_cut_off_none_is_tried(fake_cuda):
         capture(lambda: fails(None))
     assert cuda_graphs.capture_for(device, True) is not None  # the function failed, the capture ended properly
     fake_cuda.is_cut_off = True
+    with pytest.raises(RuntimeError, match="previous error"):
+        capture(runs_out_of_memory)
+    assert cuda_graphs.capture_for(device, True) is not None  # the next run may have more
     with pytest.raises(RuntimeError, match="previous error"):
         capture(lambda: fails(None))
     assert cuda_graphs.capture_for(device, True) is None
