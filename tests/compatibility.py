@@ -1,4 +1,4 @@
-"""Writes README's table of stock nodes from the results of tests/comfyui.
+"""Writes the table of docs/stock-nodes.md from the results of tests/comfyui.
 
 python -m pytest tests/comfyui --junitxml=results.xml
 python tests/compatibility.py results.xml
@@ -9,7 +9,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "stock-nodes.md"
 BEGIN, END = "<!-- stock nodes: begin -->", "<!-- stock nodes: end -->"
 GROUPS = {  # test function: what its cases are, as a person would say it
     "test_sampler": "KSampler: samplers (JanusFlow)",
@@ -65,9 +65,9 @@ def table(found: dict[str, dict[str, bool]]) -> str:
 
 
 def main():
-    text = README.read_text(encoding="utf-8")
+    text = DOCUMENT.read_text(encoding="utf-8")
     block = f"{BEGIN}\n{table(results(sys.argv[1]))}\n{END}"
-    README.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: block, text, flags=re.DOTALL), encoding="utf-8")
+    DOCUMENT.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: block, text, flags=re.DOTALL), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""benchmarks/through_comfyui.py runs on a server as people start it."""
+"""benchmarks/through_comfyui.py with a running server."""
 
 import sys
 
@@ -8,14 +8,14 @@ from benchmarks import through_comfyui
 
 
 @pytest.mark.parametrize("family", ["ar", "flow"])
-def test_a_picture_is_timed_through_comfyui(server, family, monkeypatch, capsys):
+def test_an_image_is_timed_through_comfyui(server, family, monkeypatch, capsys):
     url = f"http://127.0.0.1:{server.port}"
     monkeypatch.setattr(sys, "argv", ["benchmark", "--url", url, "--family", family, "--runs", "1"])
     through_comfyui.main()
     assert "through ComfyUI" in capsys.readouterr().out
 
 
-def test_a_graph_that_fails_is_said(server):
+def test_a_failing_graph_is_reported(server):
     comfyui = through_comfyui.ComfyUI(f"http://127.0.0.1:{server.port}")
     graph = through_comfyui.graph("ar", "demo/janus-pro-demo", "default", "", 128, seed=0)
     graph["prompt"]["inputs"]["text"] = "word " * 5000
