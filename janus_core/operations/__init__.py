@@ -5,6 +5,27 @@ import torch
 from . import packed, quantized
 
 
+def compute_dtype(device: torch.device, file_dtype: torch.dtype) -> torch.dtype:
+    """The dtype to compute in where the user names none.
+
+    That is the file's, but on a processor without 16-bit products float32: it widens 16-bit weights for every product.
+    """
+    if device.type == "cpu" and file_dtype != torch.float32 and not multiplies_bf16():
+        return torch.float32
+    return torch.float32 if device.type == "cpu" and file_dtype == torch.float16 else file_dtype
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 natively (AMX, AVX512-BF16, Arm's bf16) and oneDNN packs for it."""
+    if not packed.available(torch.bfloat16):
+        return False
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    if capabilities:
+        return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # before torch 2.11
+    return supported is None or supported()
+
+
 def choose_operations(device: torch.device, dtype: torch.dtype, has_quantized_layers: bool = False):
     """The layers that compute fastest on a device.
 

@@ -1,8 +1,10 @@
 """Linear layers for the CPU with weights packed by oneDNN, as an `operations` namespace.
 
 Packed weights stream from memory faster than plain ones for the one or two rows of a decode step, and multiply at least
-as fast for many rows; benchmarks/speed.py measures whole tokens and steps. Everything else is torch.nn.
+as fast for many rows (benchmarks/speed.py). All other layers are torch.nn's.
 """
+
+import weakref
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +13,11 @@ from torch import nn
 ROWS = 2  # the layout is chosen for a decode step with guidance; larger passes use it as well
 DTYPES = (torch.float32, torch.bfloat16)
 
-Conv2d, Embedding, GroupNorm, LayerNorm = nn.Conv2d, nn.Embedding, nn.GroupNorm, nn.LayerNorm
-RMSNorm = nn.RMSNorm
+Conv2d, GroupNorm, LayerNorm, RMSNorm = nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm
 
 
 def available(dtype: torch.dtype) -> bool:
-    """Whether this build of torch and this processor pack and multiply weights of this dtype, by trying it."""
+    """Whether this build of torch and this processor pack and multiply weights of a dtype, by trying it."""
     if dtype not in DTYPES:
         return False
     try:
@@ -26,18 +27,50 @@ def available(dtype: torch.dtype) -> bool:
         return False
 
 
-class Linear(nn.Linear):
-    """A linear layer for inference that packs its weight on the first call and keeps only the packed form.
+class PackedWeight:
+    """A linear layer's weight and bias in oneDNN's layout.
 
-    Calls that need gradients before that use the plain weight.
+    They are packed in the dtype of the input when first used, and again after the layer's weight has been replaced. The
+    weight itself stays as it is: memory-mapped from its file where the format allows, where LoRA patches and saving
+    look for it. A change in place is not noticed: call `clear` after one.
     """
 
-    packed = None
+    def __init__(self):
+        self.clear()
+
+    def clear(self):
+        """Frees the packed copy; the next product packs the weight as it is then."""
+        self.source = self.packed = self.bias = None
+
+    def linear(self, x, weight, bias):
+        """x [..., in] times the weight [out, in] in x's dtype, plus the bias; without gradients."""
+        if self.packed is None or self.packed.dtype != x.dtype or self.source() is not weight:
+            self.clear()
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(x.dtype), ROWS)
+            self.bias = None if bias is None else bias.detach().to(x.dtype)
+            self.source = weakref.ref(weight)
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+
+    def __deepcopy__(self, memo):
+        return type(self)()  # oneDNN's tensors cannot be copied
+
+
+class Linear(nn.Linear):
+    """A linear layer that multiplies by a packed weight, in the input's dtype, unless gradients are needed."""
+
+    casts_weight = True  # the weight may stay in the dtype of its file
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.packed = PackedWeight()
 
     def forward(self, x):
-        if self.packed is None:
-            if torch.is_grad_enabled():
-                return F.linear(x, self.weight, self.bias)
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), ROWS)
-            self.weight = None
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        if torch.is_grad_enabled():
+            return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        return self.packed.linear(x, self.weight, self.bias)
+
+
+class Embedding(nn.Embedding):
+    """An embedding table in the dtype of its file; the networks cast what they look up."""
+
+    casts_weight = True
