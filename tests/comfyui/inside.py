@@ -72,7 +72,7 @@ def cuda_graphs_on(switch: str | None):
 
 @contextmanager
 def captures_on_cpu():
-    """The CPU passes for a GPU, and a capture that works there for a CUDA graph. Yields references to the replays."""
+    """Treats the CPU as a GPU, with replays of operations in place of CUDA graphs. Yields weak references to them."""
     replays = []
 
     def capture(function, device):
@@ -80,10 +80,8 @@ def captures_on_cpu():
         replays.append(weakref.WeakMethod(replay))
         return replay
 
-    def capture_for(device):
-        return cuda_graphs.capture_for(GPU)
-
-    with mock.patch.object(cuda_graphs, "cuda_graph", capture), mock.patch.object(residency, "capture_for", capture_for):
+    as_gpu = mock.patch.object(residency, "capture_for", lambda device: cuda_graphs.capture_for(GPU))
+    with mock.patch.object(cuda_graphs, "cuda_graph", capture), as_gpu:
         yield replays
 
 
@@ -111,36 +109,15 @@ def captured_steps_give_the_same_latents():
         model, sample = model_and_sample(name)
         expected = sample()
         with cuda_graphs_on("1"), captures_on_cpu() as replays:
-
-            def captures() -> int:
-                before = len(replays)
-                assert torch.allclose(sample(), expected, atol=1e-4)
-                return len(replays) - before
-
+            captures = partial(captures_of, sample, expected, replays)
             gc.disable()
             assert captures() == graphs
-            assert all(replay() is None for replay in replays), "graphs are freed with the run, without a collection"
+            assert all(replay() is None for replay in replays), "a run frees its graphs without garbage collection"
             gc.enable()
-
-            network = model.model.diffusion_model
-            layer = network.llama.layers[1].mlp.up_proj
-            replaced = partial(type(layer).forward, layer)
-            for change in (
-                {"comfy_cast_weights": True},
-                {"weight_function": [lambda w: w]},
-                {"forward": replaced},
-                {"_forward_pre_hooks": {0: lambda *args: None}},
-            ):
-                with mock.patch.multiple(layer, **change):
-                    assert residency.capture_for_network(network, CPU, torch.float32) is None, change
-                    assert captures() == 0, change
+            check_modified_layers(model, captures)
             with mock.patch.object(comfy.cli_args.args, "disable_cuda_graphs", True):
                 assert captures() == 0
-            assert residency.capture_for_network(network, CPU, torch.float32)
-            assert residency.capture_for_network(network, CPU, torch.float16) is None
-            assert residency.capture_for_network(network, torch.device("meta"), torch.float32) is None
             assert captures() == graphs
-
             if name == "flow-a":
                 options = model.model_options["transformer_options"]
                 options["optimized_attention_override"] = lambda attention, *args, **kwargs: attention(*args, **kwargs)
@@ -148,6 +125,30 @@ def captured_steps_give_the_same_latents():
                 del options["optimized_attention_override"]
                 with mock.patch("torch.compiler.is_compiling", lambda: True):
                     assert captures() == 0
+
+
+def captures_of(sample, expected, replays) -> int:
+    """How often a run captures; its latents have to be as expected."""
+    before = len(replays)
+    assert torch.allclose(sample(), expected, atol=1e-4)
+    return len(replays) - before
+
+
+def check_modified_layers(model, captures):
+    network = model.model.diffusion_model
+    layer = network.llama.layers[1].mlp.up_proj
+    for change in (
+        {"comfy_cast_weights": True},
+        {"weight_function": [lambda w: w]},
+        {"forward": partial(type(layer).forward, layer)},
+        {"_forward_pre_hooks": {0: lambda *args: None}},
+    ):
+        with mock.patch.multiple(layer, **change):
+            assert residency.capture_for_network(network, CPU, torch.float32) is None, change
+            assert captures() == 0, change
+    assert residency.capture_for_network(network, CPU, torch.float32)
+    assert residency.capture_for_network(network, CPU, torch.float16) is None
+    assert residency.capture_for_network(network, torch.device("meta"), torch.float32) is None
 
 
 def nothing_is_captured_unless_turned_on():
