@@ -1,4 +1,4 @@
-"""The ComfyUI side: thin nodes, and the adapters that make janus_core a native MODEL, CLIP and VAE."""
+"""The nodes, and the adapters that make a janus_core model a native MODEL, CLIP and VAE of ComfyUI."""
 
 from comfy_api.latest import ComfyExtension
 

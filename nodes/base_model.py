@@ -1,4 +1,4 @@
-"""What both MODELs share: the config object that ComfyUI's BaseModel wants, and the wrapper that guards sampling."""
+"""The base of both MODELs: a ComfyUI BaseModel around a janus_core network, and the config object that it needs."""
 
 import logging
 
@@ -37,9 +37,11 @@ class ModelConfig(comfy.supported_models_base.BASE):
         self.set_inference_dtype(weight_dtype, compute_dtype)
 
 
-def made_on(device, operations):
-    """Mixed-precision operations whose linear layers take their weights to `device` on loading, not to the meta device
-    that they are made on."""
+def linear_layers_on(device, operations):
+    """Mixed-precision operations whose linear layers load their weights to `device`.
+
+    build_model constructs layers on the meta device, and these would otherwise load their weights there too.
+    """
 
     class Operations(operations):
         class Linear(operations.Linear):
@@ -75,7 +77,7 @@ class JanusBaseModel(comfy.model_base.BaseModel):
         else:
             operations = comfy.ops.pick_operations(stored, compute_dtype, load_device, model_config=config)
         if is_quantized:
-            operations = made_on(offload_device, operations)
+            operations = linear_layers_on(offload_device, operations)
         super().__init__(config, comfy.model_base.ModelType.FLOW, device=offload_device)
         self.diffusion_model = build_model(
             checkpoint,
@@ -90,26 +92,28 @@ class JanusBaseModel(comfy.model_base.BaseModel):
         self.texts = metadata_of(checkpoint)
 
     def state_dict_for_saving(self, unet_state_dict, *args, **kwargs):
-        """What Model Save writes: all weights, and the config and tokenizer as bytes, so that our loaders read it back.
+        """What Model Save and Checkpoint Save write: all weights, and the config and tokenizer as bytes.
 
-        A CLIP or VAE given beside the MODEL holds nothing more.
+        Our loaders read such a file back. A CLIP or VAE that is saved with the MODEL adds nothing to it.
         """
         saved = super().state_dict_for_saving(unet_state_dict)
         return {**saved, **text_tensors(self.texts)}
 
     def warn_of_size(self, width: int, height: int):
-        """Logs one line when a picture is not of the size that the model was trained at."""
+        """Logs a warning when an image has another size than the model was trained at."""
         native = self.diffusion_model.params.siglip.image_size
         if (width, height) != (native, native):
-            logging.warning(f"Janus was trained at {native}x{native} pixels, {width}x{height} may look worse.")
+            logging.warning(
+                f"Janus was trained at {native}x{native} pixels; images of {width}x{height} may look worse."
+            )
 
     def cache_bytes(self, rows: int, positions: int) -> int:
-        """Memory of a key/value cache."""
+        """Memory of a key/value cache, in bytes."""
         llama, dtype = self.diffusion_model.params.llama, self.get_dtype_inference()
         return KVCache.bytes(llama, rows, positions, dtype, comfy.model_management.get_torch_device())
 
     def activation_bytes(self, rows: int, positions: int) -> int:
-        """Memory of the decoder's activations in one forward pass, attention's mask and scores included."""
+        """Memory of the decoder's activations in one forward pass with attention's mask and scores, in bytes."""
         llama = self.diffusion_model.params.llama
         per_position = 8 * llama.hidden_size + 3 * llama.intermediate_size + 2 * llama.heads * positions
         return rows * positions * per_position * self.get_dtype_inference().itemsize

@@ -1,6 +1,6 @@
 """The CLIP of both families: prompts to embeddings, and questions about images to text.
 
-It is made on the MODEL's module through a clone of the MODEL's patcher, so the weights exist once and are loaded once.
+It wraps the MODEL's module through a clone of the MODEL's patcher, so the weights exist once and are loaded once.
 """
 
 import comfy.hooks
@@ -25,7 +25,7 @@ class JanusTokenizer:
         self.prompts = prompts
 
     def tokenize_with_weights(self, text, return_word_ids=False, **kwargs):
-        """A prompt; or, when called with an `image` argument as stock text generation does, a question.
+        """Tokenizes a prompt; with an `image` argument, which stock text generation gives, a question.
 
         `(words:1.2)` is literal text: every weight is 1.
         """
@@ -69,7 +69,7 @@ class JanusTextModel:
         self.execution_device = options.get("execution_device", self.execution_device)
 
     def embed(self, ids):
-        """Token ids [L] to float32 embeddings [L, hidden] on the device where ComfyUI keeps what passes between nodes."""
+        """Token ids [L] to float32 embeddings [L, hidden], on the device for tensors that pass between nodes."""
         embedded = self.network.embed_text(ids.to(self.execution_device), torch.float32)
         return embedded.to(comfy.model_management.intermediate_device())
 
@@ -79,7 +79,7 @@ class JanusTextModel:
         return tensor, None, extra
 
     def answer_bytes(self, answers: int, max_new_tokens: int, images: int = 1) -> int:
-        """Memory of answering this many questions at once."""
+        """Memory of answering this many questions at once, in bytes."""
         length = images * self.network.params.siglip.tokens + 256
         return self.model.cache_bytes(answers, length + max_new_tokens) + self.model.activation_bytes(answers, length)
 
@@ -100,7 +100,7 @@ class JanusTextModel:
         return answer_steps(self.network, self.prompts, groups, question, settings, device=device, dtype=dtype)
 
     def generate(self, tokens, do_sample, max_length, temperature, top_k, top_p, seed=None, **kwargs):
-        """What stock text generation calls: about the first image of a batch, at most MAX_NEW_TOKENS long."""
+        """Called by stock text generation: an answer about the first image, of at most MAX_NEW_TOKENS."""
         images = tokens.get(IMAGES)
         settings = TextSamplerSettings(
             max_new_tokens=min(max_length, MAX_NEW_TOKENS),

@@ -1,7 +1,7 @@
 """The CONDITIONING of both families.
 
 The conditioning tensor is the prompt's input embeddings [1, L, hidden] (JanusFlow: without the last token), so that
-stock conditioning nodes act on what the model reads. The dict beside it says where it came from.
+stock conditioning nodes act on what the model reads. The dict beside it says how it was encoded.
 """
 
 import torch
@@ -10,7 +10,7 @@ from ..janus_core.errors import PromptError
 from ..janus_core.prompt import unconditional_row
 
 FAMILY, TEXT, IDS = "janus_family", "janus_text", "janus_ids"
-ENCODED = "janus_encoded"  # the tensor as it was encoded, to notice what stock nodes change
+ENCODED = "janus_encoded"  # the tensor as it was encoded, to detect changes by stock nodes
 SPECIAL = "janus_special"  # embeddings of begin-of-sentence, pad and start-of-generation, [3, hidden]
 MASK = "attention_mask"
 TITLES = {"janus": "Janus-Pro", "janusflow": "JanusFlow"}
@@ -45,9 +45,9 @@ def check(tensor, extra: dict, network):
     """Raises PromptError unless the conditioning was encoded by the CLIP of this network's family and width."""
     family, found = network.family, extra.get(FAMILY)
     if found != family:
-        made_by = f"the CLIP of {LOADERS[found]}" if found in LOADERS else "another model's CLIP"
+        source = f"the CLIP of {LOADERS[found]}" if found in LOADERS else "another model's CLIP"
         raise PromptError(
-            f"This conditioning comes from {made_by}: a {TITLES[family]} model needs prompts encoded by the CLIP of "
+            f"This conditioning comes from {source}: a {TITLES[family]} model needs prompts encoded by the CLIP of "
             f"{LOADERS[family]}."
         )
     width = network.params.llama.hidden_size
@@ -79,7 +79,7 @@ def unconditional(extra: dict, length: int):
 
 
 def visible_tokens(tensor, extra: dict):
-    """The attention mask, long [1, L], grown with ones where a stock node made the prompt longer."""
+    """The attention mask, long [1, L]; tokens that a stock node appended are visible."""
     mask = extra.get(MASK)
     length = tensor.shape[1]
     if mask is None:

@@ -72,7 +72,7 @@ class JanusDescribeImage(io.ComfyNode):
                 temperature_input(0.0, "0 always writes the most likely answer; higher values vary it more."),
                 top_p_input(
                     0.95,
-                    "With a temperature above 0: sample only from the most likely tokens that together have this probability.",
+                    "With a temperature above 0: sample from the most likely tokens of this total probability.",
                 ),
                 seed_input("With a temperature above 0: the same seed gives the same answer."),
             ],

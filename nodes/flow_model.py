@@ -18,9 +18,9 @@ from . import conditioning
 from .base_model import JanusBaseModel, ModelConfig
 from .residency import capture_for_network
 
-SIGMAS = 3000  # stock `simple` then hits every step count that divides it exactly
+SIGMAS = 3000  # stock `simple` is then exact for every step count that divides it
 RUN = "janus_run"  # key in transformer_options
-OVERRIDE = "optimized_attention_override"  # likewise: a function that may do something else at every step
+OVERRIDE = "optimized_attention_override"  # likewise: an attention function, which may differ from step to step
 
 
 class CONDPrompt(comfy.conds.CONDRegular):
@@ -117,7 +117,7 @@ class JanusFlowModel(JanusBaseModel):
         return {} if embeds is None else {"janus_prompt": list(embeds.shape)}
 
     def memory_required(self, input_shape, cond_shapes={}):
-        """Bytes of one step on a batch of latents: prompts' cache, activations of decoder and ConvNeXt blocks."""
+        """Bytes of one step on a batch of latents: prompt cache, activations of the decoder and the ConvNeXt blocks."""
         rows, _, *size = input_shape
         uvit = self.diffusion_model.params.uvit
         tokens = size[-1] * size[-2] // uvit.stride**2 + 1
@@ -150,7 +150,7 @@ def prepare_flow_sampling(executor, noise, latent_image, *args, **kwargs):
         "hooks" in cond for conds in guider.conds.values() for cond in conds
     )
     run = FlowRun()
-    if not changing:  # hooks change weights and context windows the prompts between steps
+    if not changing:  # between steps, hooks change the weights and context windows change the prompts
         guider.model_options["transformer_options"][RUN] = run
     try:
         samples = executor(noise, latent_image, *args, **kwargs)

@@ -14,7 +14,11 @@ from .inputs import cfg_input, interval_inputs, prompt_inputs, seed_input
 
 STEPS = dict(default=30, min=1, max=10000, tooltip="Euler steps. The paper uses 30.")
 DENOISE = dict(
-    default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Below 1 starts from the latent; lower values change it less."
+    default=1.0,
+    min=0.0,
+    max=1.0,
+    step=0.01,
+    tooltip="Below 1, sampling starts from the latent; lower values change it less.",
 )
 
 
@@ -30,7 +34,7 @@ class JanusFlowScheduler(io.ComfyNode):
             node_id="JanusFlowScheduler",
             display_name="JanusFlow Scheduler",
             category="Janus/sampling",
-            description="The paper's uniform steps as SIGMAS for SamplerCustom, exact for every step count (stock "
+            description="JanusFlow's uniform steps as SIGMAS for SamplerCustom, exact for every step count (stock "
             "`simple` is exact for counts that divide 3000).",
             search_aliases=["janus", "sigmas", "scheduler"],
             inputs=[io.Int.Input("steps", **STEPS), io.Float.Input("denoise", **DENOISE)],
@@ -49,18 +53,18 @@ class JanusFlowSampler(io.ComfyNode):
             node_id="JanusFlowSampler",
             display_name="JanusFlow Sampler",
             category="Janus/sampling",
-            description="Generates images with JanusFlow as in the paper: Euler on uniform steps with guidance. KSampler "
-            "and the custom samplers work as well.",
+            description="Generates images with JanusFlow as in the paper: uniform Euler steps with classifier-free "
+            "guidance. KSampler and the custom samplers work as well.",
             search_aliases=["janus", "janus flow", "ksampler", "rectified flow"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load JanusFlow."),
                 *prompt_inputs(),
                 io.Latent.Input(
                     "latent_image",
-                    tooltip="Empty Latent Image at 384x384, or an image from VAE Encode "
-                    "(SDXL VAE) with denoise below 1.",
+                    tooltip="Empty Latent Image at 384x384, or an image from VAE Encode (SDXL VAE) with denoise "
+                    "below 1.",
                 ),
-                seed_input("Of the noise; the same seed gives the same noise in KSampler."),
+                seed_input("The seed of the noise; KSampler makes the same noise from it."),
                 io.Int.Input("steps", **STEPS),
                 cfg_input(2.0, "Classifier-free guidance. The paper uses 2; 1 turns it off and is twice as fast."),
                 io.Float.Input("denoise", **DENOISE),

@@ -1,5 +1,8 @@
-"""Where checkpoints are found: models/janus (and whatever extra_model_paths.yaml adds to the key `janus`), an existing
-models/Janus-Pro, and the pack's own demo folder."""
+"""Where checkpoints are looked for.
+
+These are models/janus and what extra_model_paths.yaml adds to the key `janus`, an existing models/Janus-Pro, and the
+pack's own demo folder.
+"""
 
 import functools
 import os
@@ -22,7 +25,7 @@ def register():
 
 
 def roots() -> list[tuple[str, Path]]:
-    """(name prefix, folder) of every place that is searched, in order of precedence."""
+    """(name prefix, folder) of every folder that is searched, in order of precedence."""
     found = [("", Path(path)) for path in folder_paths.get_folder_paths(KEY)]
     found.append(("", Path(folder_paths.models_dir) / "Janus-Pro"))
     found.append(("demo/", PACK / "demo"))
@@ -39,7 +42,7 @@ def checkpoints() -> dict[str, Path]:
 
 
 def _walk(root: Path):
-    """Checkpoint folders and .safetensors files under a root; links are followed, but not back up to where they lie."""
+    """Checkpoint folders and .safetensors files under a root; follows links, except those to a parent folder."""
     for folder, children, files in os.walk(root, followlinks=True):
         path = Path(folder)
         if os.path.realpath(folder) in (os.path.realpath(parent) for parent in path.parents):
@@ -58,11 +61,11 @@ def _family(path: Path, _modified: float) -> str | None:
     try:
         return detect_family(path)
     except CheckpointError:
-        return "unreadable"  # listed by both loaders, so that loading it says what is wrong
+        return "unreadable"  # both loaders list it; loading it says what is wrong
 
 
 def names(family: str) -> list[str]:
-    """Names of the checkpoints of a family, and of those that cannot be told."""
+    """Names of the checkpoints of a family, and of those whose family cannot be read."""
     found = []
     for name, path in checkpoints().items():
         config = path / "config.json" if path.is_dir() else path
@@ -73,7 +76,7 @@ def names(family: str) -> list[str]:
 
 
 def path_of(name: str) -> Path:
-    """The path of a listed name. Raises CheckpointError, with what to do, when it is not there."""
+    """The path of a listed name. Raises CheckpointError, which says how to get it, when it is missing."""
     found = checkpoints().get(name)
     if found is None:
         places = ", ".join(str(path) for _, path in roots())
@@ -83,7 +86,7 @@ def path_of(name: str) -> Path:
 
 
 def missing_vae() -> str | None:
-    """What to do about the SDXL VAE where no VAE but the demo's and TAESD's is listed, else None."""
+    """How to get the SDXL VAE when only the demo's and TAESD's VAEs are installed, else None."""
     shipped = {path.name for path in (PACK / "demo" / "vae").iterdir()}
     if any(name not in shipped and not name.startswith("tae") for name in folder_paths.get_filename_list("vae")):
         return None

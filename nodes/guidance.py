@@ -2,16 +2,26 @@
 
 import comfy.patcher_extension
 
-from ..janus_core.sampling.settings import check_guidance
+from ..janus_core.errors import SamplingError
+from ..janus_core.sampling.settings import check_range
+
+
+def check_guidance(cfg: float, start: float, end: float):
+    """Raises SamplingError, in terms of the nodes' inputs, unless 0 <= cfg <= 100 and 0 <= start <= end <= 1."""
+    check_range("cfg", cfg, 0, 100)
+    check_range("cfg_start", start, 0, 1)
+    check_range("cfg_end", end, 0, 1)
+    if start > end:
+        raise SamplingError(f"cfg_start is {start}, it must not be greater than cfg_end, which is {end}.")
 
 
 def with_interval(model, cfg: float, start: float, end: float):
-    """The MODEL with guidance only where start <= 1 - sigma < end; the same MODEL for the whole run.
+    """A clone of the MODEL with guidance only where start <= 1 - sigma < end; the MODEL itself for 0 to 1.
 
     Raises:
         SamplingError: a value is out of range.
     """
-    check_guidance(cfg, (start, end))
+    check_guidance(cfg, start, end)
     if (start, end) == (0.0, 1.0):
         return model
 

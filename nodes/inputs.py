@@ -4,11 +4,11 @@ from comfy_api.latest import io
 
 
 def prompt_inputs() -> list:
-    """The two sides of guidance."""
+    """The conditional and the unconditional branch of guidance."""
     return [
-        io.Conditioning.Input("positive", tooltip="What to draw: from Janus Prompt (CFG) or CLIP Text Encode."),
+        io.Conditioning.Input("positive", tooltip="The prompt, from Janus Prompt (CFG) or CLIP Text Encode."),
         io.Conditioning.Input(
-            "negative", tooltip="What guidance moves away from; an empty prompt is the published guidance."
+            "negative", tooltip="What guidance moves away from; an empty prompt gives guidance as in the paper."
         ),
     ]
 
@@ -30,19 +30,19 @@ def cfg_input(default: float, tooltip: str):
 
 
 def interval_inputs() -> list:
-    """Where in the run guidance acts."""
+    """The part of the run in which guidance acts."""
     settings = dict(min=0.0, max=1.0, step=0.01, optional=True, advanced=True)
     return [
         io.Float.Input(
             "cfg_start",
             default=0.0,
-            tooltip="Where in the run guidance begins: 0 is the start. Before it the prompt draws alone.",
+            tooltip="The fraction of the run at which guidance starts. Before it, only the prompt is used.",
             **settings,
         ),
         io.Float.Input(
             "cfg_end",
             default=1.0,
-            tooltip="Where in the run guidance ends: 1 is the end. After it each step costs half.",
+            tooltip="The fraction of the run at which guidance ends. After it, each step takes half the time.",
             **settings,
         ),
     ]

@@ -13,13 +13,13 @@ from ..janus_core.errors import CheckpointError
 from . import folders
 from .base_model import WEIGHT_DTYPES
 from .clip import make_clip
-from .conditioning import LOADERS
+from .conditioning import LOADERS, TITLES
 from .flow_model import JanusFlowModel, prepare_flow_sampling
 from .residency import patcher_class
 from .token_model import JanusTokenModel, refuse_diffusion_sampling
 from .vae import JanusVAE
 
-KINDS = {
+FAMILIES = {
     "janus": (JanusTokenModel, refuse_diffusion_sampling),
     "janusflow": (JanusFlowModel, prepare_flow_sampling),
 }
@@ -27,18 +27,18 @@ KINDS = {
 
 def make_patcher(checkpoint: Checkpoint, weight_dtype: str, disable_dynamic=False):
     """A MODEL of a checkpoint."""
-    model_class, wrapper = KINDS[checkpoint.family]
+    model_class, wrapper = FAMILIES[checkpoint.family]
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
     model = model_class(checkpoint, weight_dtype, load_device, offload_device)
-    kind = comfy.model_patcher.ModelPatcher if disable_dynamic else patcher_class(model, load_device)
-    patcher = kind(model, load_device=load_device, offload_device=offload_device)
+    patcher_type = comfy.model_patcher.ModelPatcher if disable_dynamic else patcher_class(model, load_device)
+    patcher = patcher_type(model, load_device=load_device, offload_device=offload_device)
     patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, "janus", wrapper)
     return patcher
 
 
 def reload_patcher(path: Path, weight_dtype: str, disable_dynamic=False):
-    """What ComfyUI calls to make another copy of the MODEL, for another device or patcher kind."""
+    """Called by ComfyUI for another copy of the MODEL, on another device or with another class of patcher."""
     return make_patcher(read_checkpoint(path), weight_dtype, disable_dynamic)
 
 
@@ -47,7 +47,9 @@ def load(model_name: str, weight_dtype: str, family: str):
     path = folders.path_of(model_name)
     checkpoint = read_checkpoint(path)
     if checkpoint.family != family:
-        raise CheckpointError(f"{model_name} is of the other family: load it with {LOADERS[checkpoint.family]}.")
+        raise CheckpointError(
+            f"{model_name} is a {TITLES[checkpoint.family]} checkpoint: load it with {LOADERS[checkpoint.family]}."
+        )
     patcher = make_patcher(checkpoint, weight_dtype)
     patcher.cached_patcher_init = (reload_patcher, (path, weight_dtype))
     return checkpoint, patcher
@@ -64,8 +66,8 @@ def loader_inputs(family: str):
             "weight_dtype",
             options=WEIGHT_DTYPES,
             default="default",
-            tooltip="How the weights are kept in memory. default: as in the file. int8 and fp8_e4m3fn: the language "
-            "model in half of bf16's memory, a little less exact. ComfyUI picks the arithmetic.",
+            tooltip="The dtype of the weights in memory. default: as in the file. int8 and fp8_e4m3fn: the language "
+            "model takes half the memory of bf16 and is a little less exact. ComfyUI chooses the compute dtype.",
             advanced=True,
         ),
     ]
@@ -74,9 +76,9 @@ def loader_inputs(family: str):
 class Loader(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, model_name) -> bool | str:
-        """Takes the place of ComfyUI's check against the list, to say where a missing checkpoint comes from.
+        """Replaces ComfyUI's check against the list, to say how to get a missing checkpoint.
 
-        A name that comes through a link is None here; loading it says the same.
+        A name that comes through a link is None here; execute then raises the same error.
         """
         if model_name is not None:
             try:
@@ -93,14 +95,14 @@ class JanusProLoader(Loader):
             node_id="JanusProLoader",
             display_name=LOADERS["janus"],
             category="Janus/loaders",
-            description="Loads Janus, Janus-Pro-1B or Janus-Pro-7B: the model that draws, the text encoder that also "
-            "describes pictures, and the picture tokenizer. The weights are shared, and loaded once.",
+            description="Loads Janus, Janus-Pro-1B or Janus-Pro-7B: the model for Janus Token Sampler, the text "
+            "encoder, which also describes images, and the VQ image tokenizer. The weights are shared and loaded once.",
             search_aliases=["janus", "janus pro", "deepseek", "autoregressive"],
             inputs=loader_inputs("janus"),
             outputs=[
                 io.Model.Output(tooltip="For Janus Token Sampler."),
                 io.Clip.Output(tooltip="Encodes prompts, and answers questions in Janus Describe Image."),
-                io.Vae.Output(tooltip="The VQ tokenizer: VAE Decode makes pictures of token latents."),
+                io.Vae.Output(tooltip="The VQ image tokenizer: VAE Decode turns token latents into images."),
             ],
         )
 
@@ -118,8 +120,8 @@ class JanusFlowLoader(Loader):
             node_id="JanusFlowLoader",
             display_name=LOADERS["janusflow"],
             category="Janus/loaders",
-            description="Loads JanusFlow-1.3B: the model for any stock sampler, and the text encoder that also "
-            "describes pictures. Decode its latents with the SDXL VAE (stock Load VAE).",
+            description="Loads JanusFlow-1.3B: the model for any stock sampler, and the text encoder, which also "
+            "describes images. Decode its latents with the SDXL VAE (stock Load VAE).",
             search_aliases=["janus", "janus flow", "deepseek", "rectified flow"],
             inputs=loader_inputs("janusflow"),
             outputs=[

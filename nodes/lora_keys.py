@@ -1,7 +1,8 @@
 """More LoRA key styles for our models.
 
 ComfyUI maps `diffusion_model.…` and kohya's `lora_unet_…` keys for every model, and other styles for the model classes
-it knows. This adds the prefixes that peft and diffusers write, for our models alone.
+it knows. This adds the prefixes that peft and diffusers write, for our models alone. ComfyUI has no hook for it, so
+`register` replaces one of its functions by a wrapper: the only place where this pack patches ComfyUI.
 """
 
 import functools
@@ -14,7 +15,7 @@ PREFIXES = ("base_model.model.", "transformer.", "")
 
 
 def register():
-    """Wraps ComfyUI's key map, once."""
+    """Wraps comfy.lora.model_lora_keys_unet; a second call does nothing."""
     original = comfy.lora.model_lora_keys_unet
     if hasattr(original, "janus"):
         return

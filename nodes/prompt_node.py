@@ -21,8 +21,8 @@ class JanusPromptEncode(io.ComfyNode):
             node_id="JanusPromptEncode",
             display_name="Janus Prompt (CFG)",
             category="Janus/conditioning",
-            description="Encodes a prompt with the model's own chat template, and the negative side that guidance "
-            "needs. An empty negative is the model's unconditional row, as published.",
+            description="Encodes a prompt with the model's own chat template, and the negative prompt for guidance. An "
+            "empty negative prompt becomes the model's unconditional row, as in the paper.",
             search_aliases=["janus", "prompt", "clip text encode"],
             inputs=[
                 io.Clip.Input("clip", tooltip="From Load Janus-Pro or Load JanusFlow."),
@@ -30,14 +30,14 @@ class JanusPromptEncode(io.ComfyNode):
                     "text",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="What to draw. Plain language; (word:1.2) is not a weight here.",
+                    tooltip="The image to generate, in plain language; (word:1.2) is not a weight here.",
                 ),
                 io.String.Input(
                     "negative_text",
                     multiline=True,
                     dynamic_prompts=True,
                     default="",
-                    tooltip="What to move away from. Leave it empty for the published guidance.",
+                    tooltip="What guidance moves away from. Leave it empty for guidance as in the paper.",
                 ),
             ],
             outputs=[

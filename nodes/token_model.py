@@ -20,7 +20,7 @@ class JanusModelConfig(ModelConfig):
 
 
 class JanusTokenModel(JanusBaseModel):
-    """Janus and Janus-Pro. It predicts tokens, not noise, so only our sampler can drive it."""
+    """Janus and Janus-Pro. They predict tokens, not noise, so only Janus Token Sampler can sample them."""
 
     def __init__(self, checkpoint, weight_dtype, load_device, offload_device):
         super().__init__(checkpoint, JanusModelConfig, Janus, weight_dtype, load_device, offload_device)
@@ -30,7 +30,7 @@ class JanusTokenModel(JanusBaseModel):
         self.latent_format.spacial_downscale_ratio = vq.downscale
 
     def state_dict_for_saving(self, unet_state_dict, *args, **kwargs):
-        """As the base class, with the picture tokenizer's weights from the VAE."""
+        """As the base class, with the image tokenizer's weights from the VAE."""
         saved = super().state_dict_for_saving(unet_state_dict)
         if self.vae is not None:
             prefix = SAVED_PREFIX + VQ_PREFIX
@@ -38,7 +38,7 @@ class JanusTokenModel(JanusBaseModel):
         return saved
 
     def memory_required(self, input_shape, cond_shapes=None):
-        """Bytes to sample latents of this shape: two rows per picture, prompts of 512 tokens allowed for."""
+        """Bytes to sample latents of this shape: two rows per image, with prompts of up to 512 tokens."""
         B, _, h, w = input_shape
         prompt = 512
         rows = 2 * B
@@ -46,8 +46,8 @@ class JanusTokenModel(JanusBaseModel):
 
 
 def refuse_diffusion_sampling(executor, *args, **kwargs):
-    """OUTER_SAMPLE wrapper: every diffusion sampler ends here."""
+    """OUTER_SAMPLE wrapper: raises SamplingError in every diffusion sampler."""
     raise SamplingError(
-        "This is a Janus-Pro model, which draws token by token: connect it to Janus Token Sampler instead of a "
-        "diffusion sampler."
+        "This is a Janus-Pro model, which generates images token by token: connect it to Janus Token Sampler instead "
+        "of a diffusion sampler."
     )

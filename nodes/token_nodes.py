@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..janus_core.sampling.settings import TokenSamplerSettings
+from .guidance import check_guidance
 from .inputs import cfg_input, interval_inputs, prompt_inputs, seed_input, temperature_input, top_p_input
 from .token_sampling import sample
 
@@ -15,32 +16,29 @@ class JanusTokenSampler(io.ComfyNode):
             display_name="Janus Token Sampler",
             category="Janus/sampling",
             description="Generates images with Janus or Janus-Pro, token by token. Image k of a batch is the image of "
-            "seed + k at any batch size. With a noise mask only the tokens under it are sampled anew.",
+            "seed + k at any batch size. With a noise mask, only the tokens under the mask are resampled.",
             search_aliases=["janus", "janus pro", "ksampler", "autoregressive", "sampler"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load Janus-Pro."),
                 *prompt_inputs(),
                 io.Latent.Input(
                     "latent_image",
-                    tooltip="Size and batch: Empty Latent Image at 384x384. Or a token "
-                    "latent from VAE Encode with a noise mask, to regenerate a part.",
+                    tooltip="Size and batch: Empty Latent Image at 384x384. Or a token latent from VAE Encode with a "
+                    "noise mask, to resample a part.",
                 ),
                 seed_input("The same seed gives the same image on any device and in any batch."),
-                cfg_input(
-                    5.0,
-                    "Classifier-free guidance. The default, 5, is the paper's; 1 turns it off and is twice as fast.",
-                ),
-                temperature_input(1.0, "1 samples as in the paper; 0 always takes the most likely token."),
+                cfg_input(5.0, "Classifier-free guidance. The paper uses 5; 1 turns it off and is twice as fast."),
+                temperature_input(1.0, "The paper uses 1; 0 always takes the most likely token."),
                 io.Int.Input(
                     "top_k",
                     default=0,
                     min=0,
                     max=1000000,
-                    tooltip="Choose among the k most likely tokens; 0 is off.",
+                    tooltip="Sample from the k most likely tokens; 0 is off.",
                     advanced=True,
                 ),
                 top_p_input(
-                    1.0, "Choose among the likeliest tokens of this total probability; 1 is off.", advanced=True
+                    1.0, "Sample from the most likely tokens of this total probability; 1 is off.", advanced=True
                 ),
                 *interval_inputs(),
                 io.Int.Input(
@@ -50,8 +48,9 @@ class JanusTokenSampler(io.ComfyNode):
                     max=256,
                     optional=True,
                     advanced=True,
-                    tooltip="Speculative (Jacobi) window: tokens guessed and computed in one pass. Over 1 gives the same "
-                    "image in fewer passes, which is faster where a pass of many tokens costs little more than one.",
+                    tooltip="The speculative (Jacobi) window: how many tokens are guessed and verified in one pass. "
+                    "Above 1 gives the same image in fewer passes, which is faster where a pass over several tokens "
+                    "takes little longer than a pass over one.",
                 ),
             ],
             outputs=[
@@ -75,6 +74,7 @@ class JanusTokenSampler(io.ComfyNode):
         cfg_end=1.0,
         window=1,
     ) -> io.NodeOutput:
+        check_guidance(cfg, cfg_start, cfg_end)
         settings = TokenSamplerSettings(
             seed=seed,
             guidance=cfg,

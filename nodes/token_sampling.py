@@ -30,7 +30,7 @@ def sample(model, positive, negative, latent: dict, settings: TokenSamplerSettin
     """Samples a token LATENT.
 
     Args:
-        latent: batch and size (all zeros), or a token latent whose noise mask says which part is sampled anew.
+        latent: batch and size (all zeros), or a token latent whose noise mask says which part is resampled.
 
     Raises:
         SamplingError, PromptError: an input is of another family or out of range.
@@ -106,15 +106,19 @@ def read_latent(latent: dict, vq) -> tuple[int, tuple[int, int], torch.Tensor | 
         return batch, (height, width), samples
     if torch.count_nonzero(samples):
         raise SamplingError(
-            f"This latent has {channels} channels, so it is not a token latent: use Empty Latent Image for the size, or VAE "
-            "Encode with the VAE of Load Janus-Pro."
+            f"This latent has {channels} channels, so it is not a token latent: use Empty Latent Image for the size, "
+            "or VAE Encode with the VAE of Load Janus-Pro."
         )
     scale = (ratio or 8) / vq.downscale
     return batch, (max(1, round(height * scale)), max(1, round(width * scale))), None
 
 
 def given_tokens(samples, mask, codebook, grid):
-    """(tokens [B, N], bool [B, N]): the tokens of a token latent and where a noise mask keeps them; None without one."""
+    """The tokens of a token latent that a noise mask leaves unchanged, as sample_image_tokens takes them.
+
+    Returns:
+        (tokens int64 [B, N], bool [B, N], true outside the mask), or None without a mask.
+    """
     if mask is None:
         return None
     tokens = latent_to_tokens(samples.cpu(), codebook)
@@ -158,7 +162,7 @@ def single(conds, name: str, network):
 
 
 def rows(prompts, part: slice):
-    """The rows of a part of the batch; a single prompt serves every part."""
+    """The rows of a part of the batch; a single row stands for the whole batch."""
     return prompts if prompts.shape[0] == 1 else prompts[part]
 
 
@@ -167,7 +171,7 @@ class Previewer:
 
     def __init__(self, vae, codebook, grid):
         self.vae, self.codebook, self.grid = vae, codebook, grid
-        self.began, self.spent, self.row_cost, self.shown = time.perf_counter(), 0.0, 0.0, 0
+        self.start, self.spent, self.row_cost, self.shown = time.perf_counter(), 0.0, 0.0, 0
 
     @classmethod
     def of(cls, model: JanusTokenModel, grid):
@@ -181,13 +185,13 @@ class Previewer:
         return int(self.vae.memory_used_decode((1, 0, *self.grid), self.vae.vae_dtype))
 
     def __call__(self, step):
-        """What ProgressBar takes as a preview, or None when it is not time for one."""
+        """A preview for ProgressBar, or None while there is no new row or no time for one."""
         height, width = self.grid
         complete = (step.position + 1) // width
         if (step.position + 1) % width or complete == height or complete == self.shown:
             return None
         now = time.perf_counter()
-        if self.spent + self.row_cost * complete > PREVIEW_SHARE * (now - self.began):
+        if self.spent + self.row_cost * complete > PREVIEW_SHARE * (now - self.start):
             return None
         tokens = step.tokens[:1, : complete * width].cpu()
         now = time.perf_counter()  # the GPU work that was still running is not the preview's

@@ -1,6 +1,4 @@
-"""The VAE of Janus-Pro: its VQ picture tokenizer behind comfy.sd.VAE."""
-
-import logging
+"""The VAE of Janus-Pro: its VQ image tokenizer as a comfy.sd.VAE."""
 
 import comfy.model_management
 import comfy.model_patcher
@@ -11,28 +9,22 @@ import torch
 from ..janus_core.checkpoint import Checkpoint, build_vq
 from ..janus_core.errors import ImageError, SamplingError
 
+WORKING_DTYPES = [torch.bfloat16, torch.float32]
+
 
 class JanusVAE(comfy.sd.VAE):
-    """Token latents to pictures and back; VAE Decode, VAE Encode and their tiled forms use it as any VAE."""
+    """Token latents to images and back, for VAE Decode, VAE Encode and their tiled forms."""
 
     def __init__(self, checkpoint: Checkpoint):
-        # The base class sets its defaults and warns that an empty file holds no VAE; the weights come below.
-        level = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-        try:
-            super().__init__(sd={})
-        finally:
-            logging.disable(level)
-
-        self.working_dtypes = [torch.bfloat16, torch.float32]
-        self.device = comfy.model_management.vae_device()
-        self.output_device = comfy.model_management.intermediate_device()
-        self.vae_dtype = comfy.model_management.vae_dtype(self.device, self.working_dtypes)
-        if self.vae_dtype not in self.working_dtypes:  # --fp16-vae; float16 overflows here
-            self.vae_dtype = torch.float32
+        dtype = comfy.model_management.vae_dtype(comfy.model_management.vae_device(), WORKING_DTYPES)
+        if dtype not in WORKING_DTYPES:  # --fp16-vae; float16 overflows here
+            dtype = torch.float32
+        # The base class only builds the VAEs it knows. This one has no weights, and what differs is replaced below.
+        super().__init__(sd={"pixel_space_vae": torch.tensor(1.0)}, dtype=dtype)
+        self.working_dtypes, self.disable_offload = WORKING_DTYPES, False
         offload_device = comfy.model_management.vae_offload_device()
         self.first_stage_model = build_vq(
-            checkpoint, operations=comfy.ops.disable_weight_init, dtype=self.vae_dtype, device=offload_device
+            checkpoint, operations=comfy.ops.disable_weight_init, dtype=dtype, device=offload_device
         )
         comfy.model_management.archive_model_dtypes(self.first_stage_model)
         self.patcher = comfy.model_patcher.CoreModelPatcher(
@@ -41,12 +33,13 @@ class JanusVAE(comfy.sd.VAE):
         params = self.first_stage_model.params
         self.latent_channels = params.codebook_dim
         self.downscale_ratio = self.upscale_ratio = params.downscale
-        # The widest moment: a full-resolution level holds its input, norm, and convolution's output.
+        # The peak is at full resolution: a level's input, its norm, and the convolution's output.
         widest = 6 * max(params.channels[0], params.channels[-1] // params.downscale)
         self.memory_used_encode = lambda shape, dtype: widest * shape[2] * shape[3] * dtype.itemsize
         self.memory_used_decode = lambda shape, dtype: (
             widest * shape[2] * shape[3] * params.downscale**2 * dtype.itemsize
         )
+        self.size = None
         self.model_size()
 
     def _check(self, samples):
@@ -71,11 +64,9 @@ class JanusVAE(comfy.sd.VAE):
         return super().encode_tiled(self._readable(pixel_samples), **kwargs)
 
     def _readable(self, pixel_samples):
-        """IMAGE [B, H, W, C] with at least three channels, large enough for a token."""
-        side = self.downscale_ratio
-        if min(pixel_samples.shape[1:3]) < side:
-            raise ImageError(
-                f"The picture is {pixel_samples.shape[2]}x{pixel_samples.shape[1]}: each side needs at least {side} "
-                "pixels."
-            )
+        """An IMAGE [B, H, W, C] with at least three channels. Raises ImageError when it is smaller than a token."""
+        height, width = pixel_samples.shape[1:3]
+        smallest = self.downscale_ratio
+        if min(height, width) < smallest:
+            raise ImageError(f"The image is {width}x{height}: its width and height must be at least {smallest} pixels.")
         return pixel_samples.expand(-1, -1, -1, 3) if pixel_samples.shape[-1] == 1 else pixel_samples

@@ -11,12 +11,12 @@ from pathlib import Path
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "stock-nodes.md"
 BEGIN, END = "<!-- stock nodes: begin -->", "<!-- stock nodes: end -->"
-GROUPS = {  # test function: what its cases are, as a person would say it
+GROUPS = {  # test function: the table's title for its cases
     "test_sampler": "KSampler: samplers (JanusFlow)",
     "test_scheduler": "KSampler: schedulers (JanusFlow)",
     "test_guider": "Guiders (JanusFlow)",
     "test_model_node": "Model nodes (JanusFlow)",
-    "test_model_node_that_keeps_the_picture": "Model nodes that keep the picture (JanusFlow)",
+    "test_model_node_that_does_not_change_the_latent": "Model nodes that do not change the image (JanusFlow)",
     "test_conditioning_node": "Conditioning nodes (JanusFlow)",
     "test_lora_key_style": "LoRA key styles",
     "test_token_latents_in_latent_nodes": "Latent nodes on token latents (Janus-Pro)",
@@ -25,18 +25,18 @@ GROUPS = {  # test function: what its cases are, as a person would say it
 SINGLE = {
     "test_lora_loader_on_model_and_clip": "LoraLoader on MODEL and CLIP",
     "test_hook_lora_with_a_schedule": "Hook LoRA with keyframes",
-    "test_train_lora_and_back": "Train LoRA, Save LoRA Weights and back",
-    "test_text_generate": "Generate Text with a picture",
-    "test_weights_in_8_bits": "int8 and fp8_e4m3fn weights, ModelSave and back",
+    "test_train_lora_then_load_it": "Train LoRA, Save LoRA Weights, Load LoRA",
+    "test_text_generate": "Generate Text with an image",
+    "test_weights_in_8_bits": "int8 and fp8_e4m3fn weights, saved with ModelSave and loaded",
     "test_a_trained_lora_in_comfyui": "LoraLoaderModelOnly with a LoRA trained by janus_core",
-    "test_a_picture_is_continued_below_its_top_rows": "a picture continued below its top rows (Janus-Pro)",
-    "test_a_saved_model_loads_again": "ModelSave, CheckpointSave and back",
-    "test_flow_inpainting_keeps_what_is_outside_the_mask": "Set Latent Noise Mask (JanusFlow)",
-    "test_a_noise_mask_redraws_only_its_tokens": "Set Latent Noise Mask (Janus-Pro)",
+    "test_an_image_is_continued_below_given_rows": "an image continued below given rows (Janus-Pro)",
+    "test_a_saved_model_loads_again": "a file of ModelSave or CheckpointSave loaded",
+    "test_flow_inpainting_changes_nothing_outside_the_mask": "Set Latent Noise Mask (JanusFlow)",
+    "test_a_noise_mask_resamples_only_its_tokens": "Set Latent Noise Mask (Janus-Pro)",
     "test_saved_token_latents_load_and_decode": "Save Latent, Load Latent",
-    "test_captions_chain_into_stock_data_set_nodes": "Load Image (from Folder), Save Image-Text (to Folder)",
+    "test_answers_feed_stock_dataset_nodes": "Load Image (from Folder), Save Image-Text (to Folder)",
     "test_custom_sampler_with_our_scheduler": "SamplerCustomAdvanced",
-    "test_previews_show_the_picture_as_it_forms": "Live previews",
+    "test_previews_during_sampling": "Live previews",
 }
 
 

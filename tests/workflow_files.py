@@ -1,4 +1,4 @@
-"""Reading workflow files: from what the editor saves to what the API runs, and checks against the nodes' schema."""
+"""Converts saved workflows to API prompts and checks them against the nodes' schema."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 TWINS = ROOT / "tests" / "data" / "api"
 SNAPSHOT = ROOT / "tests" / "data" / "object_info.json"
 NOTES = {"MarkdownNote", "Note"}
-FILES = {"model_name", "vae_name", "image", "folder"}  # combos whose options are what lies on a person's disk
+FILES = {"model_name", "vae_name", "image", "folder"}  # combos whose options are installed files
 
 
 def read(path: Path):
@@ -55,7 +55,7 @@ def to_api(workflow: dict, object_info: dict) -> dict:
 
 
 def problems(prompt: dict, object_info: dict) -> list[str]:
-    """What ComfyUI would refuse in an API prompt."""
+    """The reasons for which ComfyUI would refuse an API prompt."""
     found = []
     for node_id, node in prompt.items():
         info = object_info.get(node["class_type"])

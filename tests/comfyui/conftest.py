@@ -51,7 +51,7 @@ def server(start, sdxl_vae):
 
 @pytest.fixture(scope="session")
 def sdxl_vae(tmp_path_factory):
-    """A VAE with random weights as the file that people download."""
+    """A VAE with random weights in the layout of the SDXL VAE's file."""
     path = tmp_path_factory.mktemp("vae") / "sdxl_vae.safetensors"
     write_sdxl_vae(path)
     return path
@@ -63,5 +63,5 @@ def latent_of(server, outputs, node):
 
 
 def pixels_of(server, outputs, node, k=0):
-    """A saved picture as uint8 [H, W, 3]."""
+    """A saved image as uint8 [H, W, 3]."""
     return np.array(Image.open(server.file(outputs[node]["images"][k])).convert("RGB"))

@@ -7,7 +7,7 @@ API = Path(__file__).resolve().parents[1] / "data" / "api"
 
 
 class Graph(dict):
-    """An API-format prompt; `add` returns the node's id, `node.output(k)` style links are [id, k]."""
+    """An API-format prompt; `add` returns the node's id, and [id, k] links to its output k."""
 
     def add(self, class_type: str, **inputs) -> str:
         node = str(len(self) + 1)
@@ -53,7 +53,7 @@ def flow_graph(sampler: str = "KSampler", prompt_node: str = "JanusPromptEncode"
 def token_graph(prompt_node: str = "JanusPromptEncode", *, text: str, seed: int = 0, cfg: float = 5.0,
                 temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0, size: int = 96, batch: int = 1,
                 name: str = "ar-a", negative: str = "", **sampler_inputs):  # fmt: skip
-    """Loader, prompts, empty latent and the token sampler, saved as latent and picture: (graph, sampler's id)."""
+    """Loader, prompts, empty latent and the token sampler, saved as latent and image: (graph, sampler's id)."""
     g = Graph()
     loader = g.add("JanusProLoader", model_name=name, weight_dtype="default")
     latent = g.add("EmptyLatentImage", width=size, height=size, batch_size=batch)
@@ -65,7 +65,7 @@ def token_graph(prompt_node: str = "JanusPromptEncode", *, text: str, seed: int 
     )  # fmt: skip
     g.add("SaveLatent", samples=[sampler, 0], filename_prefix="tokens")
     decoded = g.add("VAEDecode", samples=[sampler, 0], vae=[loader, 2])
-    g.add("SaveImage", images=[decoded, 0], filename_prefix="picture")
+    g.add("SaveImage", images=[decoded, 0], filename_prefix="image")
     return g, sampler
 
 

@@ -1,14 +1,20 @@
-"""Checks that need ComfyUI's modules in the process: run by test_inside.py with ComfyUI's Python and folder."""
+"""Checks that need ComfyUI's modules in the process.
+
+test_inside.py runs this file with ComfyUI's Python and folder, and the name of one check.
+"""
 
 import gc
 import importlib.util
+import os
 import sys
 import weakref
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from unittest import mock
 
 PACK = Path(__file__).resolve().parents[2]
+CHECK = sys.argv[1]
 sys.path[:0] = [str(Path.cwd()), str(PACK), str(PACK / "tests" / "core")]
 sys.argv = ["inside", "--cpu"]
 
@@ -29,14 +35,16 @@ from janus_core.checkpoint import build_model, build_vq, read_checkpoint  # noqa
 spec = importlib.util.spec_from_file_location("pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)])
 pack = sys.modules["pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(pack)
-from pack.janus_core.sampling.choice import Choice  # noqa: E402
+from pack.janus_core.sampling import cuda_graphs  # noqa: E402
+from pack.janus_core.sampling.settings import TokenSamplerSettings  # noqa: E402
 from pack.nodes import loader_nodes, residency, token_sampling  # noqa: E402
 from pack.nodes.clip import make_clip  # noqa: E402
 
 GOLDENS = PACK / "tests" / "data" / "goldens"
+CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 
 
-def models_load_into_layers_that_are_empty_until_loaded():
+def layers_without_weights_load_a_checkpoint():
     """With dynamic VRAM, ComfyUI's Linear has no weight before its state dict is loaded."""
     comfy.memory_management.aimdo_enabled = True
     for name in ("ar-a", "flow-a"):
@@ -50,94 +58,128 @@ def models_load_into_layers_that_are_empty_until_loaded():
     build_vq(read_checkpoint(GOLDENS / "ar-a"), operations=comfy.ops.disable_weight_init)
 
 
-def pictures(name: str):
-    """A golden checkpoint's MODEL, what it draws without recording, how to draw that again, and what was recorded.
+@contextmanager
+def cuda_graphs_on(switch: str | None):
+    """An environment with JANUS_CUDA_GRAPHS at `switch`, and a torch that is built for CUDA."""
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(torch.version, "cuda", "12.8"))
+        stack.enter_context(mock.patch.dict(os.environ))
+        os.environ.pop(cuda_graphs.SWITCH, None)
+        if switch is not None:
+            os.environ[cuda_graphs.SWITCH] = switch
+        yield
 
-    A recorder that works on a CPU stands in for CUDA graphs.
-    """
+
+@contextmanager
+def captures_on_cpu():
+    """Treats the CPU as a GPU, with replays of operations in place of CUDA graphs. Yields weak references to them."""
+    replays = []
+
+    def capture(function, device):
+        replay = cpu_graph.capture(function)
+        replays.append(weakref.WeakMethod(replay))
+        return replay
+
+    as_gpu = mock.patch.object(residency, "capture_for", lambda device: cuda_graphs.capture_for(GPU))
+    with mock.patch.object(cuda_graphs, "cuda_graph", capture), as_gpu:
+        yield replays
+
+
+def model_and_sample(name: str):
+    """A golden checkpoint's MODEL and a function that samples latents with it."""
     checkpoint = read_checkpoint(GOLDENS / name)
     model = loader_nodes.make_patcher(checkpoint, "fp32")
     clip = make_clip(model, checkpoint)
     positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(t)) for t in ("a cat", "a blurry photo"))
-    made = []
 
-    def counting(work):
-        again = cpu_graph.record(work)
-        made.append(weakref.WeakMethod(again))
-        return again
-
-    def draw():
+    def sample():
         if name == "ar-a":
             latent = {"samples": torch.zeros(2, 8, 6, 6)}
-            settings = dict(seed=3, cfg=5.0, cfg_interval=(0.0, 1.0), choice=Choice(), window=1)
-            return token_sampling.sample(model, positive, negative, latent, **settings)["samples"]
+            return token_sampling.sample(model, positive, negative, latent, TokenSamplerSettings(seed=3))["samples"]
         latent = torch.zeros(2, 4, 12, 12)
         noise = comfy.sample.prepare_noise(latent, 5)
         return comfy.sample.sample(model, noise, 10, 2.0, "heun", "simple", positive, negative, latent, seed=5)
 
-    plain = draw()
-    residency.recorder = lambda device: counting
-    return model, plain, draw, made
+    return model, sample
 
 
-def recorded_steps_draw_the_same():
-    """On both MODELs, and not where a layer is cast, patched, replaced or elsewhere."""
-    for name, recordings in (("ar-a", 1), ("flow-a", 2)):  # the flow's sides are of two lengths
-        model, plain, draw, made = pictures(name)
-        gc.disable()
-        assert torch.allclose(draw(), plain, atol=1e-4) and len(made) == recordings
-        assert all(recording() is None for recording in made)  # gone with the run, without garbage collection
-        gc.enable()
-        network = model.model.diffusion_model
-        layer = network.llama.layers[1].mlp.up_proj
-        replaced = partial(type(layer).forward, layer)
-        changes = {"comfy_cast_weights": True}, {"weight_function": [lambda w: w]}, {"forward": replaced}
-        for change in (*changes, {"_forward_pre_hooks": {0: print}}):
-            with mock.patch.multiple(layer, **change):
-                assert residency.recorder_for(network, torch.device("cpu"), torch.float32) is None, change
-                if "_forward_pre_hooks" not in change:
-                    assert torch.allclose(draw(), plain, atol=1e-4) and len(made) == recordings, change
-        with mock.patch.object(comfy.cli_args.args, "disable_cuda_graphs", True):
-            assert torch.allclose(draw(), plain, atol=1e-4) and len(made) == recordings
-        where = [
-            (torch.device("cpu"), torch.float32),
-            (torch.device("cpu"), torch.float16),
-            (torch.device("meta"), None),
-        ]
-        assert [residency.recorder_for(network, *place) is None for place in where] == [False, True, True]
-        draw()
-        assert len(made) == 2 * recordings
-        if name == "flow-a":
-            options = model.model_options["transformer_options"]
-            options["optimized_attention_override"] = lambda attention, *args, **kwargs: attention(*args, **kwargs)
-            assert torch.allclose(draw(), plain, atol=1e-4) and len(made) == 2 * recordings
-            del options["optimized_attention_override"]
-            with mock.patch("torch.compiler.is_compiling", lambda: True):
-                assert torch.allclose(draw(), plain, atol=1e-4) and len(made) == 2 * recordings
+def captured_steps_give_the_same_latents():
+    """On both MODELs; nothing is captured where a layer is cast, patched, replaced or on another device."""
+    for name, graphs in (("ar-a", 1), ("flow-a", 2)):  # JanusFlow's prompts are of two lengths
+        model, sample = model_and_sample(name)
+        expected = sample()
+        with cuda_graphs_on("1"), captures_on_cpu() as replays:
+            captures = partial(captures_of, sample, expected, replays)
+            gc.disable()
+            assert captures() == graphs
+            assert all(replay() is None for replay in replays), "a run frees its graphs without garbage collection"
+            gc.enable()
+            check_modified_layers(model, captures)
+            with mock.patch.object(comfy.cli_args.args, "disable_cuda_graphs", True):
+                assert captures() == 0
+            assert captures() == graphs
+            if name == "flow-a":
+                options = model.model_options["transformer_options"]
+                options["optimized_attention_override"] = lambda attention, *args, **kwargs: attention(*args, **kwargs)
+                assert captures() == 0
+                del options["optimized_attention_override"]
+                with mock.patch("torch.compiler.is_compiling", lambda: True):
+                    assert captures() == 0
 
 
-def models_that_fit_are_loaded_as_a_whole():
-    """With dynamic VRAM there are two kinds of patchers."""
+def captures_of(sample, expected, replays) -> int:
+    """How often a run captures; its latents have to be as expected."""
+    before = len(replays)
+    assert torch.allclose(sample(), expected, atol=1e-4)
+    return len(replays) - before
+
+
+def check_modified_layers(model, captures):
+    network = model.model.diffusion_model
+    layer = network.llama.layers[1].mlp.up_proj
+    for change in (
+        {"comfy_cast_weights": True},
+        {"weight_function": [lambda w: w]},
+        {"forward": partial(type(layer).forward, layer)},
+        {"_forward_pre_hooks": {0: lambda *args: None}},
+    ):
+        with mock.patch.multiple(layer, **change):
+            assert residency.capture_for_network(network, CPU, torch.float32) is None, change
+            assert captures() == 0, change
+    assert residency.capture_for_network(network, CPU, torch.float32)
+    assert residency.capture_for_network(network, CPU, torch.float16) is None
+    assert residency.capture_for_network(network, torch.device("meta"), torch.float32) is None
+
+
+def nothing_is_captured_unless_turned_on():
+    """Without JANUS_CUDA_GRAPHS=1 no step is captured, and the patcher is the one that ComfyUI chose."""
+    dynamic = type("Dynamic", (comfy.model_patcher.ModelPatcher,), {})
+    for name in ("ar-a", "flow-a"):
+        model, sample = model_and_sample(name)
+        for switch in (None, "0", ""):
+            with cuda_graphs_on(switch), captures_on_cpu() as replays:
+                sample()
+                assert replays == []
+                with mock.patch("comfy.model_patcher.CoreModelPatcher", dynamic):
+                    assert residency.patcher_class(model.model, GPU) is dynamic
+
+
+def a_model_that_fits_is_loaded_as_a_whole():
+    """With dynamic VRAM and CUDA graphs, a model gets the static patcher where its weights fit on the GPU unchanged."""
     dynamic = type("Dynamic", (comfy.model_patcher.ModelPatcher,), {})
     plain, cast = (
         build_model(read_checkpoint(GOLDENS / "ar-a"), operations)
         for operations in (comfy.ops.disable_weight_init, comfy.ops.manual_cast)
     )
 
-    def kind(model, device: str, memory: float):
+    def patcher(model, device, memory: float):
         with mock.patch("comfy.model_management.get_total_memory", lambda device: memory):
-            return residency.patcher_class(model, torch.device(device))
+            return residency.patcher_class(model, device)
 
-    with (
-        mock.patch("comfy.model_patcher.CoreModelPatcher", dynamic),
-        mock.patch.object(residency, "recorder", lambda device: True if device.type == "cuda" else None),
-    ):
-        assert kind(plain, "cuda:0", 8e9) is comfy.model_patcher.ModelPatcher
-        assert kind(plain, "cuda:0", 1e9) is kind(cast, "cuda:0", 8e9) is kind(plain, "cpu", 8e9) is dynamic
+    with mock.patch("comfy.model_patcher.CoreModelPatcher", dynamic), cuda_graphs_on("1"):
+        assert patcher(plain, GPU, 8e9) is comfy.model_patcher.ModelPatcher
+        assert patcher(plain, GPU, 1e9) is patcher(cast, GPU, 8e9) is patcher(plain, CPU, 8e9) is dynamic
 
 
 with torch.inference_mode():
-    recorded_steps_draw_the_same()
-    models_that_fit_are_loaded_as_a_whole()
-    models_load_into_layers_that_are_empty_until_loaded()
-print("fine")
+    globals()[CHECK]()

@@ -158,7 +158,7 @@ class Server:
         raise RuntimeError("no history of a finished prompt")
 
     def copy_input(self, source: Path, name: str | None = None):
-        """Puts a file into ComfyUI's input folder."""
+        """Copies a file to ComfyUI's input folder."""
         shutil.copy(source, self.base / "input" / (name or source.name))
 
     def file(self, entry: dict) -> Path:

@@ -1,7 +1,7 @@
-"""Every template in the real frontend: opened from the Templates dialog's data, no node missing or red, run to its end.
+"""Every template in the real frontend: opened as the Templates dialog does, it runs without missing nodes or errors.
 
-Needs Playwright and Chromium ($CHROMIUM, or on the path); skips and says so without them. Screenshots of the finished
-graphs go to $JANUS_SCREENSHOTS, if set.
+Needs Playwright and Chromium ($CHROMIUM or on the path), otherwise the tests are skipped. Screenshots of the finished
+graphs are saved to $JANUS_SCREENSHOTS, if set.
 """
 
 import os
@@ -66,7 +66,7 @@ def test_template_in_the_browser(page, name):
 
 
 def finished(server, before: set) -> dict:
-    """The history entry of the prompt that was queued since, when it has ended."""
+    """Waits for the prompt that is not in `before` to end and returns its history entry."""
     for _ in range(1200):
         new = {key: entry for key, entry in server.get("/history").items() if key not in before}
         for entry in new.values():

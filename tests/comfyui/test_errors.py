@@ -1,4 +1,4 @@
-"""Wrong wiring and bad input end in one clear sentence, and the server goes on."""
+"""Wrong connections and bad input end in one clear sentence, and the server keeps running."""
 
 import json
 
@@ -97,6 +97,14 @@ def test_settings_out_of_range_are_refused_before_running(server):
             server.run(graph)
 
 
+def test_a_guidance_interval_out_of_order(server):
+    for build in (token_graph, lambda **kw: flow_graph("JanusFlowSampler", seed=0, **kw)):
+        graph, sampler = build(text="a")
+        graph[sampler]["inputs"].update(cfg_start=0.6, cfg_end=0.3)
+        message = sentence(server, graph)
+        assert "cfg_start is 0.6" in message and "cfg_end" in message
+
+
 def test_a_damaged_file_is_listed_and_explained(server):
     (server.base / "models" / "janus" / "broken.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ab")
     (server.base / "models" / "janus" / "junk.safetensors").write_bytes(b"junk")
@@ -107,29 +115,29 @@ def test_a_damaged_file_is_listed_and_explained(server):
 
 
 @pytest.mark.parametrize("width,height", [(1, 200), (200, 1), (1, 1)])
-def test_pictures_one_pixel_wide_are_described(server, width, height):
+def test_images_one_pixel_wide_are_described(server, width, height):
     graph = Graph()
     loader = graph.add("JanusProLoader", model_name="ar-a", weight_dtype="default")
-    picture = graph.add("EmptyImage", width=width, height=height, batch_size=1, color=255)
-    answer = graph.add("JanusDescribeImage", clip=[loader, 1], image=[picture, 0], question="?", max_new_tokens=2,
+    image = graph.add("EmptyImage", width=width, height=height, batch_size=1, color=255)
+    answer = graph.add("JanusDescribeImage", clip=[loader, 1], image=[image, 0], question="?", max_new_tokens=2,
                        temperature=0.0, top_p=1.0, seed=0)  # fmt: skip
     shown = graph.add("PreviewAny", source=[answer, 0])
     assert len(server.run(graph)[shown]["text"]) == 1
 
 
-def test_a_picture_with_alpha_is_described(server):
+def test_an_image_with_alpha_is_described(server):
     graph = Graph()
     loader = graph.add("JanusProLoader", model_name="ar-a", weight_dtype="default")
-    picture = graph.add("EmptyImage", width=40, height=30, batch_size=1, color=255)
+    image = graph.add("EmptyImage", width=40, height=30, batch_size=1, color=255)
     mask = graph.add("SolidMask", value=0.5, width=40, height=30)
-    joined = graph.add("JoinImageWithAlpha", image=[picture, 0], alpha=[mask, 0])
+    joined = graph.add("JoinImageWithAlpha", image=[image, 0], alpha=[mask, 0])
     answer = graph.add("JanusDescribeImage", clip=[loader, 1], image=[joined, 0], question="?", max_new_tokens=2,
                        temperature=0.0, top_p=1.0, seed=0)  # fmt: skip
     shown = graph.add("PreviewAny", source=[answer, 0])
     assert len(server.run(graph)[shown]["text"]) == 1
 
 
-def test_weights_that_are_not_numbers(server):
+def test_weights_that_are_not_finite(server):
     import torch
     from safetensors.torch import save_file
 
@@ -165,19 +173,19 @@ def test_a_missing_checkpoint_is_explained_before_running(server):
         assert str(server.base / "models" / "janus" / name.removesuffix(".safetensors")) in message
 
 
-def test_a_missing_checkpoint_of_a_person_is_explained(server):
-    graph, _ = token_graph(text="a", name="mine")
-    with pytest.raises(Failed, match="There is no checkpoint mine .*janus_core download NAME"):
+def test_a_missing_custom_checkpoint_is_explained(server):
+    graph, _ = token_graph(text="a", name="custom")
+    with pytest.raises(Failed, match="There is no checkpoint custom .*janus_core download NAME"):
         server.run(graph)
 
 
 def test_a_checkpoint_of_the_other_family_names_the_right_loader(server):
     graph, _ = token_graph(text="a", name="flow-a")
-    assert "Load JanusFlow" in sentence(server, graph)
+    assert "JanusFlow checkpoint: load it with Load JanusFlow" in sentence(server, graph)
 
 
 def test_conditioning_of_another_checkpoint(server, golden):
-    """Same family, other width: the sentence says what to do instead of a shape error."""
+    """Of the same family, but another width: an error that says what to do, not one about shapes."""
     folder = server.base / "models" / "janus" / "wider"
     if not folder.exists():
         folder.mkdir()
@@ -190,11 +198,11 @@ def test_conditioning_of_another_checkpoint(server, golden):
 
 
 @pytest.mark.parametrize("node", ["VAEEncode", "VAEEncodeTiled"])
-def test_pictures_that_vae_encode_cannot_read(server, node):
+def test_images_too_small_for_vae_encode(server, node):
     graph = Graph()
     loader = graph.add("JanusProLoader", model_name="ar-a", weight_dtype="default")
-    picture = graph.add("EmptyImage", width=1, height=64, batch_size=1, color=0)
+    image = graph.add("EmptyImage", width=1, height=64, batch_size=1, color=0)
     tiles = dict(tile_size=64, overlap=16, temporal_size=64, temporal_overlap=8) if node == "VAEEncodeTiled" else {}
-    encoded = graph.add(node, pixels=[picture, 0], vae=[loader, 2], **tiles)
+    encoded = graph.add(node, pixels=[image, 0], vae=[loader, 2], **tiles)
     graph.add("SaveLatent", samples=[encoded, 0], filename_prefix="tiny")
     assert "16 pixels" in sentence(server, graph)

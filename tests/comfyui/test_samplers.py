@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import janus_core
 
 SCALE = 0.13025
-BAR = 1e-4
+TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +42,15 @@ def codebook_vectors(ar, tokens):
 
 @pytest.mark.parametrize("sampler", ["KSampler", "JanusFlowSampler"])
 @pytest.mark.parametrize("prompt_node", ["JanusPromptEncode", "CLIPTextEncode"])
-def test_flow_is_the_published_picture(server, flow, sampler, prompt_node):
+def test_flow_gives_the_golden_latent(server, flow, sampler, prompt_node):
     latent = run_flow(server, sampler, prompt_node, text=flow.text["gen0.prompt"], seed=2100)
-    assert (latent - flow.expected["gen0.steps30.cfg2.latent"]).abs().max() < BAR
+    assert (latent - flow.expected["gen0.steps30.cfg2.latent"]).abs().max() < TOLERANCE
 
 
 @pytest.mark.parametrize("k", range(1, 5))
-def test_flow_sampler_on_every_prompt(server, flow, k):
+def test_flow_sampler_on_every_golden_prompt(server, flow, k):
     latent = run_flow(server, "JanusFlowSampler", text=flow.text[f"gen{k}.prompt"], seed=2100 + k, steps=8)
-    assert (latent - flow.expected[f"gen{k}.steps8.cfg2.latent"]).abs().max() < BAR
+    assert (latent - flow.expected[f"gen{k}.steps8.cfg2.latent"]).abs().max() < TOLERANCE
 
 
 def test_custom_sampler_with_our_scheduler(server, flow):
@@ -66,19 +66,19 @@ def test_custom_sampler_with_our_scheduler(server, flow):
                    "latent_image": links["latent_image"]},
     }  # fmt: skip
     latent = latent_of(server, server.run(graph), outputs_of(graph, "SaveLatent")[0]) * SCALE
-    assert (latent - flow.expected["gen0.steps6.cfg5.latent"]).abs().max() < BAR
+    assert (latent - flow.expected["gen0.steps6.cfg5.latent"]).abs().max() < TOLERANCE
 
 
 @pytest.mark.parametrize("prompt_node", ["JanusPromptEncode", "CLIPTextEncode"])
 @pytest.mark.parametrize("k", range(5))
-def test_tokens_are_the_published_picture(server, ar, k, prompt_node):
+def test_token_sampler_gives_the_golden_image(server, ar, k, prompt_node):
     latent, pixels = run_tokens(server, prompt_node=prompt_node, text=ar.text[f"gen{k}.prompt"])
     assert torch.allclose(latent, codebook_vectors(ar, ar.expected[f"gen{k}.cfg5.greedy_tokens"]), atol=1e-6)
     expected = ((ar.expected[f"gen{k}.cfg5.image"][0].clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).numpy()
     assert np.abs(pixels.astype(float) - expected).max() <= 2
 
 
-def test_picture_k_does_not_depend_on_the_batch(server, ar):
+def test_image_k_does_not_depend_on_the_batch(server, ar):
     text = ar.text["gen0.prompt"]
     four, _ = run_tokens(server, text=text, temperature=1.0, seed=7, batch=4)
     one, _ = run_tokens(server, text=text, temperature=1.0, seed=9)
@@ -92,7 +92,7 @@ def test_the_last_seeds_wrap_around(server, ar):
     assert torch.equal(two[1:], zero)
 
 
-def test_batch_index_names_the_picture(server, ar):
+def test_batch_index_selects_the_image(server, ar):
     graph, sampler = token_graph(text="a", temperature=1.0, seed=3, batch=4)
     picked = graph.add("LatentFromBatch", samples=graph[sampler]["inputs"]["latent_image"], batch_index=2, length=1)
     whole, _ = run_tokens(server, text="a", temperature=1.0, seed=3, batch=4)
@@ -101,13 +101,13 @@ def test_batch_index_names_the_picture(server, ar):
     assert torch.equal(third, whole[2:3])
 
 
-def test_a_noise_mask_redraws_only_its_tokens(server, ar):
-    """VAE Encode, mask, token sampler: what the mask leaves comes back as the encoder's tokens."""
+def test_a_noise_mask_resamples_only_its_tokens(server, ar):
+    """VAE Encode, mask, token sampler: outside the mask the latent is still the encoder's."""
     server.copy_input(ar.folder / "picture.png")
     graph = Graph()
     loader = graph.add("JanusProLoader", model_name="ar-a", weight_dtype="default")
-    picture = graph.add("LoadImage", image="picture.png")
-    scaled = graph.add("ImageScale", image=[picture, 0], upscale_method="area", width=96, height=96, crop="center")
+    image = graph.add("LoadImage", image="picture.png")
+    scaled = graph.add("ImageScale", image=[image, 0], upscale_method="area", width=96, height=96, crop="center")
     encoded = graph.add("VAEEncode", pixels=[scaled, 0], vae=[loader, 2])
     mask = graph.add("SolidMask", value=0.0, width=96, height=96)
     top = graph.add("SolidMask", value=1.0, width=96, height=48)
@@ -124,8 +124,8 @@ def test_a_noise_mask_redraws_only_its_tokens(server, ar):
     assert not torch.allclose(before[:, :, :3], after[:, :, :3], atol=1e-2)
 
 
-def test_a_picture_is_continued_below_its_top_rows(server, ar):
-    """Given the upper half of its own picture, a run goes on to the same lower half; another seed to another one."""
+def test_an_image_is_continued_below_given_rows(server, ar):
+    """From the upper half of its own image, a seed samples the same lower half, and another seed another one."""
     whole, _ = run_tokens(server, text="a cat", temperature=1.0, seed=5)
     for seed in (5, 6):
         graph, sampler = token_graph(text="a cat", temperature=1.0, seed=5)
@@ -138,8 +138,8 @@ def test_a_picture_is_continued_below_its_top_rows(server, ar):
         mask = graph.add("MaskComposite", destination=[mask, 0], source=[lower, 0], x=0, y=48, operation="add")
         masked = graph.add("SetLatentNoiseMask", samples=[given, 0], mask=[mask, 0])
         settings = {**graph[sampler]["inputs"], "latent_image": [masked, 0], "seed": seed}
-        again = graph.add("JanusTokenSampler", **settings)
-        saved = graph.add("SaveLatent", samples=[again, 0], filename_prefix="continued")
+        second = graph.add("JanusTokenSampler", **settings)
+        saved = graph.add("SaveLatent", samples=[second, 0], filename_prefix="continued")
         continued = latent_of(server, server.run(graph), saved)
         assert torch.allclose(continued[:, :, :3], whole[:, :, :3], atol=1e-6)
         assert torch.allclose(continued[:, :, 3:], whole[:, :, 3:], atol=1e-6) == (seed == 5)
@@ -151,28 +151,28 @@ def test_saved_token_latents_load_and_decode(server, ar):
     saved = server.file(outputs[outputs_of(graph, "SaveLatent")[0]]["latents"][0])
     pixels = pixels_of(server, outputs, outputs_of(graph, "SaveImage")[0])
     server.copy_input(saved, "saved.latent")
-    again = Graph()
-    loader = again.add("JanusProLoader", model_name="ar-a", weight_dtype="default")
-    latent = again.add("LoadLatent", latent="saved.latent")
-    decoded = again.add("VAEDecode", samples=[latent, 0], vae=[loader, 2])
-    node = again.add("SaveImage", images=[decoded, 0], filename_prefix="again")
-    assert np.array_equal(pixels_of(server, server.run(again), node), pixels)
+    loading = Graph()
+    loader = loading.add("JanusProLoader", model_name="ar-a", weight_dtype="default")
+    latent = loading.add("LoadLatent", latent="saved.latent")
+    decoded = loading.add("VAEDecode", samples=[latent, 0], vae=[loader, 2])
+    node = loading.add("SaveImage", images=[decoded, 0], filename_prefix="loaded")
+    assert np.array_equal(pixels_of(server, server.run(loading), node), pixels)
 
 
-def test_describe_answers_as_published(server, ar, flow):
+def test_describe_gives_the_golden_answer(server, ar, flow):
     for loader_class, name, golden in (("JanusProLoader", "ar-a", ar), ("JanusFlowLoader", "flow-a", flow)):
         server.copy_input(golden.folder / "picture.png", f"{name}.png")
         graph = Graph()
         loader = graph.add(loader_class, model_name=name, weight_dtype="default")
-        picture = graph.add("LoadImage", image=f"{name}.png")
-        both = graph.add("ImageBatch", image1=[picture, 0], image2=[picture, 0])
+        image = graph.add("LoadImage", image=f"{name}.png")
+        both = graph.add("ImageBatch", image1=[image, 0], image2=[image, 0])
         answer = graph.add("JanusDescribeImage", clip=[loader, 1], image=[both, 0], max_new_tokens=12, temperature=0.0,
                            question=golden.text["und.question"], top_p=0.95, seed=0)  # fmt: skip
         shown = graph.add("PreviewAny", source=[answer, 0])
         assert server.run(graph)[shown]["text"] == [golden.text["und.answer"]] * 2
 
 
-def test_sdxl_vae_finishes_a_flow_latent(server, flow):
+def test_sdxl_vae_decodes_a_flow_latent(server, flow):
     graph, sampler = flow_graph("JanusFlowSampler", text="a cat", seed=1, steps=2)
     vae = graph.add("VAELoader", vae_name="sdxl_vae.safetensors")
     decoded = graph.add("VAEDecode", samples=[sampler, 0], vae=[vae, 0])
@@ -180,7 +180,7 @@ def test_sdxl_vae_finishes_a_flow_latent(server, flow):
     assert pixels_of(server, server.run(graph), node).shape == (96, 96, 3)
 
 
-def test_image_to_image_keeps_more_at_less_denoise(server, flow):
+def test_less_denoise_changes_an_image_less(server, flow):
     start = run_flow(server, "JanusFlowSampler", text="a cat", seed=1)
 
     def distance(denoise, sampler):
@@ -196,7 +196,7 @@ def test_image_to_image_keeps_more_at_less_denoise(server, flow):
         assert distance(0.2, sampler) < distance(0.8, sampler)
 
 
-def test_flow_inpainting_keeps_what_is_outside_the_mask(server, flow):
+def test_flow_inpainting_changes_nothing_outside_the_mask(server, flow):
     graph, first = flow_graph("JanusFlowSampler", text="a cat", seed=1)
     mask = graph.add("SolidMask", value=0.0, width=96, height=96)
     left = graph.add("SolidMask", value=1.0, width=48, height=96)
@@ -223,15 +223,15 @@ def test_flow_batches_and_odd_sizes(server, sampler):
 
 def test_a_negative_prompt_of_another_length(server, ar, flow):
     plain = run_flow(server, text="a cat", seed=1, steps=3)
-    pushed = run_flow(server, text="a cat", seed=1, steps=3, negative="a photo of a big dog, blurry")
-    assert not torch.allclose(plain, pushed, atol=1e-3)
+    with_negative = run_flow(server, text="a cat", seed=1, steps=3, negative="a photo of a big dog, blurry")
+    assert not torch.allclose(plain, with_negative, atol=1e-3)
     plain, _ = run_tokens(server, text="a cat")
-    pushed, _ = run_tokens(server, text="a cat", negative="a photo of a big dog, blurry")
-    assert not torch.equal(plain, pushed)
+    with_negative, _ = run_tokens(server, text="a cat", negative="a photo of a big dog, blurry")
+    assert not torch.equal(plain, with_negative)
 
 
-def test_stock_conditioning_nodes_act(server):
-    """Zeroing or averaging the negative changes the picture: the model reads the conditioning tensor itself."""
+def test_stock_conditioning_nodes_on_the_negative(server):
+    """Changing the negative conditioning changes the latent: the model reads the conditioning tensor itself."""
     graph, node = flow_graph(text="a cat", seed=1, steps=3)
     plain = latent_of(server, server.run(graph), outputs_of(graph, "SaveLatent")[0])
     negative = graph[node]["inputs"]["negative"]
@@ -246,13 +246,13 @@ def test_stock_conditioning_nodes_act(server):
         assert changed.isfinite().all() and not torch.allclose(plain, changed, atol=1e-3), class_type
 
 
-def test_cfg_one_needs_no_negative_row(server, ar):
+def test_cfg_one_is_unguided(server, ar):
     latent, _ = run_tokens(server, text=ar.text["gen0.prompt"], cfg=1.0)
     assert torch.allclose(latent, codebook_vectors(ar, ar.expected["gen0.cfg1.greedy_tokens"]), atol=1e-6)
 
 
-def test_guidance_in_a_part_of_the_run(server, ar):
-    """The same as janus_core's interval; the whole run is the default; an empty interval is cfg 1."""
+def test_guidance_interval(server, ar):
+    """The same as janus_core's; the default is the whole run, and an empty interval is cfg 1."""
     pipe = janus_core.load(ar.folder, device="cpu", dtype=torch.float32)
     latent, _ = run_tokens(server, text="a cat", cfg_start=0.2, cfg_end=0.6)
     assert torch.allclose(
@@ -266,7 +266,7 @@ def test_guidance_in_a_part_of_the_run(server, ar):
     assert not torch.allclose(part, plain, atol=1e-3) and not torch.allclose(part, one, atol=1e-3)
 
 
-def test_speculation_draws_the_same_picture(server, ar):
+def test_speculative_decoding_gives_the_same_tokens(server, ar):
     plain, _ = run_tokens(server, text="a cat", temperature=1.0, seed=3, batch=2)
-    speculated, _ = run_tokens(server, text="a cat", temperature=1.0, seed=3, batch=2, window=8)
-    assert torch.equal(plain, speculated)
+    speculative, _ = run_tokens(server, text="a cat", temperature=1.0, seed=3, batch=2, window=8)
+    assert torch.equal(plain, speculative)

@@ -1,4 +1,4 @@
-"""What works with which stock node. Each case is named as people see the node; the README's table is made of these."""
+"""Which stock nodes work. tests/compatibility.py writes README's table from the cases, which have the nodes' names."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ SCHEDULERS = [
 
 @pytest.fixture(scope="module")
 def plain(server):
-    """The picture that every change is compared with."""
+    """The latent that changed ones are compared with."""
     return run(server, *flow_graph(text="a cat", seed=1, steps=4))
 
 
@@ -40,8 +40,8 @@ def run(server, graph, _=None):
     return latent
 
 
-def test_every_sampler_is_known(server):
-    """A sampler or scheduler that a newer ComfyUI adds shows up here."""
+def test_every_sampler_and_scheduler_is_listed(server):
+    """Fails when a newer ComfyUI adds a sampler or scheduler."""
     inputs = server.get("/object_info/KSampler")["KSampler"]["input"]["required"]
     assert set(inputs["sampler_name"][0]) <= set(SAMPLERS) and set(inputs["scheduler"][0]) <= set(SCHEDULERS)
 
@@ -68,7 +68,7 @@ MODEL_NODES = {
     "EasyCache": dict(reuse_threshold=3.0, start_percent=0.1, end_percent=0.95, verbose=False),
     "LazyCache": dict(reuse_threshold=3.0, start_percent=0.1, end_percent=0.95, verbose=False),
 }
-SAME_PICTURE = {
+SAME_LATENT = {
     "DifferentialDiffusion": {},
     "ModelComputeDtype": dict(dtype="fp32"),
     "ModelAttentionBackend": dict(attention="pytorch attention"),
@@ -89,9 +89,9 @@ def test_model_node(server, plain, name):
     assert not torch.allclose(run(server, *with_model_node(name, MODEL_NODES[name])), plain, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", SAME_PICTURE)
-def test_model_node_that_keeps_the_picture(server, plain, name):
-    assert torch.allclose(run(server, *with_model_node(name, SAME_PICTURE[name])), plain, atol=1e-3)
+@pytest.mark.parametrize("name", SAME_LATENT)
+def test_model_node_that_does_not_change_the_latent(server, plain, name):
+    assert torch.allclose(run(server, *with_model_node(name, SAME_LATENT[name])), plain, atol=1e-3)
 
 
 def custom(graph, sampler, guider: str, sigmas: str | None = None):
@@ -110,16 +110,16 @@ def custom(graph, sampler, guider: str, sigmas: str | None = None):
 
 def guiders(graph, links):
     model, positive, negative = links["model"], links["positive"], links["negative"]
-    sides = {"model": model, "positive": positive, "negative": negative}
+    inputs = {"model": model, "positive": positive, "negative": negative}
     return {
         "BasicGuider": ({"model": model, "conditioning": positive}, False),
-        "CFGGuider": ({**sides, "cfg": 2.0}, True),
+        "CFGGuider": ({**inputs, "cfg": 2.0}, True),
         "DualCFGGuider": (
             {"model": model, "cond1": positive, "cond2": positive, "negative": negative, "cfg_conds": 2.0,
              "cfg_cond2_negative": 2.0, "style": "regular"},
             None,
         ),
-        "PerpNegGuider": ({**sides, "empty_conditioning": negative, "cfg": 2.0, "neg_scale": 1.0}, None),
+        "PerpNegGuider": ({**inputs, "empty_conditioning": negative, "cfg": 2.0, "neg_scale": 1.0}, None),
     }  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def test_conditioning_node(server, plain, name):
 
 
 def lora_files(folder):
-    """One LoRA of the first query projection in the key styles that people's files have."""
+    """One LoRA of the first query projection in several key styles."""
     torch.manual_seed(0)
     a, b = torch.randn(4, 96), torch.randn(96, 4)
     name = "language_model.model.layers.0.self_attn.q_proj"
@@ -183,17 +183,17 @@ def lora_files(folder):
 @pytest.mark.parametrize("style", ["comfyui", "peft", "diffusers", "kohya"])
 def test_lora_key_style(server, plain, style):
     lora_files(server.base / "models" / "loras")
-    pictures = {}
+    latents = {}
     for name in ("comfyui", style):
         graph, _ = with_model_node("LoraLoaderModelOnly", dict(lora_name=f"{name}.safetensors", strength_model=1.0))
-        pictures[name] = run(server, graph)
-    assert not torch.allclose(pictures[style], plain, atol=1e-4)
-    assert torch.equal(pictures[style], pictures["comfyui"])
+        latents[name] = run(server, graph)
+    assert not torch.allclose(latents[style], plain, atol=1e-4)
+    assert torch.equal(latents[style], latents["comfyui"])
 
 
 @pytest.mark.parametrize("build", [token_graph, lambda **kw: flow_graph(seed=1, steps=4, **kw)], ids=["janus", "flow"])
 def test_lora_loader_on_model_and_clip(server, build):
-    """The stock LoRA loader patches both outputs; each keeps its own strength and the plain loader stays clean."""
+    """The stock LoRA loader patches both outputs and leaves the loader's own MODEL and CLIP unchanged."""
     lora_files(server.base / "models" / "loras")
     graph, sampler = build(text="a cat")
     before = run(server, graph)
@@ -209,7 +209,7 @@ def test_lora_loader_on_model_and_clip(server, build):
 
 
 def test_hook_lora_with_a_schedule(server, plain):
-    """A LoRA hooked to a prompt for part of the run: the prompt cache must not outlive its weights."""
+    """A LoRA hooked to a prompt for a part of the run; cached keys and values must not outlive its weights."""
     lora_files(server.base / "models" / "loras")
     graph, sampler = flow_graph(text="a cat", seed=1, steps=4)
     hook = graph.add("CreateHookLoraModelOnly", lora_name="comfyui.safetensors", strength_model=1.0)
@@ -225,7 +225,7 @@ def test_hook_lora_with_a_schedule(server, plain):
     assert not torch.allclose(scheduled, plain, atol=1e-4)
 
 
-def test_train_lora_and_back(server, plain):
+def test_train_lora_then_load_it(server, plain):
     """Train LoRA on two latents, save it, and load it like any other."""
     graph, sampler = flow_graph(text="a cat", seed=5, steps=2, batch=2)
     links = graph[sampler]["inputs"]
@@ -263,15 +263,15 @@ def test_tiled_vq(server, tiled):
 
 
 def test_text_generate(server, golden):
-    """Stock Generate Text answers about a picture with either CLIP."""
+    """Stock Generate Text answers a question about an image with either CLIP."""
     for loader_class, name in (("JanusProLoader", "ar-a"), ("JanusFlowLoader", "flow-a")):
         golden_ = golden(name)
         server.copy_input(golden_.folder / "picture.png", f"{name}.png")
         graph, _ = token_graph(text="a")
         graph.clear()
         loader = graph.add(loader_class, model_name=name, weight_dtype="default")
-        picture = graph.add("LoadImage", image=f"{name}.png")
-        answer = graph.add("TextGenerate", clip=[loader, 1], image=[picture, 0], prompt=golden_.text["und.question"],
+        image = graph.add("LoadImage", image=f"{name}.png")
+        answer = graph.add("TextGenerate", clip=[loader, 1], image=[image, 0], prompt=golden_.text["und.question"],
                            max_length=12, sampling_mode="off")  # fmt: skip
         shown = graph.add("PreviewAny", source=[answer, 0])
         assert server.run(graph)[shown]["text"] == [golden_.text["und.answer"]]

@@ -1,5 +1,5 @@
-"""Every template runs in a real ComfyUI as it is, on the pack's demo checkpoints; on the golden checkpoints it draws
-the published implementation's pictures; and the schema snapshot is up to date."""
+"""Every template runs in a real ComfyUI on the pack's demo checkpoints, and on the golden checkpoints it gives the
+original implementation's images; the schema snapshot is up to date."""
 
 import json
 import os
@@ -14,7 +14,7 @@ OURS = ("Janus",)
 
 
 def snapshot_of(server) -> dict:
-    """/object_info of our nodes and of those that the workflows use, without what depends on a person's files."""
+    """/object_info of our nodes and of those that the workflows use, without the names of installed files."""
     live = server.get("/object_info")
     used = {node["type"] for path in WORKFLOWS for node in read(path)["nodes"]}
     used |= {name for name in live if name.startswith(OURS)}
@@ -64,7 +64,7 @@ def on_goldens(name, **changes):
     return prompt
 
 
-def test_text_to_image_template_draws_the_golden_picture(server, golden):
+def test_text_to_image_template_gives_the_golden_image(server, golden):
     ar = golden("ar-a")
     changes = {"JanusTokenSampler.temperature": 0.0, "JanusPromptEncode.text": ar.text["gen0.prompt"]}
     prompt = on_goldens("janus_pro_text_to_image", **changes)
@@ -73,7 +73,7 @@ def test_text_to_image_template_draws_the_golden_picture(server, golden):
     assert np.abs(pixels.astype(float) - expected).max() <= 2
 
 
-def test_ksampler_template_draws_one_picture_twice(server):
+def test_ksampler_template_gives_the_same_image_twice(server):
     prompt = on_goldens("janusflow_ksampler")
     outputs = server.run(prompt)
     a, b = (pixels_of(server, outputs, node).astype(int) for node in outputs_of(prompt, "SaveImage"))

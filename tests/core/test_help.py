@@ -1,4 +1,4 @@
-"""Help where people look: a page per node, a tooltip per input, and translations of both."""
+"""A help page per node, a tooltip per input, and translations of both."""
 
 import pytest
 from workflow_files import ROOT, SNAPSHOT, inputs_of, read
@@ -26,7 +26,7 @@ def test_every_input_has_a_tooltip(node):
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("node", NODES)
-def test_every_node_has_a_page_that_tells_every_input_and_output(node, language):
+def test_every_page_has_every_input_and_output(node, language):
     text = page(node, language)
     assert text.splitlines()[0] == f"# {locale(language)[node]['display_name']}"
     for name in (*inputs_of(NODES[node]), *NODES[node]["output_name"]):
@@ -35,8 +35,8 @@ def test_every_node_has_a_page_that_tells_every_input_and_output(node, language)
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("node", NODES)
-def test_every_page_has_a_picture_of_its_node(node, language):
-    """ComfyUI looks for pictures from the docs folder on, whatever page they are in."""
+def test_every_page_shows_its_node(node, language):
+    """ComfyUI resolves image paths from the docs folder, whatever page they are in."""
     assert f"](images/{node}.jpg)" in page(node, language)
     assert (DOCS / "images" / f"{node}.jpg").stat().st_size < 100_000
 
@@ -58,7 +58,7 @@ def test_locales_cover_every_node_input_and_output(language):
         assert list(entry["outputs"]) == [str(k) for k in range(len(info["output_name"]))], node
 
 
-def test_the_english_locale_says_what_the_nodes_say():
+def test_the_english_locale_has_the_nodes_texts():
     for node, entry in locale("en").items():
         assert entry["display_name"] == NODES[node]["display_name"]
         for name, spec in inputs_of(NODES[node]).items():

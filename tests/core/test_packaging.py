@@ -1,4 +1,4 @@
-"""pyproject.toml, requirements.txt and CHANGELOG.md agree with each other and with what the registry asks."""
+"""pyproject.toml, requirements.txt and CHANGELOG.md agree, and meet the registry's requirements."""
 
 import re
 
@@ -22,7 +22,7 @@ def test_dependencies_are_those_of_requirements_txt():
     assert PROJECT["dependencies"] == [line for line in lines if line and not line.startswith("#")]
 
 
-def test_what_the_registry_asks():
+def test_the_registrys_requirements():
     assert re.fullmatch(r"[a-z][a-z0-9-]{0,99}", PROJECT["name"]) and "comfy" not in PROJECT["name"]
     assert PROJECT["description"] and PROJECT["urls"]["Repository"].startswith("https://")
     assert (ROOT / PROJECT["license"]["file"]).is_file()

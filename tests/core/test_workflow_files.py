@@ -22,7 +22,7 @@ def object_info():
     return read(SNAPSHOT)
 
 
-def test_the_promised_workflows_are_there():
+def test_all_workflows_exist():
     assert EXPECTED <= {path.stem for path in WORKFLOWS}
 
 
@@ -48,7 +48,7 @@ def test_api_twin(path, object_info):
     assert to_api(read(path), object_info) == read(TWINS / path.name)
 
 
-def test_the_checks_notice_mistakes(object_info):
+def test_the_checks_find_mistakes(object_info):
     good = read(TWINS / "janusflow_ksampler.json")
     sampler = next(k for k, n in good.items() if n["class_type"] == "KSampler")
     loader = next(k for k, n in good.items() if n["class_type"] == "JanusFlowLoader")
@@ -67,7 +67,7 @@ def test_the_checks_notice_mistakes(object_info):
 
 
 def test_the_node_contract(object_info):
-    """Ids, inputs with defaults, and outputs that people's workflows depend on."""
+    """The ids, inputs, defaults and outputs that saved workflows depend on."""
     contract = {
         "JanusProLoader": (["model_name", "weight_dtype"], ["MODEL", "CLIP", "VAE"]),
         "JanusFlowLoader": (["model_name", "weight_dtype"], ["MODEL", "CLIP"]),
