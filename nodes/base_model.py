@@ -4,25 +4,12 @@ import logging
 
 import comfy.model_base
 import comfy.model_management
-import comfy.ops
 import comfy.supported_models_base
-import torch
 
-from ..janus_core.checkpoint import (
-    WEIGHT_FORMATS,
-    Checkpoint,
-    build_model,
-    metadata_of,
-    quantized,
-    quantized_layers,
-    text_tensors,
-)
+from ..janus_core.checkpoint import WEIGHT_FORMATS, Checkpoint, build_model, metadata_of, quantized, text_tensors
 from ..janus_core.networks.llama import KVCache
 from .attention import attention
-
-CASTS = {"default": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-WEIGHT_DTYPES = [*CASTS, *WEIGHT_FORMATS]
-COMPUTE_DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+from .operations import COMPUTE_DTYPES, choose_layers
 
 
 class ModelConfig(comfy.supported_models_base.BASE):
@@ -37,20 +24,6 @@ class ModelConfig(comfy.supported_models_base.BASE):
         self.set_inference_dtype(weight_dtype, compute_dtype)
 
 
-def linear_layers_on(device, operations):
-    """Mixed-precision operations whose linear layers load their weights to `device`.
-
-    build_model constructs layers on the meta device, and these would otherwise load their weights there too.
-    """
-
-    class Operations(operations):
-        class Linear(operations.Linear):
-            def __init__(self, *args, **kwargs):
-                super().__init__(*args, **{**kwargs, "device": device})
-
-    return Operations
-
-
 class JanusBaseModel(comfy.model_base.BaseModel):
     """A BaseModel whose network is built from a Janus checkpoint.
 
@@ -62,32 +35,20 @@ class JanusBaseModel(comfy.model_base.BaseModel):
     def __init__(self, checkpoint: Checkpoint, config_class, network, weight_dtype, load_device, offload_device):
         if weight_dtype in WEIGHT_FORMATS:
             checkpoint = quantized(checkpoint, weight_dtype)
-        cast = CASTS.get(weight_dtype)
-        stored = cast or checkpoint.dtype
-        compute_dtype = comfy.model_management.unet_manual_cast(stored, load_device, COMPUTE_DTYPES)
-        is_quantized = bool(quantized_layers(checkpoint.tensors))
-        mixed = cast is None and any(t.dtype != stored for t in checkpoint.tensors.values())
-        if is_quantized or mixed:
-            compute_dtype = compute_dtype or stored
-        config = config_class(stored, compute_dtype)
-        if is_quantized:
+        layers = choose_layers(checkpoint, weight_dtype, load_device, offload_device)
+        config = config_class(layers.stored, layers.compute)
+        if layers.is_quantized:
             config.quant_config = {"mixed_ops": True}  # as ComfyUI's loaders set it for such a checkpoint
-        if mixed and not is_quantized:  # a file of several dtypes is cast layer by layer
-            operations = comfy.ops.manual_cast
-        else:
-            operations = comfy.ops.pick_operations(stored, compute_dtype, load_device, model_config=config)
-        if is_quantized:
-            operations = linear_layers_on(offload_device, operations)
         super().__init__(config, comfy.model_base.ModelType.FLOW, device=offload_device)
         self.diffusion_model = build_model(
             checkpoint,
-            operations=operations,
+            operations=layers.operations,
             attention=attention,
-            dtype=cast,
+            dtype=layers.cast,
             device=offload_device,
             network=network,
         )
-        self.diffusion_model.dtype = stored
+        self.diffusion_model.dtype = layers.stored
         comfy.model_management.archive_model_dtypes(self.diffusion_model)
         self.texts = metadata_of(checkpoint)
 

@@ -15,12 +15,12 @@ from ..janus_core.janusflow import VAE_DOWNSCALE, JanusFlow
 from ..janus_core.prompt import check_context
 from ..janus_core.sampling.cuda_graphs import CapturedStep
 from . import conditioning
+from .attention import OVERRIDE
 from .base_model import JanusBaseModel, ModelConfig
 from .residency import capture_for_network
 
 SIGMAS = 3000  # stock `simple` is then exact for every step count that divides it
 RUN = "janus_run"  # key in transformer_options
-OVERRIDE = "optimized_attention_override"  # likewise: an attention function, which may differ from step to step
 
 
 class CONDPrompt(comfy.conds.CONDRegular):

@@ -11,10 +11,10 @@ from comfy_api.latest import io
 from ..janus_core.checkpoint import Checkpoint, read_checkpoint
 from ..janus_core.errors import CheckpointError
 from . import folders
-from .base_model import WEIGHT_DTYPES
 from .clip import make_clip
 from .conditioning import LOADERS, TITLES
 from .flow_model import JanusFlowModel, prepare_flow_sampling
+from .operations import WEIGHT_DTYPES, keep_packed_weights_current
 from .residency import patcher_class
 from .token_model import JanusTokenModel, refuse_diffusion_sampling
 from .vae import JanusVAE
@@ -34,6 +34,7 @@ def make_patcher(checkpoint: Checkpoint, weight_dtype: str, disable_dynamic=Fals
     patcher_type = comfy.model_patcher.ModelPatcher if disable_dynamic else patcher_class(model, load_device)
     patcher = patcher_type(model, load_device=load_device, offload_device=offload_device)
     patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, "janus", wrapper)
+    keep_packed_weights_current(patcher)
     return patcher
 
 

@@ -1,0 +1,146 @@
+"""The layers that a MODEL is built from, and the dtype that it computes in.
+
+On a CPU ComfyUI computes in float32 and casts every weight of another dtype each time it is used. Ours are packed
+instead, once, in the dtype computed in, when they are first used and patches have been applied; the weights themselves
+stay where ModelPatchers look for them, in the dtype of their file. On other devices the choice is ComfyUI's.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import comfy.model_management
+import comfy.ops
+import torch
+from comfy.patcher_extension import CallbacksMP
+
+from ..janus_core.checkpoint import WEIGHT_FORMATS, Checkpoint, quantized_layers
+from ..janus_core.operations import compute_dtype, multiplies_bf16
+from ..janus_core.operations.packed import DTYPES, PackedWeight, available
+
+CASTS = {"default": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+WEIGHT_DTYPES = [*CASTS, *WEIGHT_FORMATS]
+COMPUTE_DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """How a MODEL is built."""
+
+    operations: type  # the namespace of its layers
+    stored: torch.dtype  # of its weights, as far as they are not quantised
+    compute: torch.dtype | None  # of its arithmetic; None where that is `stored`
+    cast: torch.dtype | None  # that weights are cast to when loaded; None leaves them as in the file
+    is_quantized: bool
+
+
+def choose_layers(checkpoint: Checkpoint, weight_dtype: str, load_device, offload_device) -> Layers:
+    """The layers for a checkpoint on a device.
+
+    Args:
+        weight_dtype: one of WEIGHT_DTYPES; those of 8 bits have been applied to the checkpoint already.
+    """
+    is_quantized = bool(quantized_layers(checkpoint.tensors))
+    if load_device.type == "cpu" and not is_quantized:
+        compute = cpu_dtype(checkpoint, weight_dtype, load_device)
+        if available(compute):
+            return Layers(PackedOperations, checkpoint.dtype, compute, compute, is_quantized)
+    cast = CASTS.get(weight_dtype)
+    stored = cast or checkpoint.dtype
+    compute = comfy.model_management.unet_manual_cast(stored, load_device, COMPUTE_DTYPES)
+    mixed = cast is None and any(t.dtype != stored for t in checkpoint.tensors.values())
+    if is_quantized or mixed:
+        compute = compute or stored
+    if is_quantized:
+        config = _QuantConfig({"mixed_ops": True})  # as ComfyUI's loaders set it for such a checkpoint
+        operations = linear_layers_on(
+            offload_device, comfy.ops.pick_operations(stored, compute, load_device, model_config=config)
+        )
+    elif mixed:  # a file of several dtypes is cast layer by layer
+        operations = comfy.ops.manual_cast
+    else:
+        operations = comfy.ops.pick_operations(stored, compute, load_device)
+    return Layers(operations, stored, compute, cast, is_quantized)
+
+
+@dataclass
+class _QuantConfig:
+    """What pick_operations reads of a model config."""
+
+    quant_config: dict
+
+
+def linear_layers_on(device, operations):
+    """Mixed-precision operations whose linear layers load their weights to `device`.
+
+    build_model constructs layers on the meta device, and these would otherwise load their weights there too.
+    """
+
+    class Operations(operations):
+        class Linear(operations.Linear):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **{**kwargs, "device": device})
+
+    return Operations
+
+
+def cpu_dtype(checkpoint: Checkpoint, weight_dtype: str, device) -> torch.dtype:
+    """The dtype to compute in on a CPU: bfloat16 where the processor multiplies it natively, else float32."""
+    if weight_dtype == "default":
+        dtype = compute_dtype(device, checkpoint.dtype)
+    else:
+        dtype = torch.bfloat16 if weight_dtype == "bf16" and multiplies_bf16() else torch.float32
+    size = sum(tensor.numel() for tensor in checkpoint.tensors.values()) * dtype.itemsize
+    logging.info(
+        f"Janus on this CPU: {str(dtype).removeprefix('torch.')} arithmetic, weights packed once when first used "
+        f"({size / 1e9:.1f} GB)."
+    )
+    return dtype
+
+
+class PackedOperations(comfy.ops.disable_weight_init):
+    """comfy.ops' layers, with packed linear layers."""
+
+    class Linear(comfy.ops.manual_cast.Linear):
+        casts_weight = True
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.packed = PackedWeight()
+
+        def forward(self, x):
+            if self.weight_function or self.bias_function or x.dtype not in DTYPES or torch.is_grad_enabled():
+                return super().forward(x)
+            comfy.ops.run_every_op()
+            return self.packed.linear(x, self.weight, self.bias)
+
+    class Embedding(comfy.ops.disable_weight_init.Embedding):
+        casts_weight = True
+
+
+def keep_packed_weights_current(patcher):
+    """Registers callbacks on a MODEL's patcher that clear packed weights where ComfyUI changes weights in place.
+
+    The layers notice replaced weights (LoRA on and off). Hooks change weights in place, and unloading frees memory.
+    """
+
+    def clear(patcher, *args):
+        for layer in patcher.model.modules():
+            if isinstance(packed := getattr(layer, "packed", None), PackedWeight):
+                packed.clear()
+        patcher.model.has_hooked_weights = False
+
+    def apply_hooks(patcher, hooks):
+        clear(patcher)
+        patcher.model.has_hooked_weights = hooks is not None
+
+    def clear_if_hooked(patcher, *args):
+        if getattr(patcher.model, "has_hooked_weights", False):
+            clear(patcher)
+
+    for event, callback in {
+        CallbacksMP.ON_APPLY_HOOKS: apply_hooks,
+        CallbacksMP.ON_CLEANUP: clear_if_hooked,
+        CallbacksMP.ON_LOAD: clear_if_hooked,
+        CallbacksMP.ON_DETACH: clear,
+    }.items():
+        patcher.add_callback_with_key(event, "janus_packed", callback)
