@@ -1,14 +1,13 @@
-"""Linear layers for the CPU with weights packed by oneDNN, as an `operations` namespace.
+"""An `operations` namespace whose linear layers have weights packed by oneDNN, for CPUs; the others are torch.nn's.
 
-Packed weights stream from memory faster than plain ones for the one or two rows of a decode step, and multiply at least
-as fast for many rows; benchmarks/speed.py measures whole tokens and steps. Everything else is torch.nn.
+Packed weights make the one or two rows of a decode step faster, and larger batches no slower (benchmarks/speed.py).
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-ROWS = 2  # the layout is chosen for a decode step with guidance; larger passes use it as well
+PACKED_FOR_ROWS = 2  # the batch that oneDNN chooses the layout for: a decode step with guidance
 DTYPES = (torch.float32, torch.bfloat16)
 
 Conv2d, Embedding, GroupNorm, LayerNorm = nn.Conv2d, nn.Embedding, nn.GroupNorm, nn.LayerNorm
@@ -16,7 +15,7 @@ RMSNorm = nn.RMSNorm
 
 
 def available(dtype: torch.dtype) -> bool:
-    """Whether this build of torch and this processor pack and multiply weights of this dtype, by trying it."""
+    """Whether this build of torch and this CPU support packed weights of a dtype; found out by trying."""
     if dtype not in DTYPES:
         return False
     try:
@@ -27,10 +26,7 @@ def available(dtype: torch.dtype) -> bool:
 
 
 class Linear(nn.Linear):
-    """A linear layer for inference that packs its weight on the first call and keeps only the packed form.
-
-    Calls that need gradients before that use the plain weight.
-    """
+    """A linear layer that replaces its weight by a packed one on the first call without gradients."""
 
     packed = None
 
@@ -38,6 +34,6 @@ class Linear(nn.Linear):
         if self.packed is None:
             if torch.is_grad_enabled():
                 return F.linear(x, self.weight, self.bias)
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), ROWS)
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), PACKED_FOR_ROWS)
             self.weight = None
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
