@@ -63,7 +63,7 @@ def load_vae(path: str | Path, device="cpu", dtype=torch.float32) -> LatentVAE:
             )
     except Exception as error:  # diffusers raises many types for the same problem
         raise CheckpointError(
-            f"{path} could not be loaded as an SDXL VAE ({first_line(error)}): `python -m janus_core download --vae` fetches one."
+            f"{path} is not a usable SDXL VAE ({first_line(error)}): `python -m janus_core download --vae` fetches one."
         ) from None
     return LatentVAE(vae.to(device).eval().requires_grad_(False), scale)
 
