@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import janus_core
-from janus_core.checkpoint import build_model, build_vq, detect_family, read_checkpoint, save_single_file
+from janus_core.checkpoint import build_model, build_vq, config_of, detect_family, read_checkpoint, save_single_file
 from janus_core.checkpoint.transformers_layout import original_tensors
 from janus_core.errors import CheckpointError
 
@@ -235,6 +235,18 @@ def test_converted_attention_is_concatenated_as_q_k_v():
     del parts[name.format("k")]
     with pytest.raises(CheckpointError, match="q, k or v"):
         original_tensors(parts)
+
+
+def test_a_written_config_describes_the_same_model(folder):
+    """Whatever shapes do not tell survives config_of, with values that are not the defaults."""
+    config = json.loads((folder / "config.json").read_text())
+    config["language_config"].update(rms_norm_eps=1e-3, rope_theta=500.0, max_position_embeddings=512)
+    (folder / "config.json").write_text(json.dumps(config))
+    checkpoint = read_checkpoint(folder)
+    params = build_model(checkpoint).params
+    assert (params.llama.norm_eps, params.llama.rope_theta, params.llama.max_positions) == (1e-3, 500.0, 512)
+    checkpoint.config = config_of(build_model(checkpoint))
+    assert build_model(checkpoint).params == params
 
 
 def test_a_single_file_that_cannot_be_written(folder, tmp_path):
