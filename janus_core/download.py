@@ -1,6 +1,6 @@
-"""The official checkpoints and the SDXL VAE from the Hugging Face hub, fetched only when a person asks.
+"""Downloads the official checkpoints and the SDXL VAE from the Hugging Face hub, only on request.
 
-The hub's library resumes what was begun, shows progress and checks what arrives.
+huggingface_hub resumes interrupted downloads, shows progress and verifies files.
 """
 
 import contextlib
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .checkpoint.files import INDEXES, WHOLE
-from .errors import DownloadError
+from .errors import DownloadError, first_line
 
 PACK = Path(__file__).resolve().parents[1]
 TEXTS = ("config.json", "tokenizer.json", "tokenizer_config.json", "processor_config.json")
 
 
 class Release(NamedTuple):
-    """What is published, and where it goes under a models folder."""
+    """A repository, its weight files, and the folder they go to, relative to the models folder."""
 
     repo: str
     folder: str
@@ -42,7 +42,7 @@ VAE = Release("stabilityai/sdxl-vae", "vae", ("sdxl_vae.safetensors",))
 
 
 def models_folder(pack: Path = PACK) -> Path:
-    """`models` of the ComfyUI that the pack is installed in, else `models` in the current folder."""
+    """`models` of the ComfyUI installation around the pack, else `models` in the current folder."""
     for parent in pack.parents:
         if parent.name == "custom_nodes":
             return parent.parent / "models"
@@ -50,24 +50,24 @@ def models_folder(pack: Path = PACK) -> Path:
 
 
 def download_checkpoint(name: str, models: Path) -> Path:
-    """Fetches an official checkpoint into `models`/janus and returns its folder.
+    """Downloads an official checkpoint into `models`/janus and returns its folder.
 
     Args:
         name: a key of CHECKPOINTS.
 
     Raises:
-        DownloadError: no network, no such repository, no room, or the download broke off.
+        DownloadError: no network, no such repository, a full disk, or an interrupted download.
     """
     return _fetch(CHECKPOINTS[name], models, checkpoint_files)
 
 
 def download_vae(models: Path) -> Path:
-    """Fetches the SDXL VAE into `models`/vae and returns its path. Raises DownloadError as download_checkpoint."""
+    """Downloads the SDXL VAE into `models`/vae and returns its path. Raises DownloadError like download_checkpoint."""
     return _fetch(VAE, models, lambda names: [name for name in VAE.weights if name in names]) / VAE.weights[0]
 
 
 def checkpoint_files(names: list[str]) -> list[str]:
-    """Of a repository's files, those of a checkpoint folder: JSON files, and one kind of weights; [] if it has none."""
+    """The files of a checkpoint folder in a repository: JSON files and one set of weights; [] without weights."""
     top = [name for name in names if "/" not in name]
     texts = [name for name in top if name.endswith(".json") and name not in INDEXES]
     for whole, index in zip(WHOLE, INDEXES):
@@ -80,56 +80,56 @@ def checkpoint_files(names: list[str]) -> list[str]:
 
 
 def _fetch(release: Release, models: Path, choose) -> Path:
-    """Fetches the files that `choose` picks from a repository's file names, all of one revision."""
+    """Downloads from one revision of a repository the files that `choose` selects from the list of names."""
     try:
         from huggingface_hub import HfApi, snapshot_download
     except ImportError:
-        raise DownloadError("Downloading needs huggingface_hub: pip install huggingface_hub.") from None
+        raise DownloadError("Downloading needs huggingface_hub: run `pip install huggingface_hub`.") from None
 
     folder = models / release.folder
-    with _one_sentence(release.repo):
+    with _download_errors(release.repo):
         info = HfApi().model_info(release.repo, files_metadata=True)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings}
     files = choose(list(sizes))
     if not files:
-        raise DownloadError(f"{release.repo} on the Hugging Face hub holds no {' and '.join(release.weights)}.")
-    _check_room(folder, {name: sizes[name] for name in files})
-    with _one_sentence(release.repo):
+        raise DownloadError(f"{release.repo} on the Hugging Face hub has no {' and '.join(release.weights)}.")
+    _check_disk_space(folder, {name: sizes[name] for name in files})
+    with _download_errors(release.repo):
         snapshot_download(release.repo, revision=info.sha, local_dir=folder, allow_patterns=files)
     return folder
 
 
 @contextlib.contextmanager
-def _one_sentence(repo: str):
-    """Turns what the hub's library raises into DownloadErrors."""
+def _download_errors(repo: str):
+    """Converts the exceptions of huggingface_hub into DownloadErrors."""
     from huggingface_hub.utils import HfHubHTTPError, RepositoryNotFoundError
 
     try:
         yield
-    except RepositoryNotFoundError:  # the hub also says so when it refuses a token
+    except RepositoryNotFoundError:  # also raised for an invalid token
         raise DownloadError(
-            f"The Hugging Face hub shows no repository {repo}: it is gone or private, or your HF_TOKEN is not valid."
+            f"The Hugging Face hub shows no repository {repo}: it is gone or private, or your HF_TOKEN is invalid."
         ) from None
     except HfHubHTTPError as error:
-        raise DownloadError(f"The Hugging Face hub refused {repo} ({_first_line(error)}).") from None
-    except Exception as error:  # many kinds get through: the HTTP client's, the disk's, the library's own
+        raise DownloadError(f"The Hugging Face hub refused {repo} ({first_line(error)}): try again later.") from None
+    except Exception as error:  # of the HTTP client, the disk, or the library itself
         raise DownloadError(
-            f"{repo} could not be fetched ({_first_line(error)}): check the network and run the same command again, "
-            "it goes on where it stopped."
+            f"{repo} could not be downloaded ({first_line(error)}): check the network and rerun the command, "
+            "which resumes the download."
         ) from None
 
 
-def _check_room(folder: Path, sizes: dict[str, int]):
-    """Raises DownloadError when the files that are not there yet do not fit on the disk."""
-    there = [folder / name for name, size in sizes.items() if _size(folder / name) == size]
-    begun = (folder / ".cache").rglob("*.incomplete")
-    needed = sum(sizes.values()) - sum(_size(path) for path in (*there, *begun))
+def _check_disk_space(folder: Path, sizes: dict[str, int]):
+    """Raises DownloadError when the missing files do not fit on the disk."""
+    complete = [folder / name for name, size in sizes.items() if _size(folder / name) == size]
+    partial = (folder / ".cache").rglob("*.incomplete")
+    needed = sum(sizes.values()) - sum(_size(path) for path in (*complete, *partial))
     disk = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(disk).free
     if needed > free:
         raise DownloadError(
-            f"{folder} needs {needed / 1e9:.1f} GB more and its disk has {free / 1e9:.1f} GB free: make room, or "
-            "choose another models folder with --to."
+            f"{folder} needs {needed / 1e9:.1f} GB more but its disk has {free / 1e9:.1f} GB free: free some space, "
+            "or choose another models folder with --to."
         )
 
 
@@ -137,25 +137,21 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
 def how_to_get(name: str, models: Path) -> str:
-    """What to do about a checkpoint that is not there, as the second half of a sentence.
+    """How to get a missing checkpoint, as the second half of an error message.
 
     Args:
-        name: what was asked for, a folder or file name.
-        models: the models folder that is searched.
+        name: the missing folder or file.
+        models: the models folder that was searched.
     """
-    place = "" if models == models_folder() else f" --to {models}"
+    option = "" if models == models_folder() else f" --to {models}"
     command = "python -m janus_core download"
     key = Path(name).name.lower().removesuffix(".safetensors")
     release = CHECKPOINTS.get(key)
     if release is None:
-        return f"choose another one, or fetch an official one with `{command} NAME{place}`, run in {PACK}"
+        return f"choose another one, or download an official one with `{command} NAME{option}`, run in {PACK}"
     *files, last = (*TEXTS, *release.weights)
     return (
-        f"run `{command} {key}{place}` in {PACK}, or put {', '.join(files)} and {last} of "
+        f"run `{command} {key}{option}` in {PACK}, or put {', '.join(files)} and {last} of "
         f"huggingface.co/{release.repo} into {models / release.folder}"
     )

@@ -1,4 +1,4 @@
-"""The exceptions that janus_core raises for input it cannot use; each message is one sentence for the user."""
+"""Exceptions for input that cannot be used; each message is one sentence for the user."""
 
 
 class JanusError(ValueError):
@@ -10,7 +10,7 @@ class CheckpointError(JanusError):
 
 
 class DeviceError(JanusError):
-    """The device that was asked for is not here."""
+    """The requested device is not available."""
 
 
 class PromptError(JanusError):
@@ -18,7 +18,7 @@ class PromptError(JanusError):
 
 
 class ImageError(JanusError):
-    """A picture cannot be read or has an unusable size."""
+    """An image cannot be read or has an unusable size."""
 
 
 class SamplingError(JanusError):
@@ -27,3 +27,8 @@ class SamplingError(JanusError):
 
 class DownloadError(JanusError):
     """A file could not be fetched from the Hugging Face hub."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of another library's error, to quote in a message; its type if it has no text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

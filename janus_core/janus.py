@@ -53,8 +53,8 @@ class ImageHead(nn.Module):
 class Janus(VisionLanguageModel):
     """The autoregressive model.
 
-    The VQ autoencoder is a model of its own (networks.vq). `codebook` is a plain float32 CPU copy of its normalised
-    codebook, [codebook_size, codebook_dim], set by the loader; it turns tokens into latents and back.
+    The VQ autoencoder is a separate model (networks.vq). `codebook` is a float32 CPU copy of its normalised codebook,
+    [codebook_size, codebook_dim], set by checkpoint.build_model, which converts between tokens and latents.
     """
 
     family = "janus"

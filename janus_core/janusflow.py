@@ -22,9 +22,9 @@ class JanusFlowParams:
 
 
 class FlowPrompt:
-    """Prompts as the velocity network reads them: their keys and values in every layer, and the attention mask.
+    """Encoded prompts for the velocity network: keys and values of every layer, and the attention mask.
 
-    Attention is causal, so they do not depend on the step and one object serves a whole run.
+    Attention is causal, so they do not depend on the latents and are computed once per run.
     """
 
     def __init__(self, cache: PrefixCache, mask):
@@ -33,11 +33,11 @@ class FlowPrompt:
 
     @property
     def rows(self) -> int:
-        """How many prompts there are, repetitions included."""
+        """Number of prompts, repetitions included."""
         return len(self.cache.keys[0])
 
     def first(self, rows: int) -> "FlowPrompt":
-        """The first rows alone."""
+        """The first `rows` rows only."""
         return FlowPrompt(self.cache.first(rows), self.mask[:rows])
 
     def repeat(self, times: int) -> "FlowPrompt":
@@ -76,18 +76,18 @@ class JanusFlow(VisionLanguageModel):
         self.vision_gen_dec_model = UViTDecoder(uvit, **kw)
 
     def embed_images(self, pixels):
-        """Images [B, 3, S, S] in [-1, 1] to what replaces begin-of-image and placeholders, [B, 1 + N, hidden]."""
+        """Images [B, 3, S, S] in [-1, 1] to embeddings of begin-of-image and the N placeholders, [B, 1 + N, hidden]."""
         features = self.vision_und_enc_aligner(self.vision_und_enc_model(pixels))
         begin = self.beg_of_und_embed.to(features).expand(features.shape[0], 1, -1)
         return torch.cat((begin, features), dim=1)
 
     def encode_prompt(self, embeds, visible, image_tokens: int, transformer_options=None) -> FlowPrompt:
-        """Computes the keys and values of prompts.
+        """Runs the prompts through the decoder once.
 
         Args:
             embeds: prompt embeddings without the last token, [rows, L, hidden].
-            visible: bool [rows, L], or None when every token is seen. A hidden token keeps its rotary position.
-            image_tokens: N, the tokens of the latents that will be denoised.
+            visible: bool [rows, L], or None when all tokens are visible. Hidden tokens still occupy rotary positions.
+            image_tokens: N, the number of tokens of the latents that will be denoised.
         """
         rows, L, _ = embeds.shape
         like = {"dtype": embeds.dtype, "device": embeds.device}
@@ -108,7 +108,7 @@ class JanusFlow(VisionLanguageModel):
         Args:
             z: scaled latents [B, 4, H, W], H and W multiples of the encoder's stride.
             t: [B], 1000 times the time.
-            prompt: from encode_prompt, with N = the tokens of z, and B rows or a multiple of B: B for each branch.
+            prompt: from encode_prompt for the N tokens of z, with B rows for each branch of guidance.
 
         Returns:
             [rows of the prompt, 4, H, W].
@@ -127,6 +127,6 @@ class JanusFlow(VisionLanguageModel):
         return self.vision_gen_dec_model(states.transpose(1, 2).unflatten(2, (h, w)), skip, t_emb)
 
     def image_tokens(self, height: int, width: int) -> int:
-        """Tokens of a latent of this size."""
+        """Number of tokens of a latent of this size."""
         stride = self.params.uvit.stride
         return (height // stride) * (width // stride)

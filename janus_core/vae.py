@@ -1,4 +1,4 @@
-"""The VAE that finishes JanusFlow's latents outside ComfyUI, by diffusers: SDXL's, or a small one of TAESD's kind."""
+"""JanusFlow's VAE outside ComfyUI, through diffusers: SDXL's, or a small one like TAESD."""
 
 import re
 from pathlib import Path
@@ -6,18 +6,18 @@ from pathlib import Path
 import torch
 
 from .checkpoint.files import read_header, read_json, read_tensors
-from .errors import CheckpointError
+from .errors import CheckpointError, first_line
 
 CONFIG = Path(__file__).parent / "sdxl_vae"
-SDXL_SCALE = 0.13025  # z = SDXL_SCALE times the latent that an SDXL VAE reads and writes
+SDXL_SCALE = 0.13025  # scaled latent = SDXL_SCALE * the latent of an SDXL VAE
 
 
 class LatentVAE:
-    """Scaled latents (what JanusFlow reads and writes) to pixels and back.
+    """Converts between JanusFlow's scaled latents z and pixels.
 
     Args:
         vae: diffusers' AutoencoderKL or AutoencoderTiny.
-        scale: z over what the network reads and writes; the VAE's own scaling factor when None.
+        scale: z divided by the network's own latent; the VAE's scaling_factor when None.
     """
 
     def __init__(self, vae, scale: float | None = None):
@@ -29,7 +29,7 @@ class LatentVAE:
         return self.vae.decode(z.to(self.vae.device, self.vae.dtype) / self.scale).sample.float()
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """pixels: [B, 3, H, W] in [-1, 1], sides multiples of 8. Returns float32 z, of the posterior its mode."""
+        """pixels: [B, 3, H, W] in [-1, 1], H and W multiples of 8. Returns float32 z, the mode of the posterior."""
         encoded = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype))
         latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
         return latents.float() * self.scale
@@ -38,12 +38,12 @@ class LatentVAE:
 def load_vae(path: str | Path, device="cpu", dtype=torch.float32) -> LatentVAE:
     """Loads a VAE, offline: a diffusers folder, or a single file in LDM's layout (sdxl_vae.safetensors) or TAESD's.
 
-    float16 makes SDXL's overflow, so it becomes float32.
+    SDXL's overflows in float16, so float32 is used instead.
 
     Raises:
-        CheckpointError: nothing there, or not a VAE.
+        CheckpointError: there is no such file, or it is not a VAE.
     """
-    from diffusers import AutoencoderKL, AutoencoderTiny  # seconds to import, and only JanusFlow's pictures need it
+    from diffusers import AutoencoderKL, AutoencoderTiny  # takes seconds to import, and only JanusFlow needs it
 
     path = Path(path).expanduser()
     if not path.exists():
@@ -61,9 +61,10 @@ def load_vae(path: str | Path, device="cpu", dtype=torch.float32) -> LatentVAE:
             vae = AutoencoderKL.from_single_file(
                 str(path), config=str(CONFIG), torch_dtype=dtype, local_files_only=True
             )
-    except Exception as error:  # diffusers raises many kinds for the same thing
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path} could not be loaded as an SDXL VAE ({reason}).") from None
+    except Exception as error:  # diffusers raises many types for the same problem
+        raise CheckpointError(
+            f"{path} is not a usable SDXL VAE ({first_line(error)}): `python -m janus_core download --vae` fetches one."
+        ) from None
     return LatentVAE(vae.to(device).eval().requires_grad_(False), scale)
 
 
@@ -72,17 +73,17 @@ def _is_taesd(path: Path) -> bool:
 
 
 def _load_taesd(path: Path, dtype):
-    """An AutoencoderTiny with a TAESD file's weights, and the z that its decoder's input of 1 stands for.
+    """An AutoencoderTiny with a TAESD file's weights, and its scale (see LatentVAE).
 
-    TAESD's decoder has a clamp as its layer 0, which diffusers applies outside of the layers; `vae_scale` turns an
-    SDXL latent into the decoder's input.
+    Layer 0 of a TAESD decoder is a clamp, which diffusers applies outside of its layers. `vae_scale` converts an SDXL
+    latent into the decoder's input.
     """
     from diffusers import AutoencoderTiny
 
     tensors = read_tensors(path)
     scale = SDXL_SCALE / float(tensors.pop("vae_scale", SDXL_SCALE))
     if float(tensors.pop("vae_shift", 0.0)) != 0:
-        raise CheckpointError(f"{path} shifts its latents, which SDXL's are not.")
+        raise CheckpointError(f"{path} is a TAESD of another model (it shifts latents): use one made for SDXL.")
     weights = {}
     for name, tensor in tensors.items():
         part, index, rest = re.fullmatch(r"taesd_(encoder|decoder)\.(\d+)\.(.+)", name).groups()

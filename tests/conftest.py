@@ -8,15 +8,15 @@ import torch
 from safetensors.torch import load_file
 
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: its kernels then run on the CPU
-torch.set_num_threads(1)  # the models are tiny; more threads only wait for each other
+    os.environ["TRITON_INTERPRET"] = "1"  # set before Triton is imported, to run kernels on the CPU
+torch.set_num_threads(1)  # the models are too small for more threads to help
 
 DATA = Path(__file__).parent / "data"
 
 
 @pytest.fixture(scope="session")
 def golden():
-    """A function from "ar-a" or "flow-a" to its folder, texts and expected tensors."""
+    """A function from "ar-a" or "flow-a" to the golden checkpoint's folder, texts and expected tensors."""
 
     def load(name):
         folder = DATA / "goldens" / name

@@ -1,4 +1,4 @@
-"""Checkpoint files in, models out, and back."""
+"""Reading and writing checkpoints, quantising them, and building models from them."""
 
 from .build import build_model, build_vq
 from .quantize import FORMATS as WEIGHT_FORMATS

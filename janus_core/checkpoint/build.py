@@ -1,21 +1,22 @@
-"""Building the models of a checkpoint."""
+"""Builds models from checkpoints."""
 
 import logging
+from collections.abc import Callable
 
 import torch
 
 from ..attention import attention as default_attention
 from ..errors import CheckpointError
-from ..janus import Janus
-from ..janusflow import JanusFlow
+from ..janus import Janus, JanusParams
+from ..janusflow import JanusFlow, JanusFlowParams
 from ..networks.vq import VQModel, normalised_codebook
 from .params import janus_params, janusflow_params
-from .quantize import NOTE, SCALE, quantized_layers
+from .quantize import COMFY_QUANT, QUANTIZED_PARTS, WEIGHT_SCALE, quantized_layers
 from .read import VQ_PREFIX, Checkpoint
 
 log = logging.getLogger(__name__)
 
-UNUSED = (".attn_pool.", "quantize.codebook_used", "rotary_emb.inv_freq")
+UNUSED = (".attn_pool.", "quantize.codebook_used", "rotary_emb.inv_freq")  # parts of checkpoints that no model has
 
 
 def build_model(
@@ -29,29 +30,31 @@ def build_model(
 ) -> Janus | JanusFlow:
     """The checkpoint's model with its weights, for inference.
 
-    The modules are made on the meta device and take the checkpoint's tensors as they are, so nothing is held twice;
-    a tensor is copied only where `dtype` or `device` differ from the file's.
+    The model is built on the meta device and its parameters become the checkpoint's tensors, so nothing is in memory
+    twice; a tensor is copied only where `dtype` or `device` differ from the file's.
 
     Args:
-        operations: the namespace that layers come from.
+        operations: the namespace that layers come from (see janus_core.operations).
         attention: the attention function (see janus_core.attention).
-        dtype: dtype of the weights; None keeps the file's.
+        dtype: of the weights that are not quantised; None for that of the file.
         network: a subclass of the family's model to build instead.
-        unused_device: of the weights that drawing does not read (`unused_in_generation` of the model); `device` when None.
+        unused_device: of the weights that generation does not use (the model's `unused_in_generation`); None for
+            `device`.
 
     Raises:
-        CheckpointError: the weights do not fit together or the config.
+        CheckpointError: the weights do not fit together, or not the config.
     """
-    if checkpoint.family == JanusFlow.family:
-        params, base = janusflow_params(checkpoint.tensors, checkpoint.config), JanusFlow
-    else:
-        params, base = janus_params(checkpoint.tensors, checkpoint.config), Janus
+    base = JanusFlow if checkpoint.family == JanusFlow.family else Janus
+    params = _params(checkpoint)
     model = (network or base)(params, operations, attention, device="meta", dtype=dtype)
     tensors = {k: v for k, v in checkpoint.tensors.items() if not k.startswith(VQ_PREFIX)}
-    unused_in_generation = () if unused_device is None else base.unused_in_generation
-    assign(
-        model, base(params, device="meta"), tensors, checkpoint.path, dtype, device, unused_in_generation, unused_device
-    )
+    tensors = _checked(tensors, base(params, device="meta"), checkpoint.path)
+
+    def device_of(name):
+        unused = unused_device is not None and name.startswith(base.unused_in_generation)
+        return unused_device if unused else device
+
+    _load_weights(model, tensors, dtype, device_of)
     if base is Janus:
         model.codebook = normalised_codebook(checkpoint.tensors[VQ_PREFIX + "quantize.embedding.weight"])
     return model
@@ -60,62 +63,65 @@ def build_model(
 def build_vq(
     checkpoint: Checkpoint, operations=torch.nn, attention=default_attention, dtype=None, device="cpu"
 ) -> VQModel:
-    """The picture tokenizer of a Janus checkpoint, as build_model does it."""
-    params = janus_params(checkpoint.tensors, checkpoint.config).vq
+    """The image tokenizer of a Janus checkpoint; arguments and errors are those of build_model."""
+    params = _params(checkpoint).vq
     model = VQModel(params, operations, attention, device="meta", dtype=dtype)
     tensors = {k[len(VQ_PREFIX) :]: v for k, v in checkpoint.tensors.items() if k.startswith(VQ_PREFIX)}
-    assign(model, VQModel(params, device="meta"), tensors, checkpoint.path, dtype, device)
+    tensors = _checked(tensors, VQModel(params, device="meta"), checkpoint.path)
+    _load_weights(model, tensors, dtype, lambda name: device)
     return model
 
 
-def assign(
-    model: torch.nn.Module,
-    twin: torch.nn.Module,
-    tensors,
-    path,
-    dtype,
-    device,
-    unused_in_generation=(),
-    unused_device=None,
-):
-    """Gives a meta-device model its weights, frozen, after checking that names and shapes fit.
+def _params(checkpoint: Checkpoint) -> JanusParams | JanusFlowParams:
+    read = janusflow_params if checkpoint.family == JanusFlow.family else janus_params
+    try:
+        return read(checkpoint.tensors, checkpoint.config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from None
 
-    A quantised layer keeps the dtype of its weight.
+
+def _checked(tensors: dict, reference: torch.nn.Module, path) -> dict:
+    """The tensors that a model takes, after checking their names and shapes.
 
     Args:
-        twin: the same model of torch.nn layers, which says what is needed; a host's layers may be without weights
-            until they are loaded.
-        unused_in_generation: beginnings of the names of weights that go to `unused_device` instead.
+        reference: the same model of torch.nn layers; a host's own layers may have no weights until they are loaded.
     """
     quantized = quantized_layers(tensors)
-    modules = dict(twin.named_modules())
+    modules = dict(reference.named_modules())
     other = [layer for layer in quantized if not isinstance(modules.get(layer), torch.nn.Linear)]
     if other:
-        raise CheckpointError(f"{path}: {other[0]} is quantised, which only linear layers may be.")
-    wanted = {name: parameter.shape for name, parameter in twin.state_dict().items()}
-    missing = [name for name in wanted if name not in tensors]
+        raise CheckpointError(f"{path}: {other[0]} is quantised, but only linear layers can be.")
+    shapes = {name: parameter.shape for name, parameter in reference.state_dict().items()}
+    missing = [name for name in shapes if name not in tensors]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise CheckpointError(f"{path} lacks the weight {missing[0]}{more}.")
-    for name, shape in wanted.items():
+        raise CheckpointError(f"{path} lacks the weight {missing[0]}{more}: download it again.")
+    for name, shape in shapes.items():
         if shape != tensors[name].shape:
             raise CheckpointError(
                 f"{path}: the weights do not fit together: {name} is {list(tensors[name].shape)}, "
                 f"the model needs {list(shape)}."
             )
-    known = {*wanted, *(f"{layer}.{part}" for layer in quantized for part in (NOTE, SCALE, "input_scale"))}
+    known = {*shapes, *(f"{layer}.{part}" for layer in quantized for part in QUANTIZED_PARTS)}
     extra = [name for name in tensors if name not in known and not any(part in name for part in UNUSED)]
     if extra:
         log.warning("%s: %d tensors are not part of the model and are ignored, %s first.", path, len(extra), extra[0])
-    kept = {f"{layer}.weight" for layer in quantized} | (known - wanted.keys())
+    return {name: tensor for name, tensor in tensors.items() if name in known}
+
+
+def _load_weights(model: torch.nn.Module, tensors: dict, dtype: torch.dtype | None, device_of: Callable):
+    """Makes the tensors the weights of a meta-device model, frozen; those of quantised layers keep their dtype.
+
+    Args:
+        device_of: a function from a tensor's name to its device.
+    """
+    quantized = {f"{layer}.{part}" for layer in quantized_layers(tensors) for part in ("weight", *QUANTIZED_PARTS)}
     state = {}
-    for name in known & tensors.keys():
-        part = name.rpartition(".")[2]
-        place = unused_device if name.startswith(unused_in_generation) else device
-        if part == NOTE:
-            place = "cpu"  # it is read, not computed with
-        state[name] = tensors[name].to(device=place, dtype=None if name in kept else dtype)
-        if part == SCALE and state[name].dim() == 1 and len(state[name]) > 1:
-            state[name] = state[name][:, None]  # one scale per row, as ComfyUI multiplies it
+    for name, tensor in tensors.items():
+        device = "cpu" if name.endswith(COMFY_QUANT) else device_of(name)  # COMFY_QUANT is read while loading
+        tensor = tensor.to(device=device, dtype=None if name in quantized else dtype)
+        if name.endswith(WEIGHT_SCALE) and tensor.dim() == 1 and len(tensor) > 1:
+            tensor = tensor[:, None]  # one scale per output channel, in the shape that ComfyUI multiplies by
+        state[name] = tensor
     model.load_state_dict(state, assign=True)
     model.requires_grad_(False).eval()

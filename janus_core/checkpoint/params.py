@@ -1,7 +1,7 @@
-"""Network dimensions from tensor shapes, and from config.json what shapes cannot tell.
+"""Network dimensions from tensor shapes, and the rest from config.json.
 
-Fallbacks are the published values: head width 128 in the language model and 64 in SigLIP, Llama's norm eps 1e-6 and
-rope theta 1e4, 16384 positions.
+Where config.json is silent, the values of the official checkpoints are used: head_dim 128 in the language model and 64
+in SigLIP, norm eps 1e-6, rope theta 1e4, 16384 positions.
 """
 
 import re
@@ -16,51 +16,51 @@ from ..networks.vq import VQParams
 
 
 class Shapes:
-    """Shapes by tensor name, with a clear error for a name that is not there."""
+    """Shapes by tensor name; a missing name is a CheckpointError."""
 
     def __init__(self, tensors):
         self.shapes = {name: tuple(t.shape) for name, t in tensors.items()}
 
     def __getitem__(self, name):
         if name not in self.shapes:
-            raise CheckpointError(f"The weights lack {name}.")
+            raise CheckpointError(f"the weights lack {name}: download the checkpoint again.")
         return self.shapes[name]
 
     def count(self, prefix: str) -> int:
-        """One more than the largest N among names `prefix.N.…`, 0 if there is none."""
+        """One more than the largest N among names `prefix.N.…`, 0 without such names."""
         pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
         return max((int(m[1]) + 1 for name in self.shapes if (m := pattern.match(name))), default=0)
 
 
 class Config:
-    """A section of config.json: numbers by key, None where it does not say."""
+    """A section of config.json."""
 
     def __init__(self, values, name: str = "config.json"):
         if not isinstance(values or {}, dict):
-            raise CheckpointError(f"config.json: {name} should be an object.")
+            raise CheckpointError(f"config.json: {name} must be an object.")
         self.values, self.name = values or {}, name
 
     def section(self, *keys: str) -> "Config":
-        """A nested section, empty where it is missing."""
+        """A nested section, empty if missing."""
         section = self
         for key in keys:
             section = Config(section.values.get(key), key)
         return section
 
     def number(self, key: str, default=None):
-        """The number under `key`. Raises CheckpointError for anything else."""
+        """The number under `key`, or the default. Raises CheckpointError if it is something else."""
         value = self.values.get(key)
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-            raise CheckpointError(f"config.json: {key} in {self.name} should be a number, it is {value!r}.")
+            raise CheckpointError(f"config.json: {key} in {self.name} must be a number, but is {value!r}.")
         return value
 
-    def agree(self, key: str, found: int):
-        """Raises CheckpointError when the config says another number than the weights have."""
+    def check(self, key: str, found: int):
+        """Raises CheckpointError if the config has another number than the weights."""
         if self.number(key, found) != found:
             raise CheckpointError(
-                f"The weights do not fit the config: config.json says {key} {self.values[key]}, they have {found}."
+                f"the weights do not fit config.json: {key} is {self.values[key]}, but the weights have {found}."
             )
 
 
@@ -69,24 +69,24 @@ def llama_params(shapes: Shapes, config: Config) -> LlamaParams:
     vocab, hidden = shapes[p + "embed_tokens.weight"]
     layers = shapes.count(p + "layers")
     if layers == 0:
-        raise CheckpointError("The weights hold no language model layers.")
+        raise CheckpointError("the weights have no language model layers: the checkpoint is incomplete.")
     intermediate = shapes[p + "layers.0.mlp.gate_proj.weight"][0]
     q, k = (shapes[p + f"layers.0.self_attn.{n}_proj.weight"][0] for n in "qk")
-    config.agree("vocab_size", vocab)
-    config.agree("hidden_size", hidden)
-    config.agree("num_hidden_layers", layers)
-    config.agree("intermediate_size", intermediate)
+    config.check("vocab_size", vocab)
+    config.check("hidden_size", hidden)
+    config.check("num_hidden_layers", layers)
+    config.check("intermediate_size", intermediate)
 
     heads = config.number("num_attention_heads")
     head_dim = config.number("head_dim") or (q // heads if heads else 128)
     if q % head_dim or k % head_dim or (heads and heads * head_dim != q):
         raise CheckpointError(
-            f"The weights do not fit the config: {heads or 'some'} heads of {head_dim} do not make {q} query channels."
+            f"the weights do not fit config.json: {q} query channels are not {heads or 'some'} heads of {head_dim}."
         )
-    config.agree("num_key_value_heads", k // head_dim)
+    config.check("num_key_value_heads", k // head_dim)
     rope = config.section("rope_parameters").values or config.section("rope_scaling").values
     if rope.get("rope_type", rope.get("type", "default")) != "default":
-        raise CheckpointError(f"Rotary scaling {rope} is of no published Janus model and is not supported.")
+        raise CheckpointError(f"config.json: rotary scaling {rope} is not supported, since no Janus model uses it.")
     return LlamaParams(
         vocab_size=vocab,
         hidden_size=hidden,
@@ -106,7 +106,7 @@ def siglip_params(shapes: Shapes, prefix: str, config: Config) -> SiglipParams:
     width, _, patch, _ = shapes[p + "patch_embed.proj.weight"]
     heads = config.number("num_attention_heads") or width // 64
     if not heads or width % heads:
-        raise CheckpointError(f"The weights do not fit the config: {width} channels are no {heads} vision heads.")
+        raise CheckpointError(f"the weights do not fit config.json: {width} channels are not {heads} vision heads.")
     params = SiglipParams(
         width=width,
         mlp_width=shapes[p + "blocks.0.mlp.fc1.weight"][0],
@@ -116,14 +116,14 @@ def siglip_params(shapes: Shapes, prefix: str, config: Config) -> SiglipParams:
         tokens=shapes[p + "pos_embed"][1],
         norm_eps=config.number("layer_norm_eps", 1e-6),
     )
-    config.agree("image_size", params.image_size)
+    config.check("image_size", params.image_size)
     return params
 
 
 def vq_params(shapes: Shapes, config: Config) -> VQParams:
     p = "gen_vision_model."
     size, dim = shapes[p + "quantize.embedding.weight"]
-    config.agree("image_token_size", size)
+    config.check("image_token_size", size)
     levels = shapes.count(p + "encoder.conv_blocks")
     return VQParams(
         codebook_size=size,
@@ -143,7 +143,7 @@ def janus_params(tensors, config: dict) -> JanusParams:
     shapes, config = Shapes(tensors), Config(config)
     codebook = config.section("gen_vision_config", "params")
     gen_embed_width = shapes["gen_embed.weight"][1]
-    codebook.agree("n_embed", gen_embed_width)
+    codebook.check("n_embed", gen_embed_width)
     return JanusParams(
         llama=llama_params(shapes, config.section("language_config")),
         siglip=siglip_params(shapes, "vision_model", config.section("vision_config", "params")),
@@ -159,10 +159,10 @@ def uvit_params(shapes: Shapes, encoder: Config, decoder: Config) -> UViTParams:
     channels, latent_channels, kernel, _ = shapes["vision_gen_enc_model.in_conv.weight"]
     upsamples = shapes.count("vision_gen_dec_model.out_convs")
     stride = encoder.number("stride") or 2**upsamples
-    encoder.agree("input_channels", latent_channels)
+    encoder.check("input_channels", latent_channels)
     if stride != 2**upsamples:
         raise CheckpointError(
-            f"The weights do not fit the config: a stride of {stride} does not undo {upsamples} upsampling layers."
+            f"the weights do not fit config.json: stride is {stride}, but {upsamples} upsamplings need {2**upsamples}."
         )
     return UViTParams(
         latent_channels=latent_channels,

@@ -1,7 +1,7 @@
-"""Weight-only quantisation of the language model, in the tensors that ComfyUI's quantised checkpoints have.
+"""Weight-only quantisation of the language model, in the layout of ComfyUI's quantised checkpoints.
 
-A quantised layer has its `weight` in fewer bits, a `weight_scale` that it is multiplied by, and `comfy_quant`, JSON as
-bytes that names the format (ComfyUI's QUANTIZATION.md).
+A quantised layer has a `weight` of 8 bits, a `weight_scale` to multiply it by, and `comfy_quant`: JSON in bytes that
+names the format (ComfyUI's QUANTIZATION.md).
 """
 
 import json
@@ -11,13 +11,14 @@ import torch
 
 from ..errors import CheckpointError
 
-SCALE, NOTE = "weight_scale", "comfy_quant"
-LANGUAGE_MODEL = "language_model.model.layers."
+WEIGHT_SCALE, COMFY_QUANT = "weight_scale", "comfy_quant"
+QUANTIZED_PARTS = (WEIGHT_SCALE, COMFY_QUANT, "input_scale")  # of a quantised layer, beside its weight
+DECODER_LAYERS = "language_model.model.layers."
 
 
 @dataclass(frozen=True)
 class Format:
-    """ComfyUI's name of a format, its storage dtype, and whether every output channel has a scale of its own."""
+    """A format: ComfyUI's name, the storage dtype, and whether there is one scale per output channel or only one."""
 
     name: str
     dtype: torch.dtype
@@ -53,62 +54,62 @@ def quantize_weight(weight: torch.Tensor, format: Format) -> tuple[torch.Tensor,
 
 
 def quantized(checkpoint, weight_dtype: str):
-    """A checkpoint whose language model's linear layers are quantised; embeddings, heads and encoders stay as they are.
+    """A copy of a checkpoint with the decoder's linear layers quantised, except those that already are.
 
-    Layers that already are quantised are kept.
+    Embeddings, heads and encoders keep their dtype.
 
     Args:
         weight_dtype: a key of FORMATS.
 
     Raises:
-        CheckpointError: it is none.
+        CheckpointError: weight_dtype is not one of these.
     """
     if weight_dtype not in FORMATS:
-        raise CheckpointError(f"Weights cannot be kept as {weight_dtype}: {', '.join(FORMATS)} are the choices.")
+        raise CheckpointError(f"Weights cannot be stored as {weight_dtype}: choose one of {', '.join(FORMATS)}.")
     format = FORMATS[weight_dtype]
     settings = {"format": format.name}
     if format.dtype.is_floating_point:
-        settings["full_precision_matrix_mult"] = True  # ComfyUI would else clip activations to the format's range
-    note = torch.tensor(list(json.dumps(settings).encode()), dtype=torch.uint8)
+        settings["full_precision_matrix_mult"] = True  # otherwise ComfyUI clips activations to the format's range
+    comfy_quant = torch.tensor(list(json.dumps(settings).encode()), dtype=torch.uint8)
     tensors = dict(checkpoint.tensors)
     for name, weight in checkpoint.tensors.items():
         layer = name.removesuffix(".weight")
-        is_linear = name.startswith(LANGUAGE_MODEL) and weight.dim() == 2 and layer != name
-        if is_linear and f"{layer}.{NOTE}" not in tensors:
-            tensors[name], tensors[f"{layer}.{SCALE}"] = quantize_weight(weight, format)
-            tensors[f"{layer}.{NOTE}"] = note
+        is_linear = name.startswith(DECODER_LAYERS) and weight.dim() == 2 and layer != name
+        if is_linear and f"{layer}.{COMFY_QUANT}" not in tensors:
+            tensors[name], tensors[f"{layer}.{WEIGHT_SCALE}"] = quantize_weight(weight, format)
+            tensors[f"{layer}.{COMFY_QUANT}"] = comfy_quant
     return replace(checkpoint, tensors=tensors)
 
 
 def quantized_layers(tensors) -> set[str]:
-    """Names of the quantised layers among tensors by name.
+    """Names of the quantised layers in a state dict.
 
     Raises:
-        CheckpointError: one is in a format that the networks cannot be built from.
+        CheckpointError: a layer has an unsupported format, or no scale.
     """
-    layers = {name.removesuffix(f".{NOTE}") for name in tensors if name.endswith(f".{NOTE}")}
+    layers = {name.removesuffix(f".{COMFY_QUANT}") for name in tensors if name.endswith(f".{COMFY_QUANT}")}
     for layer in layers:
-        stored = settings_of(tensors[f"{layer}.{NOTE}"]).get("format")
-        if stored not in READABLE:
+        format = quant_settings(tensors[f"{layer}.{COMFY_QUANT}"]).get("format")
+        if format not in READABLE:
             raise CheckpointError(
-                f"{layer} is quantised as {stored}, which is not supported: {', '.join(READABLE)} are."
+                f"{layer} is quantised as {format}, which is not supported: use one of {', '.join(READABLE)}."
             )
-        if f"{layer}.{SCALE}" not in tensors:
-            raise CheckpointError(f"The weights lack {layer}.{SCALE}, which a quantised layer needs.")
+        if f"{layer}.{WEIGHT_SCALE}" not in tensors:
+            raise CheckpointError(f"The weights lack {layer}.{WEIGHT_SCALE}, which a quantised layer needs.")
     return layers
 
 
-def settings_of(note: torch.Tensor) -> dict:
-    """What a layer's `comfy_quant` says, {} where it cannot be read."""
+def quant_settings(comfy_quant: torch.Tensor) -> dict:
+    """The decoded JSON of a layer's `comfy_quant`, {} if it cannot be read."""
     try:
-        settings = json.loads(bytes(note.tolist()))
+        settings = json.loads(bytes(comfy_quant.tolist()))
     except ValueError:
         return {}
     return settings if isinstance(settings, dict) else {}
 
 
-def is_rotated(note: torch.Tensor) -> bool:
-    """Whether a layer's weight is rotated along its inputs (ConvRot), which ComfyUI's kernels undo."""
-    settings = settings_of(note)
+def is_rotated(comfy_quant: torch.Tensor) -> bool:
+    """Whether a layer's weight is rotated along its inputs (ConvRot), which only ComfyUI's kernels undo."""
+    settings = quant_settings(comfy_quant)
     inner = settings.get("params")
     return bool(settings.get("convrot") or (isinstance(inner, dict) and inner.get("convrot")))

@@ -1,8 +1,7 @@
-"""Reading checkpoints in every layout that people have.
+"""Reads checkpoints in every layout, recognised by contents rather than by name.
 
-A checkpoint is recognised by its contents, not by its name: a folder in the original layout (`model_type:
-multi_modality`), a folder in the transformers layout (`model_type: janus`), or one .safetensors file made by
-`write.save_single_file`, which carries the config and the tokenizer in its metadata.
+The layouts are a folder in the original layout (`model_type: multi_modality`), a folder in the transformers layout
+(`model_type: janus`), and one .safetensors file with config and tokenizer in its metadata (`write.save_single_file`).
 """
 
 import json
@@ -20,8 +19,8 @@ from .files import read_folder_names, read_folder_tensors, read_header, read_jso
 VQ_PREFIX = "gen_vision_model."
 MODEL_TYPES = ("multi_modality", "janus")
 METADATA = ("config", "tokenizer", "tokenizer_config", "processor_config")
-SAVED_PREFIX = "model.diffusion_model."  # of weights in a file that ComfyUI's Model Save wrote
-TEXT_PREFIX = "janus."  # of the config and tokenizer in such a file, as bytes
+SAVED_PREFIX = "model.diffusion_model."  # of weights in a file written by ComfyUI's Model Save
+TEXT_PREFIX = "janus."  # of the config and tokenizer in such a file, as tensors of bytes
 
 
 @dataclass
@@ -41,7 +40,7 @@ class Checkpoint:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the language model's weights, as far as they are not quantised."""
+        """The dtype of the language model's weights that are not quantised."""
         return self.tensors["language_model.model.norm.weight"].dtype
 
 
@@ -71,7 +70,7 @@ def detect_family(path: str | Path) -> str | None:
         "janus", "janusflow", or None for another model.
 
     Raises:
-        CheckpointError: it cannot be told, because a file is damaged or the folder says nothing.
+        CheckpointError: a file is damaged, or a folder does not say which model it is.
     """
     path = Path(path)
     if path.is_dir():
@@ -80,7 +79,7 @@ def detect_family(path: str | Path) -> str | None:
             return None
         family = family_of_config(config) or family_of_names(read_folder_names(path))
         if family is None:
-            raise CheckpointError(f"{path} does not say which model it is.")
+            raise CheckpointError(f"{path} does not say which model it is: its config.json is missing or incomplete.")
         return family
     return family_of_names(read_header(path)[1])
 
@@ -89,7 +88,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """Reads a folder in either layout or a single .safetensors file.
 
     Raises:
-        CheckpointError: nothing there, another model, a missing, truncated or corrupt file.
+        CheckpointError: there is no checkpoint, it is of another model, or a file is missing, truncated or corrupt.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -99,7 +98,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if path.is_file():
         raise CheckpointError(f"{path} is neither a checkpoint folder nor a .safetensors file.")
     raise CheckpointError(
-        f"There is no checkpoint at {path} (`python -m janus_core download NAME` fetches the official ones)."
+        f"There is no checkpoint at {path}: `python -m janus_core download NAME` downloads an official one."
     )
 
 
@@ -112,7 +111,7 @@ def _read_folder(folder: Path) -> Checkpoint:
         )
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
-        raise CheckpointError(f"{folder} lacks tokenizer.json.")
+        raise CheckpointError(f"{folder} lacks tokenizer.json: download it from the model's repository.")
     tokenizer_config = read_json(folder / "tokenizer_config.json")
     processor_config = read_json(folder / "processor_config.json")
     tensors = read_folder_tensors(folder)
@@ -140,22 +139,22 @@ def _read_single_file(path: Path) -> Checkpoint:
         tensors, metadata = _read_saved_by_comfyui(read_tensors(path))
     if "tokenizer" not in metadata:
         raise CheckpointError(
-            f"{path} carries no tokenizer: point at its folder, or make one file of that with "
-            "'python -m janus_core convert FOLDER OUT.safetensors'."
+            f"{path} has no tokenizer in it: load its folder instead, or convert that to one file with "
+            "`python -m janus_core convert FOLDER OUT.safetensors`."
         )
     try:
         config, tokenizer_config, processor_config = (
             json.loads(metadata.get(key, "{}")) for key in ("config", "tokenizer_config", "processor_config")
         )
     except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path} has damaged metadata ({error}).") from None
+        raise CheckpointError(f"{path} has damaged metadata ({error}): download or convert it again.") from None
     if tensors is None:
         tensors = read_tensors(path)
     return _checkpoint(path, tensors, config, metadata["tokenizer"], tokenizer_config, processor_config)
 
 
 def _read_saved_by_comfyui(tensors: dict) -> tuple[dict, dict[str, str]]:
-    """(weights under their published names, metadata) of what Model Save wrote."""
+    """Weights under their original names, and the metadata, of a file written by Model Save."""
     texts = {key: tensors[TEXT_PREFIX + key] for key in METADATA if TEXT_PREFIX + key in tensors}
     metadata = {key: bytes(text.tolist()).decode("utf-8") for key, text in texts.items()}
     weights = {name: t for name, t in tensors.items() if name.startswith(SAVED_PREFIX)}

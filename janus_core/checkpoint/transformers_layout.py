@@ -1,4 +1,4 @@
-"""Names and config of the Hugging Face transformers layout (`model_type: janus`), turned into the published ones."""
+"""Converts the Hugging Face transformers layout (`model_type: janus`) to the original one."""
 
 import re
 
@@ -6,7 +6,7 @@ import torch
 
 from ..errors import CheckpointError
 
-# Applied in order to each converted name; the first part that matches an anchor settles the module.
+# Regular expressions and replacements, all applied in this order.
 _RULES = [
     (r"^lm_head\.", "language_model.lm_head."),
     (r"^model\.language_model\.", "language_model.model."),
@@ -32,12 +32,12 @@ _ALIGNERS = {"generation_aligner": "gen_aligner", "aligner": "aligner"}
 
 
 def is_converted(names) -> bool:
-    """Whether these tensor names are the converted layout's."""
+    """Whether tensor names are of the transformers layout."""
     return any(name.startswith("model.vqmodel.") for name in names)
 
 
 def original_name(name: str) -> str:
-    """The published name of a converted tensor (q, k and v of the vision tower still apart)."""
+    """The original name of a tensor; q, k and v of the vision tower stay separate."""
     aligner = re.match(r"^model\.(generation_aligner|aligner)\.(fc1|hidden_layers\.(\d+))\.(weight|bias)$", name)
     if aligner:
         index = 0 if aligner[2] == "fc1" else 2 * (int(aligner[3]) + 1)
@@ -48,7 +48,7 @@ def original_name(name: str) -> str:
 
 
 def original_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Renames converted tensors, joins the vision tower's q, k and v, and restores tied or reshaped ones."""
+    """Renames tensors, concatenates q, k and v of the vision tower, and restores tied and reshaped tensors."""
     out, parts = {}, {}
     for name, tensor in tensors.items():
         name = original_name(name)
@@ -61,7 +61,7 @@ def original_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
             out[name] = tensor
     for name, qkv in parts.items():
         if len(qkv) != 3:
-            raise CheckpointError(f"The weights lack a part of {name} (q, k and v are needed).")
+            raise CheckpointError(f"The weights lack q, k or v of {name}: download the checkpoint again.")
         out[name] = torch.cat([qkv["q"], qkv["k"], qkv["v"]])
     embedding = out.get("language_model.model.embed_tokens.weight")
     if embedding is not None:
@@ -70,13 +70,13 @@ def original_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
 
 
 def original_config(config: dict, chat_template: str) -> tuple[dict, dict]:
-    """The published form of a converted config.json and of what its chat template says.
+    """The original form of a transformers config.json and chat template.
 
     Returns:
         (config, processor_config).
     """
     vision, vq = config.get("vision_config") or {}, config.get("vq_config") or {}
-    published = {
+    original = {
         "model_type": "multi_modality",
         "language_config": config.get("text_config") or {},
         "vision_config": {
@@ -85,4 +85,4 @@ def original_config(config: dict, chat_template: str) -> tuple[dict, dict]:
         "gen_vision_config": {"params": {"image_token_size": vq.get("num_embeddings"), "n_embed": vq.get("embed_dim")}},
     }
     plain = bool(chat_template) and "<|User|>" not in chat_template
-    return published, {"sft_format": "deepseek_old" if plain else "deepseek"}
+    return original, {"sft_format": "deepseek_old" if plain else "deepseek"}

@@ -13,7 +13,7 @@ from .read import METADATA, TEXT_PREFIX, Checkpoint
 
 
 def config_of(model) -> dict:
-    """config.json in the published layout."""
+    """A model's config.json in the original layout."""
     p, llama, siglip = model.params, model.params.llama, model.params.siglip
     language = {
         "model_type": "llama",
@@ -90,7 +90,7 @@ def config_of(model) -> dict:
 
 
 def save_folder(checkpoint: Checkpoint, folder: str | Path, dtype: torch.dtype = torch.bfloat16):
-    """Writes a checkpoint as a folder in the published layout."""
+    """Writes a checkpoint as a folder in the original layout."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     vision = checkpoint.config.get("vision_config") or checkpoint.config["vision_und_enc_config"]
@@ -124,32 +124,32 @@ def save_folder(checkpoint: Checkpoint, folder: str | Path, dtype: torch.dtype =
 
 
 def text_tensors(metadata: dict[str, str]) -> dict[str, torch.Tensor]:
-    """A single file's metadata as uint8 tensors, for hosts that save tensors only."""
+    """The metadata of a single file as uint8 tensors, for hosts that save only tensors."""
     return {TEXT_PREFIX + key: torch.tensor(list(metadata[key].encode("utf-8")), dtype=torch.uint8) for key in METADATA}
 
 
 def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
-    """A single file's metadata: keys config, tokenizer, tokenizer_config, processor_config."""
+    """The metadata of a single file: config, tokenizer, tokenizer_config, processor_config."""
     values = (checkpoint.config, None, checkpoint.tokenizer_config, checkpoint.processor_config)
     metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in zip(METADATA, values)}
     return {**metadata, "tokenizer": checkpoint.tokenizer, "format": "pt"}
 
 
 def save_single_file(checkpoint: Checkpoint, path: str | Path):
-    """Writes weights (published names), config and tokenizer into one .safetensors file.
+    """Writes weights (under their original names), config and tokenizer into one .safetensors file.
 
     Raises:
         CheckpointError: the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path} should end in .safetensors.")
-    tensors, seen = {}, {}
+        raise CheckpointError(f"{path} cannot be written: its name must end in .safetensors.")
+    tensors, pointers = {}, set()
     for name, tensor in checkpoint.tensors.items():
         tensor = tensor.contiguous()
-        # Tied weights share memory, which the format refuses.
-        tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
-        seen[tensor.data_ptr()] = name
+        # Tied weights share memory, which the format does not allow.
+        tensors[name] = tensor.clone() if tensor.data_ptr() in pointers else tensor
+        pointers.add(tensor.data_ptr())
     partial = path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

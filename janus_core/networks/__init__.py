@@ -1,1 +1,1 @@
-"""The networks. None of them knows of checkpoints, prompts or sampling."""
+"""The networks, independent of checkpoints, prompts and sampling."""

@@ -1,7 +1,7 @@
 """The Llama decoder that every Janus model is built on, with a static key/value cache.
 
-Source: Llama (arXiv 2302.13971) as deepseek-llm-1.3b/7b configure it. Rotary positions use the half-split layout
-of the published checkpoints; RMSNorm, SwiGLU; no biases.
+Llama (arXiv 2302.13971) as configured in deepseek-llm-1.3b/7b: rotary positions in the half-split layout, RMSNorm,
+SwiGLU, no biases.
 """
 
 from dataclasses import dataclass
@@ -32,10 +32,10 @@ class KVCache:
     """Keys and values of all layers for `batch` rows and at most `capacity` positions.
 
     `keys` and `values` are [layers, batch, kv_heads, capacity, head_dim]. Positions before `length` are filled; a
-    forward pass writes its own from `length` on and moves `length` forward.
+    forward pass writes from `length` on and then advances it.
 
     Args:
-        dtype: of the passes. A CPU keeps float32: its attention of one query is many times slower in 16 bits.
+        dtype: of the activations; see cache_dtype for that of the cache.
     """
 
     def __init__(self, params: LlamaParams, batch: int, capacity: int, dtype, device):
@@ -47,17 +47,17 @@ class KVCache:
 
     @staticmethod
     def cache_dtype(dtype, device) -> torch.dtype:
-        """The dtype of such a cache's keys and values."""
+        """The dtype of keys and values: float32 on a CPU, where attention of one query is far slower in 16 bits."""
         return torch.float32 if torch.device(device).type == "cpu" else dtype
 
     @classmethod
     def bytes(cls, params: LlamaParams, batch: int, capacity: int, dtype, device) -> int:
-        """The memory that such a cache takes."""
+        """Memory of such a cache in bytes."""
         size = cls.cache_dtype(dtype, device).itemsize
         return 2 * params.layers * batch * params.kv_heads * capacity * params.head_dim * size
 
     def write(self, layer: int, k, v):
-        """Stores [B, kv_heads, L, D] keys and values at `length` and returns all filled ones, L included."""
+        """Stores keys and values [B, kv_heads, L, D] at `length`; returns those of all filled positions and these L."""
         end = self.length + k.shape[2]
         self.keys[layer, :, :, self.length : end] = k
         self.values[layer, :, :, self.length : end] = v
@@ -66,43 +66,43 @@ class KVCache:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def keep_rows(self, rows: int):
-        """Drops all but the first rows."""
+        """Drops all but the first `rows` rows."""
         self.keys, self.values = self.keys[:, :rows], self.values[:, :rows]
 
     def advance(self, count: int):
-        """Makes `count` written positions part of the past."""
+        """Marks `count` more positions as filled."""
         self.length += count
 
 
 class GraphKVCache:
-    """A KVCache as passes over one position see it that read their place, `slot` int64 [1], from a tensor.
+    """A view of a KVCache for decode steps in a CUDA graph: the slot to write is a tensor, int64 [1].
 
-    Every slot is returned, so the mask has to hide those that are not filled.
+    `write` returns every slot, so the mask must hide the unfilled ones.
     """
 
     def __init__(self, cache: KVCache, slot):
         self.cache, self.slot, self.length = cache, slot, 0
 
     def write(self, layer: int, k, v):
-        """Stores [B, kv_heads, 1, D] keys and values at the slot and returns those of all slots."""
+        """Stores keys and values [B, kv_heads, 1, D] at the slot; returns those of all slots."""
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         return keys.index_copy_(2, self.slot, k.to(keys.dtype)), values.index_copy_(2, self.slot, v.to(values.dtype))
 
     def advance(self, count: int):
-        """The place is the caller's to move."""
+        """Does nothing: the caller updates `slot`."""
 
 
 class PrefixCache:
-    """Keys and values of prompts that many passes read and none changes.
+    """Keys and values of a fixed prefix, [B, kv_heads, L, head_dim] per layer.
 
-    The first pass records them, [B, kv_heads, L, head_dim] in each layer; later ones see them in front of their own.
+    The first forward pass fills the cache; later ones read it and leave it unchanged.
     """
 
     def __init__(self):
         self.keys, self.values, self.length = [], [], 0
 
     def write(self, layer: int, k, v):
-        """Records k and v in the first pass; after that returns them behind the recorded ones."""
+        """Stores k and v in the first pass; in later ones returns them appended to the stored prefix."""
         if self.length == 0:
             self.keys.append(k)
             self.values.append(v)
@@ -110,22 +110,22 @@ class PrefixCache:
         return torch.cat((self.keys[layer], k), dim=2), torch.cat((self.values[layer], v), dim=2)
 
     def advance(self, count: int):
-        """Ends the recording pass; later passes leave no trace."""
+        """Ends the first pass; later calls have no effect."""
         self.length = self.length or count
 
     def repeat(self, times: int) -> "PrefixCache":
         """Each row repeated `times` times in place: rows (a, b) become (a, a, b, b)."""
-        return self._each(lambda x: x.repeat_interleave(times, dim=0))
+        return self._map(lambda x: x.repeat_interleave(times, dim=0))
 
     def first(self, rows: int) -> "PrefixCache":
-        """The first rows alone."""
-        return self._each(lambda x: x[:rows])
+        """The first `rows` rows only."""
+        return self._map(lambda x: x[:rows])
 
-    def _each(self, change) -> "PrefixCache":
-        changed = PrefixCache()
-        changed.keys, changed.values = [change(k) for k in self.keys], [change(v) for v in self.values]
-        changed.length = self.length
-        return changed
+    def _map(self, function) -> "PrefixCache":
+        cache = PrefixCache()
+        cache.keys, cache.values = [function(k) for k in self.keys], [function(v) for v in self.values]
+        cache.length = self.length
+        return cache
 
 
 def rotary_table(positions, head_dim: int, theta: float, dtype):
@@ -177,7 +177,7 @@ class Attention(nn.Module):
         if self.kv_heads != self.heads:
             k = k.repeat_interleave(self.heads // self.kv_heads, dim=1)
             v = v.repeat_interleave(self.heads // self.kv_heads, dim=1)
-        dtype, q = q.dtype, q.to(k.dtype)  # a cache may be kept in another dtype
+        dtype, q = q.dtype, q.to(k.dtype)  # the cache may have another dtype
         mask = None if mask is None else mask.to(k.dtype)
         if L == 1:
             x = default_attention(q, k, v, mask)
@@ -228,8 +228,8 @@ class Llama(nn.Module):
 
         Args:
             x: input embeddings, [B, L, hidden].
-            positions: [L] or [B, L] rotary positions; the next L after the cache's length when None.
-            cache: a KVCache or PrefixCache whose positions come first (S = those and L); None for a pass of its own.
+            positions: [L] or [B, L] rotary positions; the L that follow the cache's length when None.
+            cache: KVCache, GraphKVCache or PrefixCache of earlier positions; S counts these and L.
             mask: None for causal attention among the L positions (with everything in the cache visible), else an
                 additive mask broadcastable to [B, H, L, S] that includes causality.
 
@@ -251,7 +251,7 @@ class Llama(nn.Module):
 
 
 def causal_mask(length: int, past: int, dtype, device, visible=None):
-    """Additive mask of `length` queries over `past + length` keys: all of the past, and themselves causally.
+    """Additive mask of `length` queries over `past + length` keys: the whole past, and each other causally.
 
     Args:
         visible: optional bool [B, past + length]; False hides a key from every query of its row.
@@ -266,7 +266,7 @@ def causal_mask(length: int, past: int, dtype, device, visible=None):
 
 
 class CausalLM(nn.Module):
-    """A Llama decoder and its text head, under the published names."""
+    """A Llama decoder and its text head, under the names in checkpoints."""
 
     def __init__(self, params: LlamaParams, operations=torch.nn, attention=default_attention, device=None, dtype=None):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The SigLIP vision transformer that reads pictures for understanding (arXiv 2303.15343, ViT-L/16 at 384)."""
+"""The SigLIP vision transformer for image understanding (arXiv 2303.15343, ViT-L/16 at 384 pixels)."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class SiglipParams:
 
     @property
     def image_size(self) -> int:
-        """Side of the square picture that it reads, in pixels."""
+        """Width and height of the square input image, in pixels."""
         return round(self.tokens**0.5) * self.patch_size
 
 
@@ -86,7 +86,7 @@ class Siglip(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """Holds Siglip under the published name `vision_tower`."""
+    """Holds Siglip under the name in checkpoints, `vision_tower`."""
 
     def __init__(self, params: SiglipParams, **kwargs):
         super().__init__()

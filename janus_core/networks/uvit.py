@@ -1,7 +1,6 @@
-"""JanusFlow's shallow encoder and decoder between latents and the language model.
+"""JanusFlow's encoder and decoder between latents and the language model: g_enc and g_dec in arXiv 2411.07975, 3.2.
 
-ConvNeXt blocks with global response norm (arXiv 2301.00808) modulated by the time embedding; JanusFlow's paper
-(arXiv 2411.07975, section 3.2) calls them g_enc and g_dec.
+ConvNeXt blocks with global response norm (arXiv 2301.00808), modulated by the time embedding.
 """
 
 import math
@@ -15,8 +14,8 @@ from torch import nn
 @dataclass(frozen=True)
 class UViTParams:
     latent_channels: int
-    channels: int  # of the encoder, and of the decoder's skip connection
-    decoder_channels: int  # that the language model's states are projected to
+    channels: int  # of the encoder and the skip connection
+    decoder_channels: int  # of the projected hidden states that the decoder reads
     hidden_size: int
     encoder_blocks: int
     decoder_blocks: int
@@ -47,7 +46,7 @@ class TimeEmbedding(nn.Module):
 
 
 class GlobalResponseNorm(nn.Module):
-    """x (1 + weight N(x)) + bias with N(x) the L2 norm over the picture over its channel mean; x is [B, h, w, C]."""
+    """x (1 + weight N(x)) + bias; N(x) is the L2 norm over h and w, over its channel mean; x is [B, h, w, C]."""
 
     def __init__(self, channels, device, dtype):
         super().__init__()
@@ -80,7 +79,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class Blocks(nn.Module):
-    """A row of ConvNeXt blocks under the published name `res_blocks`."""
+    """A sequence of ConvNeXt blocks under the name in checkpoints, `res_blocks`."""
 
     def __init__(self, channels, count, hidden_size, norm_eps, operations, device, dtype):
         super().__init__()
@@ -151,7 +150,7 @@ class UViTDecoder(nn.Module):
         )
 
     def forward(self, x, skip, t_emb):
-        """x: the language model's states [B, decoder_channels, h, w]; skip: the encoder's features.
+        """x: the language model's hidden states, projected, [B, decoder_channels, h, w]; skip: the encoder's features.
 
         Returns [B, latent_channels, H, W].
         """

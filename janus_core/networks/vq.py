@@ -1,4 +1,4 @@
-"""The VQ-16 picture tokenizer of the autoregressive family (LlamaGen, arXiv 2406.06525, section 3.1).
+"""The VQ-16 image tokenizer of the autoregressive family (LlamaGen, arXiv 2406.06525, section 3.1).
 
 A convolutional encoder and decoder around a codebook of short vectors that are L2-normalised on lookup.
 """
@@ -20,13 +20,13 @@ class VQParams:
     codebook_size: int
     codebook_dim: int
     z_channels: int
-    channels: tuple[int, ...]  # of each level, from full resolution down
+    channels: tuple[int, ...]  # per level, from full resolution down
     res_blocks: int = 2
-    base_channels: int | None = None  # of the encoder's first convolution; those of the first level when None
+    base_channels: int | None = None  # of the encoder's first convolution; None for those of the first level
 
     @property
     def downscale(self) -> int:
-        """Pixels per token side."""
+        """Width and height of a token, in pixels."""
         return 2 ** (len(self.channels) - 1)
 
 
@@ -155,8 +155,8 @@ class Codebook(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Layers:
-    """The two layer kinds that the tokenizer is made of, bound to one host's operations."""
+class _LayerFactory:
+    """Constructors of the tokenizer's layers, bound to one `operations` namespace."""
 
     operations: object
     attention: object
@@ -174,7 +174,7 @@ class _Layers:
 
 
 class VQModel(nn.Module):
-    """Pictures to codebook tokens and back.
+    """Images to codebook tokens and back.
 
     A token latent is float32 [B, codebook_dim, h, w]: the normalised codebook vectors on the token grid.
     """
@@ -182,7 +182,7 @@ class VQModel(nn.Module):
     def __init__(self, params: VQParams, operations=torch.nn, attention=default_attention, device=None, dtype=None):
         super().__init__()
         self.params = params
-        ops = _Layers(operations, attention, device, dtype)
+        ops = _LayerFactory(operations, attention, device, dtype)
         self.encoder = Encoder(params, ops)
         self.decoder = Decoder(params, ops)
         self.quantize = Codebook(params, operations, device, dtype)
@@ -194,13 +194,13 @@ class VQModel(nn.Module):
         return normalised_codebook(self.quantize.embedding.weight.to(like.device))
 
     def encode(self, pixels):
-        """pixels: [B, 3, H, W] in [-1, 1], sides multiples of `params.downscale`. Returns the token latent."""
+        """pixels: [B, 3, H, W] in [-1, 1], H and W multiples of `params.downscale`. Returns the token latent."""
         z = self.quant_conv(self.encoder(pixels)).float()
         codebook = self.codebook(z)
         return tokens_to_latent(latent_to_tokens(z, codebook), codebook, z.shape[-2:])
 
     def decode(self, latent):
-        """latent: [B, codebook_dim, h, w]; each vector is first moved to its nearest codebook entry.
+        """latent: [B, codebook_dim, h, w]; each vector is first replaced by its nearest codebook entry.
 
         Returns pixels [B, 3, h * downscale, w * downscale] around [-1, 1], not clamped, in `latent`'s dtype.
         """
@@ -214,12 +214,12 @@ class VQModel(nn.Module):
 
 
 def normalised_codebook(weight):
-    """Codebook weight [N, D] as lookups see it: float32, rows of unit length."""
+    """Codebook weight [N, D] as used in lookups: float32, rows of unit length."""
     return F.normalize(weight.float(), dim=-1)
 
 
 def latent_to_tokens(latent, codebook):
-    """Nearest codebook entries of a latent [B, D, h, w] of any vector lengths: int64 [B, h * w] in raster order."""
+    """Nearest codebook entries of a latent [B, D, h, w], normalised or not: int64 [B, h * w] in raster order."""
     z = F.normalize(latent.float().flatten(2).transpose(1, 2), dim=-1)
     distance = z.square().sum(-1, keepdim=True) + codebook.square().sum(-1) - 2 * z @ codebook.T
     return distance.argmin(-1)

@@ -1,4 +1,4 @@
-"""Namespaces of layers (`operations`) that the networks can be built from besides torch.nn."""
+"""`operations`: namespaces of layers, other than torch.nn, that the networks can be built from."""
 
 import torch
 
@@ -27,10 +27,10 @@ def multiplies_bf16() -> bool:
 
 
 def choose_operations(device: torch.device, dtype: torch.dtype, has_quantized_layers: bool = False):
-    """The layers that compute fastest on a device.
+    """The fastest layers for a device.
 
     Args:
-        dtype: of the arithmetic.
+        dtype: of the activations.
         has_quantized_layers: whether the checkpoint holds 8-bit weights.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Linear layers whose weights may be quantised, as an `operations` namespace over another one."""
+"""An `operations` namespace whose linear layers can have 8-bit weights."""
 
 from functools import cache
 from types import SimpleNamespace
@@ -7,30 +7,32 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..checkpoint.quantize import NOTE, SCALE, is_rotated
+from ..checkpoint.quantize import COMFY_QUANT, WEIGHT_SCALE, is_rotated
 from ..errors import CheckpointError
 
-FEW_ROWS = 8  # up to as many, a product reads the int8 weight itself; for more, widening it first costs less
+MAX_INT8_ROWS = 8  # above, converting the int8 weight to the input's dtype first is faster
 
 
 def operations_over(base) -> SimpleNamespace:
-    """`base` with a Linear that loads quantised layers too; the others are base's own."""
+    """The layers of `base`, but a Linear that can load quantised weights too."""
 
     class Linear(base.Linear):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             self.register_buffer("scale", None, persistent=False)
-            self.cast_scale = None  # as the last input needed it
+            self.cast_scale = None  # in the dtype and on the device of the last input
 
         def _load_from_state_dict(self, state, prefix, *args):
-            if prefix + NOTE not in state:
+            if prefix + COMFY_QUANT not in state:
                 return super()._load_from_state_dict(state, prefix, *args)
-            if is_rotated(state[prefix + NOTE]):
-                raise CheckpointError(f"{prefix}weight is rotated (ConvRot), which only ComfyUI's own layers undo.")
+            if is_rotated(state[prefix + COMFY_QUANT]):
+                raise CheckpointError(
+                    f"{prefix}weight is rotated (ConvRot), which only ComfyUI's own layers support: load it in ComfyUI."
+                )
             self.weight = nn.Parameter(state[prefix + "weight"], requires_grad=False)
             if self.bias is not None:
                 self.bias = nn.Parameter(state[prefix + "bias"], requires_grad=False)
-            self.scale = self.cast_scale = state[prefix + SCALE].flatten()
+            self.scale = self.cast_scale = state[prefix + WEIGHT_SCALE].flatten()
 
         def forward(self, x):
             if self.scale is None:
@@ -39,11 +41,10 @@ def operations_over(base) -> SimpleNamespace:
                 self.cast_scale = self.scale.to(x.dtype)
             scale = self.cast_scale
             rows = x.reshape(-1, x.shape[-1])
-            stored = self.weight.dtype
-            few = len(rows) <= FEW_ROWS and len(scale) > 1 and (stored, x.dtype) == (torch.int8, torch.bfloat16)
-            if few and _reads_int8(x.device):
+            small_int8 = self.weight.dtype == torch.int8 and len(scale) > 1 and len(rows) <= MAX_INT8_ROWS
+            if small_int8 and x.dtype == torch.bfloat16 and _has_int8_matmul(x.device):
                 y = torch._weight_int8pack_mm(rows, self.weight, scale).view(*x.shape[:-1], -1)
-            elif x.dtype == torch.float16:  # products with what is not yet scaled would overflow
+            elif x.dtype == torch.float16:  # products with the unscaled weight would overflow
                 y = F.linear(x, (self.weight.float() * self.scale[:, None]).to(x.dtype))
             else:
                 y = F.linear(x, self.weight.to(x.dtype)) * scale
@@ -54,8 +55,8 @@ def operations_over(base) -> SimpleNamespace:
 
 
 @cache
-def _reads_int8(device: torch.device) -> bool:
-    """Whether this build of torch multiplies by int8 weights on the device, by trying it."""
+def _has_int8_matmul(device: torch.device) -> bool:
+    """Whether this build of torch can multiply by int8 weights on a device; found out by trying."""
     try:
         x = torch.ones(1, 64, dtype=torch.bfloat16, device=device)
         weight = torch.ones(64, 64, dtype=torch.int8, device=device)

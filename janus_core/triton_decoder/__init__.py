@@ -1,1 +1,1 @@
-"""Decode steps in few kernels, for GPUs."""
+"""Decode steps in Triton kernels, for NVIDIA GPUs."""

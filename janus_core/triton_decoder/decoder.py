@@ -1,4 +1,4 @@
-"""Decode steps of a Llama in five kernels a block, on GPUs that Triton writes kernels for."""
+"""Decode steps of a Llama with five Triton kernels per block."""
 
 import importlib.util
 import re
@@ -8,15 +8,15 @@ from torch import nn
 
 from ..networks.llama import KVCache, Llama, rotary_table
 
-MOST_ROWS = 64
-OLDEST_TRITON = (3, 2)
-EIGHT_BITS = (torch.int8, torch.float8_e4m3fn)
+MAX_ROWS = 64
+MIN_TRITON = (3, 2)
+QUANTIZED_DTYPES = (torch.int8, torch.float8_e4m3fn)
 
-_failed: set[torch.device] = set()  # where a kernel could not be made or started
+_failed: set[torch.device] = set()  # devices on which a kernel failed to compile or launch
 
 
 class TritonDecoder:
-    """Passes over one position of each row of a cache.
+    """Decodes one position of each row: what `networks.llama.Llama` computes with a cache.
 
     Args:
         starts: int64 [rows], the slot of each row's position 0.
@@ -29,10 +29,10 @@ class TritonDecoder:
         self.norm = llama.norm
         p, rows, capacity = llama.params, len(starts), cache.keys.shape[3]
         positions = torch.arange(capacity, device=starts.device)
-        table = rotary_table(positions, p.head_dim, p.rope_theta, torch.float32)
-        self.table = [side[:, : p.head_dim // 2].contiguous() for side in table]
-        # All that kernels read and write is there before a recording: Triton asks the driver about each pointer, which
-        # knows nothing of memory that an asynchronous allocator only notes down while it records.
+        cos, sin = rotary_table(positions, p.head_dim, p.rope_theta, torch.float32)
+        self.rotary = [table[:, : p.head_dim // 2].contiguous() for table in (cos, sin)]
+        # Buffers are allocated here, before any CUDA graph capture: Triton queries the driver about each pointer, and
+        # the driver does not know pointers that an asynchronous allocator hands out during a capture.
         self.slot = torch.zeros(1, dtype=torch.long, device=starts.device)
         widths = (p.hidden_size, p.hidden_size, p.heads * p.head_dim, p.heads * p.head_dim, p.intermediate_size)
         self.buffers = [llama.norm.weight.new_empty(rows, width) for width in widths]
@@ -56,26 +56,26 @@ class TritonDecoder:
         return self.norm(states)
 
     def _block(self, layer: int):
-        """Takes the states in the first buffer through a block."""
+        """Applies one block to the hidden states in the first buffer, in place."""
         k, starts, slot = self.kernels, self.starts, self.slot
         norms, (*qkv, out, gate, up, down) = self.blocks[layer]
-        states, between, queries, attended, inner = self.buffers
+        states, residual, queries, attended, inner = self.buffers
         keys, values = self.cache.keys[layer], self.cache.values[layer]
-        k.project(states, norms[0], qkv, self.table, starts, slot, keys, values, queries)
-        k.attend(queries, keys, values, starts, slot, attended)
-        k.added(attended, out, states, between)
-        k.gated(between, norms[1], gate, up, inner)
-        k.added(inner, down, between, states)
+        k.qkv_projection(states, norms[0], qkv, self.rotary, starts, slot, keys, values, queries)
+        k.attention(queries, keys, values, starts, slot, attended)
+        k.linear_residual(attended, out, states, residual)
+        k.gate_up(residual, norms[1], gate, up, inner)
+        k.linear_residual(inner, down, residual, states)
 
 
 def usable(llama: Llama, x) -> bool:
-    """Whether the kernels can take rows x [rows, hidden] through a Llama.
+    """Whether the kernels support a Llama and input rows x [rows, hidden].
 
-    They need a GPU with bfloat16, Triton, sides that are multiples of 32 (a head's: a power of 2), and in all
-    linear layers plain weights of x's dtype or, as quantized.operations_over makes them, of one format of 8 bits.
+    They need a GPU with bfloat16, Triton, widths that are multiples of 32, a head_dim that is a power of 2, and linear
+    layers whose weights either all have x's dtype, or are all quantised to one 8-bit dtype (operations.quantized).
     """
     p = llama.params
-    if x.dtype != torch.bfloat16 or len(x) > MOST_ROWS or not _has_kernels(x.device):
+    if x.dtype != torch.bfloat16 or len(x) > MAX_ROWS or not _device_supported(x.device):
         return False
     if p.head_dim % 32 or p.head_dim & (p.head_dim - 1) or p.hidden_size % 32 or p.intermediate_size % 32:
         return False
@@ -84,21 +84,24 @@ def usable(llama: Llama, x) -> bool:
         return False
     if not all(layer.weight.device == x.device and layer.weight.is_contiguous() for layer in layers):
         return False
-    dtype, *others = {layer.weight.dtype for layer in layers}
-    scaled = {getattr(layer, "scale", None) is not None for layer in layers}
-    if others or scaled != {dtype in EIGHT_BITS} or (dtype != x.dtype and dtype not in EIGHT_BITS):
-        return False
-    return dtype != torch.float8_e4m3fn or capability(x.device) >= (8, 9)
+    if {layer.weight.dtype for layer in layers} == {x.dtype}:
+        return all(_scale(layer) is None for layer in layers)
+    dtype = layers[0].weight.dtype
+    return (
+        dtype in QUANTIZED_DTYPES
+        and all(layer.weight.dtype == dtype and _scale(layer) is not None for layer in layers)
+        and (dtype == torch.int8 or capability(x.device) >= (8, 9))
+    )
 
 
-def _has_kernels(device: torch.device) -> bool:
+def _device_supported(device: torch.device) -> bool:
     if device.type != "cuda" or device in _failed or capability(device) < (8, 0):
         return False
     if importlib.util.find_spec("triton") is None:
         return False
     import triton
 
-    return tuple(map(int, re.findall(r"\d+", triton.__version__)[:2])) >= OLDEST_TRITON
+    return tuple(map(int, re.findall(r"\d+", triton.__version__)[:2])) >= MIN_TRITON
 
 
 def capability(device: torch.device) -> tuple[int, int]:
@@ -110,9 +113,14 @@ def _linear_layers(block):
     return attn.q_proj, attn.k_proj, attn.v_proj, attn.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj
 
 
+def _scale(linear):
+    """A quantised layer's scale, None for a plain layer."""
+    return getattr(linear, "scale", None)
+
+
 def _weight(linear):
-    """A linear layer's weight and, if it is of 8 bits, the scale of each output."""
-    scale = getattr(linear, "scale", None)
+    """A linear layer's weight and, if it is quantised, one scale per output channel."""
+    scale = _scale(linear)
     if scale is not None and len(scale) != len(linear.weight):
         scale = scale.expand(len(linear.weight)).contiguous()
     return linear.weight, scale

@@ -1,6 +1,6 @@
-"""Compiles what a decode step launches for GPUs that need not be there: python tests/core/compile_kernels.py 80 90.
+"""Cross-compiles the kernels of a decode step without a GPU: python tests/core/compile_kernels.py 80 90.
 
-Prints JSON: for each capability, number of rows, and weights, the kernels' names and bytes of shared memory.
+Prints JSON: names and shared memory (bytes) of the kernels, for each compute capability, row count and weight dtype.
 """
 
 import json
@@ -8,12 +8,12 @@ import sys
 from types import SimpleNamespace
 
 import torch
-from janus_core.fused.decoder import TritonDecoder
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from janus_core.networks.llama import KVCache, Llama, LlamaParams
+from janus_core.triton_decoder.decoder import TritonDecoder
 
 WEIGHTS = {"bf16": torch.bfloat16, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
 PARAMS = LlamaParams(
@@ -22,7 +22,7 @@ PARAMS = LlamaParams(
 
 
 def decoder(rows: int, weights: torch.dtype) -> TritonDecoder:
-    """Of one block at Janus-Pro-1B's size."""
+    """A decoder of one block with the dimensions of Janus-Pro-1B."""
     llama = Llama(PARAMS, dtype=torch.bfloat16)
     for layer in llama.layers.modules():
         if isinstance(layer, torch.nn.Linear) and weights != torch.bfloat16:
@@ -35,12 +35,13 @@ def decoder(rows: int, weights: torch.dtype) -> TritonDecoder:
 
 @torch.inference_mode()
 def main():
-    launch, made = JITFunction.run, []
+    launch, compiled = JITFunction.run, []
 
-    def only_compile(self, *args, grid, warmup, **options):
-        made.append((self.__name__, launch(self, *args, grid=grid, warmup=True, **options).metadata.shared))
+    def compile_only(self, *args, grid, warmup, **options):
+        kernel = launch(self, *args, grid=grid, warmup=True, **options)
+        compiled.append((self.__name__, kernel.metadata.shared))
 
-    JITFunction.run = only_compile
+    JITFunction.run = compile_only
     report = []
     for rows in (1, 2, 32):
         for name, weights in WEIGHTS.items():
@@ -56,9 +57,9 @@ def main():
                         get_current_target=lambda target=target: target,
                     )
                 )
-                made.clear()
+                compiled.clear()
                 step(torch.zeros(rows, PARAMS.hidden_size, dtype=torch.bfloat16), torch.tensor([100]))
-                report.append({"capability": capability, "rows": rows, "weights": name, "kernels": list(made)})
+                report.append({"capability": capability, "rows": rows, "weights": name, "kernels": list(compiled)})
     print(json.dumps(report))
 
 

@@ -1,4 +1,4 @@
-"""Every layout loads to the same tensors, and everything that can be wrong with one is one clear sentence."""
+"""Every layout loads to the same tensors, and whatever is wrong with one is reported in one sentence."""
 
 import json
 import pickle
@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import janus_core
-from janus_core.checkpoint import build_model, build_vq, detect_family, read_checkpoint, save_single_file
+from janus_core.checkpoint import build_model, build_vq, config_of, detect_family, read_checkpoint, save_single_file
+from janus_core.checkpoint.transformers_layout import original_tensors
 from janus_core.errors import CheckpointError
 
 
 @pytest.fixture(params=["ar-a", "flow-a"])
 def folder(request, golden, tmp_path):
-    """A copy of a golden checkpoint, to be changed."""
+    """A copy of a golden checkpoint for tests to modify."""
     target = tmp_path / request.param
     shutil.copytree(golden(request.param).folder, target, ignore=shutil.ignore_patterns("expected*", "picture*"))
     return target
@@ -70,30 +71,29 @@ def test_single_file_round_trip(folder, tmp_path):
     checkpoint = read_checkpoint(folder)
     file = tmp_path / "out" / "one.safetensors"
     save_single_file(checkpoint, file)
-    again = read_checkpoint(file)
-    assert again.tensors.keys() == checkpoint.tensors.keys()
-    assert all(torch.equal(again.tensors[n], t) for n, t in checkpoint.tensors.items())
-    assert (again.config, again.tokenizer, again.tokenizer_config, again.processor_config) == (
-        checkpoint.config, checkpoint.tokenizer, checkpoint.tokenizer_config, checkpoint.processor_config
-    )  # fmt: skip
+    written = read_checkpoint(file)
+    assert written.tensors.keys() == checkpoint.tensors.keys()
+    assert all(torch.equal(written.tensors[n], t) for n, t in checkpoint.tensors.items())
+    for name in ("config", "tokenizer", "tokenizer_config", "processor_config"):
+        assert getattr(written, name) == getattr(checkpoint, name)
     assert detect_family(file) == checkpoint.family
 
 
-def test_weights_keep_the_files_dtype_unless_asked(folder):
+def test_dtype_is_the_files_by_default(folder):
     checkpoint = read_checkpoint(folder)
     assert {p.dtype for p in build_model(checkpoint).parameters()} == {torch.bfloat16}
     assert {p.dtype for p in build_model(checkpoint, dtype=torch.float32).parameters()} == {torch.float32}
 
 
-def test_loading_does_not_copy(folder):
+def test_loading_does_not_copy_tensors(folder):
     """The model's parameters are the checkpoint's tensors themselves."""
     checkpoint = read_checkpoint(folder)
     for name, parameter in build_model(checkpoint).named_parameters():
         assert parameter.data_ptr() == checkpoint.tensors[name].data_ptr()
 
 
-def test_published_7b_config_holds_little(folder):
-    """Head counts and the rest come from shapes when the config does not say."""
+def test_a_short_config_like_that_of_the_original_7b(folder):
+    """Head counts and other dimensions come from shapes."""
     config = json.loads((folder / "config.json").read_text())
     config["language_config"] = {
         "num_hidden_layers": 3,
@@ -105,7 +105,7 @@ def test_published_7b_config_holds_little(folder):
     assert build_model(read_checkpoint(folder)).params.llama.heads == 3
 
 
-def refused(path, *words, build=False):
+def assert_refused(path, *words, build=False):
     with pytest.raises(CheckpointError) as error:
         checkpoint = read_checkpoint(path)
         if build:
@@ -117,28 +117,28 @@ def refused(path, *words, build=False):
         assert word in message, message
 
 
-def test_nothing_there(tmp_path):
-    refused(tmp_path / "nowhere", "no checkpoint", "nowhere")
+def test_a_missing_checkpoint(tmp_path):
+    assert_refused(tmp_path / "nowhere", "no checkpoint", "nowhere")
 
 
-def test_neither_folder_nor_safetensors(tmp_path):
+def test_a_file_of_another_type(tmp_path):
     (tmp_path / "x.txt").write_text("x")
-    refused(tmp_path / "x.txt", "neither")
+    assert_refused(tmp_path / "x.txt", "neither")
 
 
-def test_another_model(folder):
+def test_a_config_of_another_model(folder):
     (folder / "config.json").write_text(json.dumps({"model_type": "llava"}))
-    refused(folder, "not a Janus", "llava")
+    assert_refused(folder, "not a Janus", "llava")
 
 
-def test_another_models_weights(folder):
+def test_weights_of_another_model(folder):
     save_file({"a": torch.zeros(1)}, folder / "model.safetensors")
-    refused(folder, "not a Janus")
+    assert_refused(folder, "not a Janus")
 
 
 def test_no_weights(folder):
     (folder / "model.safetensors").unlink()
-    refused(folder, "no weights", "pytorch_model.bin")
+    assert_refused(folder, "no weights", "pytorch_model.bin")
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
@@ -146,27 +146,27 @@ def test_a_missing_shard(folder, suffix):
     write_shards(folder, suffix)
     shard = next(folder.glob("*-00002-of-*"))
     shard.unlink()
-    refused(folder, shard.name)
+    assert_refused(folder, shard.name)
 
 
 @pytest.mark.parametrize("layout", ["safetensors", "bin", "old bin", "sharded safetensors", "sharded bin"])
-@pytest.mark.parametrize("keep", [0, 5, 0.5, 0.999])
-def test_truncated_files(folder, layout, keep):
+@pytest.mark.parametrize("fraction", [0, 1e-4, 0.5, 0.999])
+def test_truncated_files(folder, layout, fraction):
     LAYOUTS[layout](folder)
     file = max((f for f in folder.iterdir() if f.suffix in (".safetensors", ".bin")), key=lambda f: f.name)
     data = file.read_bytes()
-    file.write_bytes(data[: int(keep * len(data)) if keep < 1 else keep])
-    refused(folder, file.name)
+    file.write_bytes(data[: int(fraction * len(data))])
+    assert_refused(folder, file.name)
 
 
 def test_corrupt_header(folder):
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[8:40] = b"\xff" * 32
     (folder / "model.safetensors").write_bytes(data)
-    refused(folder, "damaged")
+    assert_refused(folder, "damaged")
 
 
-def test_a_pickle_that_runs_code_is_not_loaded(folder, tmp_path):
+def test_a_pickle_with_code_is_not_loaded(folder, tmp_path):
     class Evil:
         def __reduce__(self):
             return (open, (str(tmp_path / "owned"), "w"))
@@ -174,15 +174,15 @@ def test_a_pickle_that_runs_code_is_not_loaded(folder, tmp_path):
     (folder / "model.safetensors").unlink()
     with (folder / "pytorch_model.bin").open("wb") as file:
         pickle.dump({"a": Evil()}, file)
-    refused(folder, "pytorch_model.bin")
+    assert_refused(folder, "pytorch_model.bin")
     torch.save({"a": Evil()}, folder / "pytorch_model.bin")
-    refused(folder, "safety")
+    assert_refused(folder, "safety")
     assert not (tmp_path / "owned").exists()
 
 
 def test_missing_tokenizer(folder):
     (folder / "tokenizer.json").unlink()
-    refused(folder, "tokenizer.json")
+    assert_refused(folder, "tokenizer.json")
 
 
 def test_a_tokenizer_of_another_model(folder):
@@ -196,21 +196,21 @@ def test_a_tokenizer_of_another_model(folder):
 
 def test_config_that_is_not_json(folder):
     (folder / "config.json").write_text("{")
-    refused(folder, "config.json", "JSON")
+    assert_refused(folder, "config.json", "JSON")
 
 
 def test_a_missing_weight(folder):
     tensors = tensors_of(folder)
     del tensors["language_model.model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, folder / "model.safetensors")
-    refused(folder, "layers.1.mlp.up_proj.weight", build=True)
+    assert_refused(folder, "layers.1.mlp.up_proj.weight", build=True)
 
 
 def test_a_weight_of_another_shape(folder):
     tensors = tensors_of(folder)
     tensors["language_model.model.norm.weight"] = torch.zeros(7)
     save_file(tensors, folder / "model.safetensors")
-    refused(folder, "language_model.model.norm.weight", "do not fit", build=True)
+    assert_refused(folder, "language_model.model.norm.weight", "do not fit", build=True)
 
 
 @pytest.mark.parametrize("key,value", [("num_hidden_layers", 4), ("hidden_size", 64), ("num_attention_heads", 5)])
@@ -218,11 +218,35 @@ def test_a_config_that_does_not_fit(folder, key, value):
     config = json.loads((folder / "config.json").read_text())
     config["language_config"][key] = value
     (folder / "config.json").write_text(json.dumps(config))
-    refused(folder, "do not fit", build=True)
+    assert_refused(folder, "do not fit", build=True)
 
 
 def test_a_single_file_without_a_tokenizer(folder):
-    refused(folder / "model.safetensors", "no tokenizer", "convert")
+    assert_refused(folder / "model.safetensors", "no tokenizer", "convert")
+
+
+def test_converted_attention_is_concatenated_as_q_k_v():
+    """The vision tower's fused projection, whatever the order of the parts in the file."""
+    name = "model.vision_model.encoder.layers.0.self_attn.{}_proj.weight"
+    parts = {name.format(part): torch.full((2, 3), value) for part, value in zip("vqk", (3.0, 1.0, 2.0))}
+    tensors = original_tensors(parts)
+    expected = torch.tensor([1.0, 1, 2, 2, 3, 3])
+    assert torch.equal(tensors["vision_model.vision_tower.blocks.0.attn.qkv.weight"][:, 0], expected)
+    del parts[name.format("k")]
+    with pytest.raises(CheckpointError, match="q, k or v"):
+        original_tensors(parts)
+
+
+def test_a_written_config_describes_the_same_model(folder):
+    """Whatever shapes do not tell survives config_of, with values that are not the defaults."""
+    config = json.loads((folder / "config.json").read_text())
+    config["language_config"].update(rms_norm_eps=1e-3, rope_theta=500.0, max_position_embeddings=512)
+    (folder / "config.json").write_text(json.dumps(config))
+    checkpoint = read_checkpoint(folder)
+    params = build_model(checkpoint).params
+    assert (params.llama.norm_eps, params.llama.rope_theta, params.llama.max_positions) == (1e-3, 500.0, 512)
+    checkpoint.config = config_of(build_model(checkpoint))
+    assert build_model(checkpoint).params == params
 
 
 def test_a_single_file_that_cannot_be_written(folder, tmp_path):

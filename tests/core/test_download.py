@@ -1,4 +1,4 @@
-"""Downloads with a hub that is a table of files: what is chosen, where it goes, and what goes wrong."""
+"""Downloads from a fake hub: which files are chosen, where they go, and errors."""
 
 import shutil
 from pathlib import Path
@@ -16,10 +16,10 @@ OTHER = {"README.md": 9, "LICENSE": 9, "figures/teaser.png": 9, "figures/list.js
 
 
 class Hub:
-    """Repositories as {file: size}; `error` is raised by the next call instead."""
+    """Repositories as {file: size}; `error`, if set, is raised by the next call."""
 
     def __init__(self):
-        self.repos, self.error, self.wanted = {}, None, None
+        self.repos, self.error, self.requested = {}, None, None
 
     def model_info(self, repo, files_metadata):
         assert files_metadata
@@ -30,7 +30,7 @@ class Hub:
 
     def snapshot_download(self, repo, *, revision, local_dir, allow_patterns):
         assert revision == "abc"
-        self.wanted = set(allow_patterns)
+        self.requested = set(allow_patterns)
         for name in allow_patterns:
             path = Path(local_dir) / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def hub(monkeypatch):
 
 
 def http_error(kind, status):
-    """An error of the hub's library, whose constructor has changed between its versions."""
+    """An error of huggingface_hub, whose constructors differ between its versions."""
     error = kind.__new__(kind)
     Exception.__init__(error, f"{status} Client Error: something.\nRequest ID: 1")
     return error
@@ -67,12 +67,12 @@ def http_error(kind, status):
         ),
     ],
 )
-def test_one_kind_of_weights_and_the_json_files_are_fetched(hub, tmp_path, capsys, weights, chosen):
+def test_one_set_of_weights_and_the_json_files_are_downloaded(hub, tmp_path, capsys, weights, chosen):
     hub.repos["deepseek-ai/Janus-Pro-1B"] = {**JSON, **OTHER, **weights}
     assert main(["download", "janus-pro-1b", "--to", str(tmp_path)]) == 0
-    assert hub.wanted == {*JSON, *chosen}
+    assert hub.requested == {*JSON, *chosen}
     folder = tmp_path / "janus" / "Janus-Pro-1B"
-    assert {path.name for path in folder.iterdir()} == hub.wanted
+    assert {path.name for path in folder.iterdir()} == hub.requested
     assert capsys.readouterr().out.strip() == str(folder)
 
 
@@ -91,10 +91,10 @@ def test_every_release_has_its_own_repository_and_folder(hub, tmp_path):
     for name, release in download.CHECKPOINTS.items():
         hub.repos[release.repo] = {**JSON, **dict.fromkeys(release.weights, 4)}
         assert download.download_checkpoint(name, tmp_path).name.lower() == name
-        assert hub.wanted == {*JSON, *release.weights}
+        assert hub.requested == {*JSON, *release.weights}
 
 
-def test_what_is_there_or_begun_needs_no_room_again(hub, tmp_path, monkeypatch):
+def test_complete_and_partial_files_need_no_more_space(hub, tmp_path, monkeypatch):
     hub.repos["deepseek-ai/Janus-1.3B"] = {**JSON, "model.safetensors": 1000}
     folder = tmp_path / "janus" / "Janus-1.3B"
 
@@ -123,19 +123,19 @@ def test_what_is_there_or_begun_needs_no_room_again(hub, tmp_path, monkeypatch):
         (RuntimeError(), "RuntimeError"),
     ],
 )
-def test_what_goes_wrong_is_one_line_and_status_1(hub, tmp_path, capsys, error, words):
+def test_errors_are_one_line_with_status_1(hub, tmp_path, capsys, error, words):
     hub.error = error
     assert main(["download", "janus-pro-7b", "--to", str(tmp_path)]) == 1
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ") and words in lines[0]
 
 
-def test_a_full_disk_is_noticed_before(hub, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_is_noticed_before_the_download(hub, tmp_path, capsys, monkeypatch):
     hub.repos["deepseek-ai/Janus-Pro-7B"] = {**JSON, "pytorch_model.bin": 14_800_000_000}
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2_000_000_000))
     assert main(["download", "janus-pro-7b", "--to", str(tmp_path)]) == 1
     error = capsys.readouterr().err
-    assert "needs 14.8 GB" in error and "2.0 GB free" in error and hub.wanted is None
+    assert "needs 14.8 GB" in error and "2.0 GB free" in error and hub.requested is None
 
 
 def test_a_repository_without_weights(hub, tmp_path, capsys):
@@ -156,19 +156,19 @@ def test_without_the_hub_library(monkeypatch, tmp_path):
         download.download_vae(tmp_path)
 
 
-def test_the_models_folder_is_that_of_the_comfyui_around_the_pack(tmp_path):
+def test_the_models_folder_of_the_surrounding_comfyui(tmp_path):
     assert download.models_folder(tmp_path / "ComfyUI" / "custom_nodes" / "janus") == tmp_path / "ComfyUI" / "models"
     assert download.models_folder(tmp_path / "janus") == Path("models")
 
 
 @pytest.mark.parametrize("name", ["Janus-Pro-1B", "janus-pro-1b.safetensors", "somewhere/Janus-Pro-1B"])
-def test_the_advice_for_an_official_checkpoint(tmp_path, name):
+def test_advice_for_an_official_checkpoint(tmp_path, name):
     advice = download.how_to_get(name, tmp_path)
     assert f"python -m janus_core download janus-pro-1b --to {tmp_path}" in advice
     assert "config.json" in advice and "pytorch_model.bin" in advice
     assert str(tmp_path / "janus" / "Janus-Pro-1B") in advice
 
 
-def test_the_advice_for_another_checkpoint(tmp_path):
+def test_advice_for_another_checkpoint(tmp_path):
     advice = download.how_to_get("mine.safetensors", download.models_folder())
     assert "python -m janus_core download NAME`" in advice

@@ -1,32 +1,36 @@
-"""Every golden tensor through the public functions that the nodes and the CLI call. Bars: integers equal, floats 1e-4,
-decoded pictures 1e-3."""
+"""Every golden tensor through the public functions that the nodes and the CLI call.
+
+Tolerances: integers equal, floats 1e-4, decoded images 1e-3.
+"""
 
 import pytest
 import torch
-from janus_core.sampling.choice import Choice
 
 import janus_core
 from janus_core.image import open_image, understanding_pixels
 from janus_core.networks.vq import tokens_to_latent
 from janus_core.prompt import question_embeds
-from janus_core.sampling import flow, text, tokens
+from janus_core.sampling import flow
+from janus_core.sampling.settings import TextSamplerSettings, TokenSamplerSettings
+from janus_core.sampling.text import sample_text
+from janus_core.sampling.tokens import sample_image_tokens
 
-FLOAT, PICTURE = 1e-4, 1e-3
+FLOAT, IMAGE = 1e-4, 1e-3
 
 
 class Checked:
-    """Compares answers with the golden tensors and remembers which ones were."""
+    """Compares results with the golden tensors and tracks which of these were used."""
 
     def __init__(self, expected):
         self.expected, self.seen = expected, set()
 
-    def __call__(self, name, answer, bar=FLOAT):
+    def __call__(self, name, result, tolerance=FLOAT):
         expected = self.expected[name]
-        assert answer.shape == expected.shape, name
+        assert result.shape == expected.shape, name
         if expected.is_floating_point():
-            assert (answer - expected).abs().max() <= bar, name
+            assert (result - expected).abs().max() <= tolerance, name
         else:
-            assert torch.equal(answer, expected), name
+            assert torch.equal(result, expected), name
         self.seen.add(name)
 
     def all(self):
@@ -39,8 +43,8 @@ def load(golden):
 
 @torch.inference_mode()
 def check_understanding(pipe, golden, check):
-    picture = open_image(golden.folder / "picture.png")
-    pixels = understanding_pixels(picture, pipe.image_size)
+    image = open_image(golden.folder / "picture.png")
+    pixels = understanding_pixels(image, pipe.image_size)
     check("und.pixel_values", pixels[None, None])
     question = golden.text["und.question"]
     assert pipe.prompts.question_text(question) == golden.text["und.sft"]
@@ -48,9 +52,9 @@ def check_understanding(pipe, golden, check):
     check("und.input_ids", asked.ids[None])
     embeds = question_embeds(pipe.model, asked, pipe.model.embed_images(pixels[None]), torch.float32)
     check("und.inputs_embeds", embeds)
-    *_, ids = text.sample_steps(pipe.model, embeds, 12, pipe.prompts.eos)
+    *_, ids = sample_text(pipe.model, embeds, pipe.prompts.eos, TextSamplerSettings(max_new_tokens=12))
     check("und.answer_ids", ids)
-    assert pipe.describe(picture, question, max_new_tokens=12) == [golden.text["und.answer"]]
+    assert pipe.describe(image, question, max_new_tokens=12) == [golden.text["und.answer"]]
 
 
 def test_autoregressive(golden):
@@ -62,21 +66,20 @@ def test_autoregressive(golden):
         assert pipe.prompts.generation_text(prompt) == golden.text[f"{k}.sft"]
         check(f"{k}.input_ids", pipe.prompts.generation_ids(prompt))
         guidance = float(cfg[3:])
-        drawn = pipe.generate_tokens(prompt, guidance=guidance, temperature=0)
-        check(f"{key}.greedy_tokens", drawn)
+        tokens = pipe.generate_tokens(prompt, guidance=guidance, temperature=0)
+        check(f"{key}.greedy_tokens", tokens)
         with torch.inference_mode():
-            steps = tokens.sample_steps(
-                pipe.model, *pipe.sides(prompt), drawn.shape[1], cfg=guidance, choice=Choice(temperature=0)
-            )
+            settings = TokenSamplerSettings(guidance=guidance, temperature=0)
+            steps = sample_image_tokens(pipe.model, *pipe.encode_prompt(prompt), tokens.shape[1], settings)
             check(f"{key}.logits", torch.cat([step.logits for step in steps]))
         if f"{key}.image" in golden.expected:
-            check(f"{key}.image", pipe.decode_pixels(tokens_to_latent(drawn, pipe.codebook, (6, 6))), PICTURE)
+            check(f"{key}.image", pipe.decode_pixels(tokens_to_latent(tokens, pipe.codebook, (6, 6))), IMAGE)
     with torch.inference_mode():
         latent = pipe.vq.encode(golden.expected["vq.pixels"])
     check("vq.pixels", golden.expected["vq.pixels"])
     check("vq.quantized", latent)
     check("vq.tokens", pipe.tokens_of(latent))
-    check("vq.reconstruction", pipe.decode_pixels(latent), PICTURE)
+    check("vq.reconstruction", pipe.decode_pixels(latent), IMAGE)
     check_understanding(pipe, golden, check)
     check.all()
 
@@ -91,7 +94,8 @@ def test_flow(golden):
         z = torch.randn(1, 4, 12, 12, generator=torch.Generator().manual_seed(seed))
         check(f"gen{k}.noise", z, 0)
         with torch.inference_mode():
-            encoded = pipe.model.encode_prompt(*flow.joined(*pipe.sides(prompt)), pipe.model.image_tokens(12, 12))
+            branches = flow.concatenated(*pipe.encode_prompt(prompt))
+            encoded = pipe.model.encode_prompt(*branches, pipe.model.image_tokens(12, 12))
             for t in ("0", "0.37", "0.9"):
                 v = pipe.model.velocity(z.repeat(2, 1, 1, 1), torch.full((2,), 1000 * float(t)), encoded)
                 check(f"gen{k}.velocity.t{t}", v)
@@ -106,19 +110,18 @@ def test_flow(golden):
 @pytest.mark.parametrize("name", ["ar-a", "flow-a"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_close(golden, name, dtype):
-    """The first guided logits and the velocities in 16 bits agree with float32's to a few percent of their range."""
+    """The first guided logits and the velocities in 16 bits agree with float32's to 5% of their range."""
     golden = golden(name)
     pipe = janus_core.load(golden.folder, device="cpu", dtype=dtype)
     with torch.inference_mode():
         if name == "ar-a":
-            steps = tokens.sample_steps(
-                pipe.model, *pipe.sides(golden.text["gen0.prompt"]), 36, cfg=1, choice=Choice(temperature=0)
-            )
-            answer, expected = next(steps).logits[0], golden.expected["gen0.cfg1.logits"][0]
+            settings = TokenSamplerSettings(guidance=1, temperature=0)
+            steps = sample_image_tokens(pipe.model, *pipe.encode_prompt(golden.text["gen0.prompt"]), 36, settings)
+            result, expected = next(steps).logits[0], golden.expected["gen0.cfg1.logits"][0]
         else:
             expected = golden.expected["gen0.velocity.t0.37"]
-            sides = flow.joined(*pipe.sides(golden.text["gen0.prompt"]))
-            encoded = pipe.model.encode_prompt(*sides, pipe.model.image_tokens(12, 12))
+            branches = flow.concatenated(*pipe.encode_prompt(golden.text["gen0.prompt"]))
+            encoded = pipe.model.encode_prompt(*branches, pipe.model.image_tokens(12, 12))
             z = golden.expected["gen0.noise"].repeat(2, 1, 1, 1).to(dtype)
-            answer = pipe.model.velocity(z, torch.full((2,), 370.0), encoded).float()
-    assert (answer - expected).abs().max() < 0.05 * expected.abs().max()
+            result = pipe.model.velocity(z, torch.full((2,), 370.0), encoded).float()
+    assert (result - expected).abs().max() < 0.05 * expected.abs().max()

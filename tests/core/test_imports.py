@@ -1,12 +1,15 @@
-"""The arrows between the rooms: nodes/ is the only importer of ComfyUI, and janus_core has no circles."""
+"""Who imports whom: only nodes/ imports ComfyUI, and janus_core is layered, without cycles and without demo/."""
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
-COMFY = {
+COMFYUI = {
     "comfy",
     "comfy_api",
     "comfy_extras",
@@ -17,41 +20,108 @@ COMFY = {
     "execution",
     "server",
 }
-FORBIDDEN = {"janus", "attrdict", "timm", "einops"}
-ALLOWED = {  # who may import whom inside janus_core, by first path component
+UNWANTED = {"janus", "attrdict", "timm", "einops", "demo", "nodes", "benchmarks"}
+ALLOWED = {  # what each module and package of janus_core may import from the others
+    "errors": set(),
+    "attention": set(),
     "networks": {"attention"},
-    "understanding": {"networks"},
-    "janus": {"attention", "networks", "understanding"},
-    "janusflow": {"attention", "networks", "understanding"},
+    "vision_language": {"networks"},
+    "janus": {"attention", "networks", "vision_language"},
+    "janusflow": {"attention", "networks", "vision_language"},
     "prompt": {"errors"},
     "image": {"errors"},
+    "checkpoint": {"attention", "errors", "janus", "janusflow", "networks", "prompt"},
+    "operations": {"checkpoint", "errors"},
     "vae": {"checkpoint", "errors"},
-    "fused": {"networks"},
-    "sampling": {"attention", "errors", "fused", "janus", "janusflow", "networks", "prompt", "understanding"},
-    "checkpoint": {"attention", "errors", "janus", "janusflow", "networks"},
+    "download": {"checkpoint", "errors"},
+    "triton_decoder": {"networks"},
+    "sampling": {
+        "attention",
+        "errors",
+        "janus",
+        "janusflow",
+        "networks",
+        "prompt",
+        "triton_decoder",
+        "vision_language",
+    },
+    "describe": {"image", "prompt", "sampling", "vision_language"},
+    "pipeline": {
+        "checkpoint",
+        "describe",
+        "errors",
+        "image",
+        "janusflow",
+        "networks",
+        "operations",
+        "prompt",
+        "sampling",
+        "vae",
+    },
+    "__init__": {"errors", "pipeline", "sampling"},
+    "training": {
+        "attention",
+        "checkpoint",
+        "errors",
+        "image",
+        "janus",
+        "janusflow",
+        "networks",
+        "pipeline",
+        "prompt",
+        "vae",
+    },
+    "cli": {"checkpoint", "download", "errors", "image", "pipeline", "training"},
+    "__main__": {"cli"},
 }
 
 
 def imports(path: Path, package: tuple[str, ...]):
-    """Absolute dotted names that a file imports; `package` is the one it lies in."""
+    """Absolute dotted names that a file imports; `package` is the one that contains it."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
             module = ".".join((*base, *([node.module] if node.module else [])))
-            yield from [module] if node.module else (f"{module}.{alias.name}" for alias in node.names)
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
 def files(folder: str):
+    """(path, package) of each Python file."""
     for path in sorted((ROOT / folder).rglob("*.py")):
         yield path, path.relative_to(ROOT).parts[:-1]
 
 
-def test_janus_core_imports_no_comfyui():
+def top_level(path, package) -> set[str]:
+    return {name.split(".")[0] for name in imports(path, package)}
+
+
+def component(name: str) -> str:
+    """The first part of a janus_core module's name, `__init__` for the package itself."""
+    return (name.split(".") + ["__init__"])[1]
+
+
+def module_graph() -> dict[str, set[str]]:
+    """The modules of janus_core and those that importing each one loads, apart from the packages that contain it."""
+    paths = {}
     for path, package in files("janus_core"):
-        top = {name.split(".")[0] for name in imports(path, package)}
-        assert not top & (COMFY | FORBIDDEN), path
+        paths[".".join(package if path.stem == "__init__" else (*package, path.stem))] = path, package
+    graph = {}
+    for module, (path, package) in paths.items():
+        loaded = set()
+        for name in imports(path, package):
+            parts = name.split(".")
+            prefixes = {".".join(parts[: k + 1]) for k in range(len(parts))}
+            loaded |= {p for p in prefixes & paths.keys() if p != module and not module.startswith(p + ".")}
+        graph[module] = loaded
+    return graph
+
+
+def test_janus_core_imports_neither_comfyui_nor_what_is_built_on_it():
+    for path, package in files("janus_core"):
+        assert not top_level(path, package) & (COMFYUI | UNWANTED), path
 
 
 def test_janus_core_runs_where_comfyui_is_absent():
@@ -60,23 +130,25 @@ def test_janus_core_runs_where_comfyui_is_absent():
         "others = ('__main__', '.training', '.kernels')\n"
         "for m in pkgutil.walk_packages(janus_core.__path__, 'janus_core.'):\n"
         "    if not any(part in m.name for part in others): importlib.import_module(m.name)\n"
-        f"assert not set(sys.modules) & {COMFY!r}"
+        f"assert not set(sys.modules) & {COMFYUI!r}"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_nodes_is_the_only_importer_of_comfyui():
-    for folder in ("janus_core", "benchmarks", "tests/core"):
-        for path, package in files(folder):
-            assert not {n.split(".")[0] for n in imports(path, package)} & COMFY, path
+@pytest.mark.parametrize("folder", ["benchmarks", "demo", "tests/core"])
+def test_only_nodes_import_comfyui(folder):
+    for path, package in files(folder):
+        assert not top_level(path, package) & COMFYUI, path
 
 
-def test_rooms_of_janus_core_know_only_who_stands_below():
-    for path, package in files("janus_core"):
-        room = (*package, path.stem)[1]
-        if room not in ALLOWED:
-            continue
-        for name in imports(path, package):
-            parts = name.split(".")
-            if parts[0] == "janus_core" and len(parts) > 1 and parts[1] != room:
-                assert parts[1] in ALLOWED[room], f"{path} imports {name}"
+def test_janus_core_has_no_import_cycles():
+    TopologicalSorter(module_graph()).prepare()  # raises CycleError
+
+
+def test_modules_of_janus_core_import_only_what_the_table_allows():
+    graph = module_graph()
+    assert {component(module) for module in graph} == set(ALLOWED), "list new modules and packages in ALLOWED"
+    for module, loaded in graph.items():
+        own = component(module)
+        unexpected = {component(name) for name in loaded} - ALLOWED[own] - {own}
+        assert not unexpected, f"{module} imports {unexpected}"

@@ -1,4 +1,4 @@
-"""Dimensions that the golden checkpoints do not have: they come from shapes, and each is used where it belongs."""
+"""Dimensions that the golden checkpoints do not have are read from shapes and config, and used in the right place."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from janus_core.networks.vq import VQModel, VQParams
 
 @pytest.fixture
 def folder(golden, tmp_path):
-    """A function that copies a golden checkpoint with its config and weights changed."""
+    """A function that copies a golden checkpoint with modified config and weights."""
 
     def make(name, config=lambda c: None, tensors=lambda t: t):
         target = tmp_path / name
@@ -48,9 +48,9 @@ def test_vq_levels_and_first_convolution(folder, channels, base):
 
 
 @pytest.mark.parametrize("kernel,stride,padding", [(3, 2, None), (2, 2, 0), (7, 4, None), (4, 4, 0)])
-@pytest.mark.parametrize("said", [True, False])
-def test_flow_encoder_kernel_and_stride(folder, golden, kernel, stride, padding, said):
-    """Kernel from the weight, stride from the config or the number of upsampling layers, padding kernel - stride."""
+@pytest.mark.parametrize("stride_in_config", [True, False])
+def test_flow_encoder_kernel_and_stride(folder, golden, kernel, stride, padding, stride_in_config):
+    """Kernel from the weight; stride from config or upsampling layers; padding from config or kernel - stride."""
     checkpoint = read_checkpoint(golden("flow-a").folder)
     params = build_model(checkpoint).params
     upsamples = stride.bit_length() - 1
@@ -62,7 +62,7 @@ def test_flow_encoder_kernel_and_stride(folder, golden, kernel, stride, padding,
         encoder.pop("kernel_size")
         encoder.pop("padding")
         encoder.pop("stride")
-        if said:
+        if stride_in_config:
             encoder["stride"] = stride
         if padding is not None:
             encoder["padding"] = padding
@@ -82,7 +82,7 @@ def test_flow_decoder_has_its_own_norm_eps(folder, golden):
 
 
 def test_grouped_query_attention(folder, golden):
-    """Two key/value heads that hold the same as three of which the weights repeat one."""
+    """One key/value head shared by three query heads equals three heads with the same weights."""
 
     def tensors(t):
         for name in list(t):
@@ -94,9 +94,9 @@ def test_grouped_query_attention(folder, golden):
     pipe = janus_core.load(grouped, device="cpu", dtype=torch.float32)
     assert (pipe.model.params.llama.heads, pipe.model.params.llama.kv_heads) == (3, 1)
     full = janus_core.load(golden("ar-a").folder, device="cpu", dtype=torch.float32)
-    for mine, block in zip(pipe.model.llama.layers, full.model.llama.layers):
+    for shared, block in zip(pipe.model.llama.layers, full.model.llama.layers):
         for name in ("k_proj", "v_proj"):
-            weight = getattr(mine.self_attn, name).weight
+            weight = getattr(shared.self_attn, name).weight
             getattr(block.self_attn, name).weight.data = weight.repeat(3, 1)
     assert torch.equal(pipe.generate_tokens("a", temperature=0), full.generate_tokens("a", temperature=0))
 
@@ -126,8 +126,8 @@ def test_configs_that_do_not_fit(folder, section, key, value):
         build_model(read_checkpoint(folder("ar-a", config)))
 
 
-def test_a_config_may_be_silent(folder, golden):
-    """What shapes cannot tell falls back to the published values."""
+def test_defaults_of_a_config(folder, golden):
+    """Whatever neither shapes nor config give has the value of the official checkpoints."""
     path = folder("flow-a", lambda c: c.clear() or c.update(language_config={"head_dim": 32}))
     pipe = janus_core.load(path, device="cpu", dtype=torch.float32)
     reference = janus_core.load(golden("flow-a").folder, device="cpu", dtype=torch.float32)

@@ -1,19 +1,20 @@
-"""Packed linear layers compute what plain ones do."""
+"""Packed linear layers and blockwise attention on a CPU give the results of the plain ones."""
 
 import pytest
 import torch
 
 import janus_core
-from janus_core import attention, cpu
+from janus_core import attention
 from janus_core.checkpoint import build_model, read_checkpoint
 from janus_core.networks.llama import causal_mask
+from janus_core.operations import packed
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bias", [True, False])
 def test_packed_linear(dtype, bias):
     torch.manual_seed(0)
-    layer = cpu.Linear(96, 40, bias=bias, dtype=dtype)
+    layer = packed.Linear(96, 40, bias=bias, dtype=dtype)
     x = torch.randn(3, 7, 96, dtype=dtype)
     expected = torch.nn.functional.linear(x.float(), layer.weight.float(), layer.bias.float() if bias else None)
     with torch.no_grad():
@@ -24,15 +25,15 @@ def test_packed_linear(dtype, bias):
 
 
 def test_gradients_use_the_plain_weight():
-    layer = cpu.Linear(8, 8)
+    layer = packed.Linear(8, 8)
     layer(torch.ones(1, 8)).sum().backward()
     assert layer.weight.grad is not None and layer.packed is None
 
 
 @pytest.mark.parametrize("name", ["ar-a", "flow-a"])
-def test_a_packed_model_computes_what_a_plain_one_does(golden, name):
+def test_a_packed_model_gives_the_results_of_a_plain_one(golden, name):
     pipe = janus_core.load(golden(name).folder, device="cpu", dtype=torch.float32)
-    assert isinstance(pipe.model.language_model.lm_head, cpu.Linear)
+    assert isinstance(pipe.model.language_model.lm_head, packed.Linear)
     plain = build_model(read_checkpoint(golden(name).folder), dtype=torch.float32)
     x = torch.randn(2, 20, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -41,14 +42,14 @@ def test_a_packed_model_computes_what_a_plain_one_does(golden, name):
 
 def test_float16_is_not_packed(golden):
     pipe = janus_core.load(golden("ar-a").folder, device="cpu", dtype=torch.float16)
-    assert not isinstance(pipe.model.language_model.lm_head, cpu.Linear)
+    assert not isinstance(pipe.model.language_model.lm_head, packed.Linear)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 2])
 def test_attention_in_blocks(dtype, rows):
-    """Long masked passes skip the keys that no query of a block sees; hidden pads stay hidden."""
-    past, length = 20, attention.LEAST + 3
+    """Long masked passes skip keys that no query of a block sees; hidden pads stay hidden."""
+    past, length = 20, attention.MIN_QUERIES_FOR_BLOCKS + 3
     torch.manual_seed(0)
     q = torch.randn(rows, 2, length, 16).to(dtype)
     k, v = (torch.randn(rows, 2, past + length, 16).to(dtype) for _ in range(2))

@@ -1,11 +1,10 @@
-"""Weights in 8 bits: rounding, loading, files, errors."""
+"""8-bit weights: rounding, loading, files, errors."""
 
 import json
 from types import SimpleNamespace
 
 import pytest
 import torch
-from janus_core.quantized import operations_over
 
 import janus_core
 from janus_core.checkpoint import (
@@ -19,9 +18,10 @@ from janus_core.checkpoint import (
 from janus_core.checkpoint.quantize import quantize_weight
 from janus_core.cli import main
 from janus_core.errors import CheckpointError
+from janus_core.operations.quantized import operations_over
 
 
-def note_of(settings):
+def comfy_quant(settings):
     return torch.tensor(list(json.dumps(settings).encode()), dtype=torch.uint8)
 
 
@@ -30,7 +30,7 @@ LAYER = "language_model.model.layers.0.mlp.up_proj"
 
 @pytest.mark.parametrize("name, step", [("int8", 0.5 / 127), ("fp8_e4m3fn", 2**-4)])
 def test_rounding_is_to_the_nearest_value(name, step):
-    """int8 errs by half a step of each row's largest value; e4m3 by at most 1/16 of a value that is not tiny."""
+    """Errors are at most half a step: of each row's maximum in int8, of the value itself (unless tiny) in e4m3."""
     weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 1, 16)[:, None]
     stored, scale = quantize_weight(weight, WEIGHT_FORMATS[name])
     error = (stored.float() * scale - weight).abs()
@@ -45,7 +45,7 @@ def test_rounding_is_to_the_nearest_value(name, step):
 
 @pytest.mark.parametrize("weight", [torch.zeros(2, 4), torch.full((2, 4), 1e4)])
 @pytest.mark.parametrize("name", WEIGHT_FORMATS)
-def test_even_weights_are_exact(name, weight):
+def test_constant_weights_are_exact(name, weight):
     stored, scale = quantize_weight(weight, WEIGHT_FORMATS[name])
     torch.testing.assert_close(stored.float() * scale, weight)
 
@@ -54,7 +54,7 @@ def test_even_weights_are_exact(name, weight):
 @pytest.mark.parametrize("weight_dtype", WEIGHT_FORMATS)
 @pytest.mark.parametrize("name", ["ar-a", "flow-a"])
 def test_a_model_computes_with_the_rounded_weights(golden, name, weight_dtype, dtype):
-    """One row (which reads int8 weights as they are) and many give what plain layers with those weights give."""
+    """As plain layers with the rounded weights would, for one row (int8 matmul) and for 20."""
     folder = golden(name).folder
     pipe = janus_core.load(folder, device="cpu", dtype=dtype, weight_dtype=weight_dtype)
     checkpoint = quantized(read_checkpoint(folder), weight_dtype)
@@ -82,38 +82,36 @@ def test_a_quantised_file_is_smaller_and_is_read_back(golden, tmp_path, capsys):
     assert torch.equal(
         from_file, janus_core.load(folder, weight_dtype="int8", **common).generate_tokens("a cat", **settings)
     )
-    once_more = quantized(read_checkpoint(file), "fp8_e4m3fn").tensors
-    assert once_more[LAYER + ".weight"].dtype == torch.int8, "what is quantised stays as it is"
+    tensors = quantized(read_checkpoint(file), "fp8_e4m3fn").tensors
+    assert tensors[LAYER + ".weight"].dtype == torch.int8, "a quantised layer must not be quantised twice"
 
 
-@pytest.mark.parametrize("format, missing, said", [
+@pytest.mark.parametrize("format, missing, message", [
     ("nvfp4", None, "quantised as nvfp4, which is not supported"),
     ("int8_tensorwise", "weight_scale", "lack .*up_proj.weight_scale"),
 ])  # fmt: skip
-def test_other_formats_are_one_sentence(golden, tmp_path, format, missing, said):
+def test_unsupported_quantised_layers(golden, tmp_path, format, missing, message):
     checkpoint = quantized(read_checkpoint(golden("ar-a").folder), "int8")
-    checkpoint.tensors[LAYER + ".comfy_quant"] = torch.tensor(
-        list(json.dumps({"format": format}).encode()), dtype=torch.uint8
-    )
+    checkpoint.tensors[LAYER + ".comfy_quant"] = comfy_quant({"format": format})
     if missing:
         del checkpoint.tensors[f"{LAYER}.{missing}"]
     save_single_file(checkpoint, tmp_path / "odd.safetensors")
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         janus_core.load(tmp_path / "odd.safetensors", device="cpu")
 
 
-def test_an_unknown_weight_dtype_is_one_sentence(golden):
+def test_an_unknown_weight_dtype(golden):
     with pytest.raises(CheckpointError, match="int8, fp8_e4m3fn"):
         janus_core.load(golden("ar-a").folder, device="cpu", weight_dtype="int3")
 
 
 def quantized_layer(weight_dtype):
-    """(layer, the weight that it stands for)"""
+    """(layer, its dequantised weight)"""
     weight = 0.02 * torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
     stored, scale = quantize_weight(weight, WEIGHT_FORMATS[weight_dtype])
     layer = operations_over(torch.nn).Linear(256, 64, bias=False)
     layer.load_state_dict(
-        {"weight": stored, "weight_scale": scale, "comfy_quant": note_of({"format": "int8_tensorwise"})}
+        {"weight": stored, "weight_scale": scale, "comfy_quant": comfy_quant({"format": "int8_tensorwise"})}
     )
     return layer, stored.float() * scale
 
@@ -128,12 +126,12 @@ def test_one_layer_takes_every_dtype_in_turn(weight_dtype):
         torch.testing.assert_close(y.float(), x @ weight.T, rtol=0.02, atol=0.01 if dtype != torch.float32 else 1e-5)
 
 
-def test_a_layer_that_is_loaded_again_takes_the_new_scale():
+def test_reloading_a_layer_replaces_its_scale():
     layer, weight = quantized_layer("int8")
     x = torch.eye(256)[:3]
     layer(x)
-    note = note_of({"format": "int8_tensorwise"})
-    layer.load_state_dict({"weight": layer.weight, "weight_scale": 2 * layer.scale[:, None], "comfy_quant": note})
+    settings = comfy_quant({"format": "int8_tensorwise"})
+    layer.load_state_dict({"weight": layer.weight, "weight_scale": 2 * layer.scale[:, None], "comfy_quant": settings})
     torch.testing.assert_close(layer(x), 2 * x @ weight.T)
 
 
@@ -147,13 +145,13 @@ def test_float16_does_not_overflow(weight_dtype):
     assert y.isfinite().all() and torch.allclose(y.float(), x.float() @ weight.T, rtol=2e-3, atol=0.1)
 
 
-def test_what_a_hosts_layers_are_given(golden):
-    """ComfyUI reads the note as it loads, so it stays on the CPU, and wants scales [out, 1] where a file has [out]."""
-    given = {}
+def test_the_state_dict_that_a_hosts_layers_load(golden):
+    """ComfyUI reads comfy_quant while loading, so it stays on the CPU; scales of shape [out] become [out, 1]."""
+    state_dict = {}
 
     class Linear(torch.nn.Linear):
         def _load_from_state_dict(self, state, prefix, *args):
-            given.update(state)
+            state_dict.update(state)
 
     checkpoint = quantized(read_checkpoint(golden("ar-a").folder), "int8")
     checkpoint.tensors = {
@@ -161,22 +159,22 @@ def test_what_a_hosts_layers_are_given(golden):
     }
     operations = SimpleNamespace(**{**vars(operations_over(torch.nn)), "Linear": Linear})
     build_model(checkpoint, operations, device="meta")
-    assert given[LAYER + ".comfy_quant"].device.type == "cpu"
-    assert given[LAYER + ".weight_scale"].device.type == "meta" and given[LAYER + ".weight_scale"].dim() == 2
+    assert state_dict[LAYER + ".comfy_quant"].device.type == "cpu"
+    assert state_dict[LAYER + ".weight_scale"].device.type == "meta" and state_dict[LAYER + ".weight_scale"].dim() == 2
 
 
 @pytest.mark.parametrize("settings", [{"convrot": True}, {"params": {"convrot": True}}])
-def test_rotated_weights_are_one_sentence(golden, settings):
+def test_rotated_weights(golden, settings):
     checkpoint = quantized(read_checkpoint(golden("ar-a").folder), "int8")
-    checkpoint.tensors[LAYER + ".comfy_quant"] = note_of({"format": "int8_tensorwise", **settings})
+    checkpoint.tensors[LAYER + ".comfy_quant"] = comfy_quant({"format": "int8_tensorwise", **settings})
     with pytest.raises(CheckpointError, match="rotated"):
         build_model(checkpoint, operations_over(torch.nn))
 
 
-def test_a_quantised_embedding_is_one_sentence(golden):
+def test_a_quantised_embedding(golden):
     checkpoint = quantized(read_checkpoint(golden("ar-a").folder), "int8")
     name = "language_model.model.embed_tokens"
-    checkpoint.tensors[name + ".comfy_quant"] = note_of({"format": "int8_tensorwise"})
+    checkpoint.tensors[name + ".comfy_quant"] = comfy_quant({"format": "int8_tensorwise"})
     checkpoint.tensors[name + ".weight_scale"] = torch.ones(())
     with pytest.raises(CheckpointError, match="embed_tokens is quantised"):
         build_model(checkpoint, operations_over(torch.nn))

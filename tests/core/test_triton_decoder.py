@@ -1,4 +1,4 @@
-"""The kernels of a decode step, run by Triton's interpreter where there is no GPU, beside the network itself."""
+"""The Triton decoder against the Llama itself, in Triton's interpreter where there is no GPU."""
 
 import copy
 import json
@@ -9,23 +9,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from janus_core.fused import decoder
 
 import janus_core
-from janus_core import quantized
-from janus_core.checkpoint import WEIGHT_FORMATS, build_model, read_checkpoint
-from janus_core.checkpoint import quantized as in_8_bits
+from janus_core.checkpoint import WEIGHT_FORMATS, build_model, quantized, read_checkpoint
 from janus_core.networks.llama import KVCache, Llama, LlamaParams
+from janus_core.operations.quantized import operations_over
 from janus_core.sampling.graph_decode import PlainDecoder
+from janus_core.triton_decoder import decoder
 
 pytest.importorskip("triton", minversion="3.4", reason="needs a Triton whose interpreter is complete")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROOT = Path(__file__).resolve().parents[2]
-BARS = [(torch.float32, 1e-5), (torch.float16, 5e-3)]
-BARS += [(torch.bfloat16, 4e-2)] if DEVICE == "cuda" else []  # which the interpreter cannot multiply
+KERNELS = "_qkv_kernel _attention_kernel _linear_residual_kernel _gate_up_kernel _linear_residual_kernel".split()
+TOLERANCES = [(torch.float32, 1e-5), (torch.float16, 5e-3)]
+TOLERANCES += [(torch.bfloat16, 4e-2)] if DEVICE == "cuda" else []  # the interpreter has no bfloat16 products
 
 
-def a_llama(dtype, **params):
+def random_llama(dtype, **params):
     llama = Llama(LlamaParams(**{**SMALL, **params}), dtype=dtype, device=DEVICE)
     generator = torch.Generator(DEVICE).manual_seed(0)
     with torch.no_grad():
@@ -38,16 +38,16 @@ SMALL = dict(vocab_size=8, hidden_size=96, intermediate_size=160, layers=1, head
 
 
 @torch.inference_mode()
-def both(llama, rows: int, dtype, steps: int = 2):
-    """States of a few steps and the cache after them, by the network and by the kernels."""
+def run_both(llama, rows: int, dtype, steps: int = 2):
+    """Hidden states of each step and the cache after them, by the network and by the kernels."""
     torch.manual_seed(1)
-    made = KVCache(llama.params, rows, 90, dtype, DEVICE)
-    made.keys, made.values = torch.randn_like(made.keys).to(dtype), torch.randn_like(made.values).to(dtype)
+    filled = KVCache(llama.params, rows, 90, dtype, DEVICE)
+    filled.keys, filled.values = (torch.randn_like(x).to(dtype) for x in (filled.keys, filled.values))
     starts = torch.arange(rows, device=DEVICE) * 3 % 7
     inputs = torch.randn(steps, rows, llama.params.hidden_size, device=DEVICE).to(dtype)
     results = []
     for kind in (PlainDecoder, decoder.TritonDecoder):
-        cache = copy.deepcopy(made)
+        cache = copy.deepcopy(filled)
         decode = kind(llama, cache, starts)
         states = [decode(x, torch.tensor([63 + k], device=DEVICE)) for k, x in enumerate(inputs)]
         results.append((torch.stack(states), cache.keys, cache.values))
@@ -56,75 +56,77 @@ def both(llama, rows: int, dtype, steps: int = 2):
 
 @pytest.mark.parametrize("kv_heads", [2, 1])
 @pytest.mark.parametrize("rows", [1, 2, 20])
-@pytest.mark.parametrize("dtype,bar", BARS)
-def test_kernels_compute_what_the_network_does(kv_heads, rows, dtype, bar):
-    expected, states = both(a_llama(dtype, kv_heads=kv_heads), rows, dtype)
+@pytest.mark.parametrize("dtype,tolerance", TOLERANCES)
+def test_kernels_compute_what_the_network_does(kv_heads, rows, dtype, tolerance):
+    expected, states = run_both(random_llama(dtype, kv_heads=kv_heads), rows, dtype)
     for a, b in zip(expected, states):
-        assert (a - b).abs().max() <= bar * a.abs().max()
+        assert (a - b).abs().max() <= tolerance * a.abs().max()
 
 
 @pytest.mark.parametrize("weights", WEIGHT_FORMATS)
-def test_kernels_read_weights_in_8_bits(golden, weights):
-    checkpoint = in_8_bits(read_checkpoint(golden("ar-a").folder), weights)
-    model = build_model(checkpoint, quantized.operations_over(torch.nn), dtype=torch.float32, device=DEVICE)
+def test_kernels_read_8_bit_weights(golden, weights):
+    checkpoint = quantized(read_checkpoint(golden("ar-a").folder), weights)
+    model = build_model(checkpoint, operations_over(torch.nn), dtype=torch.float32, device=DEVICE)
     assert model.llama.layers[0].mlp.up_proj.weight.itemsize == 1
     model.llama.layers = model.llama.layers[1:2]  # Triton's interpreter is slow
-    expected, states = both(model.llama, 2, torch.float32, steps=1)
+    expected, states = run_both(model.llama, 2, torch.float32, steps=1)
     for a, b in zip(expected, states):
         assert (a - b).abs().max() <= 1e-5 * a.abs().max()
 
 
 @pytest.mark.parametrize("num_images", [1, 2])
-def test_kernels_draw_the_same_tokens(golden, monkeypatch, num_images):
+def test_kernels_sample_the_same_tokens(golden, monkeypatch, num_images):
     pipe = janus_core.load(golden("ar-a").folder, device=DEVICE, dtype=torch.float32)
     settings = dict(num_images=num_images, seed=3, guidance_interval=(0.0, 0.6), negative_prompt="a blurry photo")
     settings["size"] = (48, 48) if num_images == 1 else None
     plain = pipe.generate_tokens("a cat", cuda_graphs=False, **settings)
     used = []
 
-    class Noticed(decoder.TritonDecoder):
+    class Counted(decoder.TritonDecoder):
         def __init__(self, *args):
             used.append(self)
             super().__init__(*args)
 
-    monkeypatch.setattr(decoder, "TritonDecoder", Noticed)
+    monkeypatch.setattr(decoder, "TritonDecoder", Counted)
     monkeypatch.setattr(decoder, "usable", lambda llama, x: True)
     if DEVICE == "cpu":
-        monkeypatch.setattr("janus_core.pipeline.recorder", lambda device: lambda step: step)
-    assert torch.equal(pipe.generate_tokens("a cat", **settings), plain)
-    assert len(used) == 2  # with the negative rows, and without
+        monkeypatch.setattr("janus_core.pipeline.capture_for", lambda device, enabled: lambda step: step)
+    assert torch.equal(pipe.generate_tokens("a cat", cuda_graphs=True, triton=True, **settings), plain)
+    assert len(used) == 2  # with and without the unconditional rows
 
 
-def test_who_can_use_the_kernels(monkeypatch):
+def test_what_the_kernels_support(monkeypatch):
     def usable(llama, rows=2, dtype=torch.bfloat16, capability=(8, 0)):
-        monkeypatch.setattr(decoder, "_has_kernels", lambda device: True)
+        monkeypatch.setattr(decoder, "_device_supported", lambda device: True)
         monkeypatch.setattr(decoder, "capability", lambda device: capability)
         return decoder.usable(llama, torch.zeros(rows, 96, dtype=dtype, device=DEVICE))
 
-    llama = a_llama(torch.bfloat16)
+    llama = random_llama(torch.bfloat16)
     assert usable(llama) and not usable(llama, rows=65) and not usable(llama, dtype=torch.float16)
-    assert not usable(a_llama(torch.float16)) and not usable(a_llama(torch.bfloat16, head_dim=48))
-    assert not usable(a_llama(torch.bfloat16, hidden_size=136))
-    llama.layers[0].mlp.up_proj = torch.nn.Sequential(llama.layers[0].mlp.up_proj)  # as adapters wrap layers
+    assert not usable(random_llama(torch.float16)) and not usable(random_llama(torch.bfloat16, head_dim=48))
+    assert not usable(random_llama(torch.bfloat16, hidden_size=136))
+    llama.layers[0].mlp.up_proj = torch.nn.Sequential(llama.layers[0].mlp.up_proj)  # as LoRA adapters wrap layers
     assert not usable(llama)
 
-    llama = a_llama(torch.bfloat16, layers=2)
+    llama = random_llama(torch.bfloat16, layers=2)
     *others, last = [layer for layer in llama.layers.modules() if isinstance(layer, torch.nn.Linear)]
     for layer in (*others, last):
         layer.weight = torch.nn.Parameter(layer.weight.to(torch.float8_e4m3fn), requires_grad=False)
     for layer in others:
         layer.scale = torch.ones(len(layer.weight), device=DEVICE)
-    assert not usable(llama, capability=(9, 0))  # the last has no scale
+    assert not usable(llama, capability=(9, 0))  # one layer has no scale
     last.scale = torch.ones(1, device=DEVICE)
     assert usable(llama, capability=(8, 9)) and not usable(llama)
     last.weight = torch.nn.Parameter(last.weight.to(torch.int8), requires_grad=False)
-    assert not usable(llama, capability=(9, 0))  # two formats
+    assert not usable(llama, capability=(9, 0))  # two dtypes
     monkeypatch.undo()
-    assert DEVICE == "cuda" or not decoder.usable(a_llama(torch.bfloat16), torch.zeros(2, 96, dtype=torch.bfloat16))
+    assert DEVICE == "cuda" or not decoder.usable(
+        random_llama(torch.bfloat16), torch.zeros(2, 96, dtype=torch.bfloat16)
+    )
 
 
 def test_kernels_compile_for_gpus(tmp_path):
-    """For Ampere, Ada and Hopper, within the shared memory of the smallest of them, with 99 KiB."""
+    """For Ampere, Ada and Hopper, within 99 KiB of shared memory, the smallest limit among them."""
     pytest.importorskip("triton.backends.nvidia")
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     env.update(PYTHONPATH=str(ROOT), TRITON_CACHE_DIR=str(tmp_path))
@@ -134,5 +136,5 @@ def test_kernels_compile_for_gpus(tmp_path):
     report = json.loads(done.stdout)
     assert {(r["capability"], r["weights"]) for r in report} >= {(86, "bf16"), (86, "int8"), (89, "fp8"), (90, "fp8")}
     for r in report:
-        assert [name for name, _ in r["kernels"]] == ["_qkv", "_attend", "_added", "_gated", "_added"]
+        assert [name for name, _ in r["kernels"]] == KERNELS
         assert max(shared for _, shared in r["kernels"]) <= 99 * 1024

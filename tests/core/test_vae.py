@@ -1,4 +1,4 @@
-"""JanusFlow's VAE outside ComfyUI: a diffusers folder and the single file, offline."""
+"""JanusFlow's VAE outside ComfyUI: a diffusers folder and a single file, offline."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def files(tmp_path_factory):
     return vae.float(), folder / "diffusers", folder / "sdxl_vae.safetensors"
 
 
-def test_both_layouts_decode_and_encode_alike(files):
+def test_both_layouts_give_the_same_images_and_latents(files):
     reference, *paths = files
     z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -34,7 +34,7 @@ def test_float16_becomes_float32(files):
     assert load_vae(files[2], dtype=torch.float16).vae.dtype == torch.float32
 
 
-def test_a_picture_through_the_pipeline(golden, files):
+def test_an_image_through_the_pipeline(golden, files):
     pipe = janus_core.load(golden("flow-a").folder, device="cpu", dtype=torch.float32, vae=files[2])
     assert pipe("a cat", steps=2)[0].size == (96, 96)
     latents = pipe.encode(Image.new("RGB", (100, 70)))
@@ -49,7 +49,7 @@ def test_without_a_vae_there_are_latents_only(golden):
         pipe("a")
 
 
-def test_what_is_no_vae(golden, tmp_path):
+def test_files_that_are_not_a_vae(golden, tmp_path):
     for path in (tmp_path / "nowhere", golden("flow-a").folder, golden("flow-a").folder / "model.safetensors"):
         with pytest.raises(CheckpointError):
             load_vae(path)
