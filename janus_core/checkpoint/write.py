@@ -1,6 +1,7 @@
 """Writing checkpoints: a folder in the original layout, or one .safetensors file."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import safetensors.torch
@@ -9,7 +10,7 @@ import torch
 from ..errors import CheckpointError
 from ..janusflow import JanusFlow
 from ..prompt import BEGIN_OF_IMAGE, BOS, END_OF_IMAGE, EOS, IMAGE_PLACEHOLDER, PAD
-from .read import METADATA, TEXT_PREFIX, Checkpoint
+from .read import METADATA, TEXT_PREFIX, VQ_PREFIX, Checkpoint
 
 
 def config_of(model) -> dict:
@@ -121,6 +122,19 @@ def save_folder(checkpoint: Checkpoint, folder: str | Path, dtype: torch.dtype =
     (folder / "tokenizer.json").write_text(checkpoint.tokenizer, encoding="utf-8")
     tensors = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in checkpoint.tensors.items()}
     safetensors.torch.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def save_model(model, like: Checkpoint, vq, folder: str | Path):
+    """Writes a trained model as a folder in the original layout, in bfloat16.
+
+    Args:
+        like: the checkpoint whose tokenizer and configs are written.
+        vq: the VQ tokenizer of a Janus model, None for JanusFlow.
+    """
+    tensors = dict(model.state_dict())
+    if vq is not None:
+        tensors |= {VQ_PREFIX + name: weight for name, weight in vq.state_dict().items()}
+    save_folder(replace(like, path=Path(folder), tensors=tensors), folder)
 
 
 def text_tensors(metadata: dict[str, str]) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Training: the objectives of Janus and JanusFlow, the demo task, and fine-tuning on a folder of pictures."""
+"""Training objectives, stages and loop of Janus and JanusFlow, and fine-tuning on a folder of captioned images."""
 
 from pathlib import Path
 
@@ -7,41 +7,44 @@ from ..errors import JanusError
 
 
 class Config(dict):
-    """A training config; a setting that is needed and not there is a JanusError."""
+    """A training config; reading a setting that it lacks raises JanusError."""
 
     def __missing__(self, key):
         raise JanusError(f"The training config lacks the setting {key!r}.")
 
 
-def run(path: str | Path, folder: str | Path | None = None, changes: dict | None = None) -> Path:
-    """Trains as the JSON config at `path` says.
-
-    Args:
-        folder: takes the place of the config's output folder. A run that lies there is resumed.
-        changes: values that take the place of the config's.
-
-    Returns:
-        What was written: a checkpoint folder, or a weight file.
+def read_config(path: str | Path, changes: dict | None = None) -> Config:
+    """Reads a JSON config; `changes` replace settings that it has.
 
     Raises:
-        JanusError: the config, a checkpoint or the pictures cannot be used.
+        JanusError: the file cannot be read, or has no setting of a changed name.
     """
-    from . import autoencoder_runs, encoder_runs, finetune, model_runs
-
-    tasks = {
-        "vq": autoencoder_runs.train_vq,
-        "vae": autoencoder_runs.train_vae,
-        "encoder": encoder_runs.train_encoder,
-        "model": model_runs.train_model,
-        "finetune": finetune.finetune,
-    }
     config = Config(read_json(Path(path)))
     for key, value in (changes or {}).items():
         if key not in config:
             raise JanusError(f"{path} has no setting {key!r}, only {', '.join(config)}.")
         config[key] = value
-    if config.get("task") not in tasks:
-        raise JanusError(f"{path} is no training config: its task is {config.get('task')!r}, not one of {list(tasks)}.")
+    return config
+
+
+def run(path: str | Path, folder: str | Path | None = None, changes: dict | None = None) -> Path:
+    """Fine-tunes a checkpoint as the JSON config at `path` says (see configs/finetune.json).
+
+    Args:
+        folder: output folder instead of the config's. An unfinished run in it is resumed.
+        changes: settings that replace the config's.
+
+    Returns:
+        The checkpoint folder, or the LoRA file.
+
+    Raises:
+        JanusError: the config, the checkpoint or the images cannot be used.
+    """
+    from .finetune import finetune
+
+    config = read_config(path, changes)
+    if config.get("task") != "finetune":
+        raise JanusError(f"{path} is not a fine-tuning config: its task is {config.get('task')!r}, not 'finetune'.")
     folder = Path(folder or config["folder"])
     folder.mkdir(parents=True, exist_ok=True)
-    return tasks[config["task"]](config, folder)
+    return finetune(config, folder)

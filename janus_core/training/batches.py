@@ -11,42 +11,42 @@ DROP_PROMPT = 0.1  # share of the rows that are trained without a prompt, for gu
 
 
 def pad_rows(rows, value):
-    """1-D tensors of any lengths to one [B, longest], filled up with `value`."""
+    """Pads 1-D tensors of any lengths at the end with `value`: [B, longest]."""
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
 
 
 def answer_rows(prompts: PromptEncoder, asked, image_tokens: int) -> dict:
-    """Questions about one picture per row, with their answers and the end of sentence.
+    """Questions about one image per row, with their answers and the end of sentence.
 
-    The questions of a row share the picture in front of them and do not see one another: each has the positions and
-    the attention that it would have alone, and the picture is read once for all.
+    The questions of a row share the image in front of them and do not attend to one another: each has the positions
+    and the attention that it would have alone, and the image is encoded once for all.
 
     Args:
         asked: of each row a list of (question, answer).
 
     Returns:
-        und_ids, und_replaced, und_labels, und_segments (see unified.Objective).
+        und_ids, und_is_image, und_labels, und_segments (see unified.Objective).
     """
-    parts = {"und_ids": [], "und_replaced": [], "und_labels": [], "und_segments": []}
+    fill = {"und_ids": prompts.pad, "und_is_image": False, "und_labels": IGNORED, "und_segments": PADDING}
+    rows = []
     for pairs in asked:
-        row = [[], [], [], []]
-        for number, (question, answer) in enumerate(pairs, start=1):
-            one = prompts.question_ids(question, image_tokens)
-            ids, labels = _with_answer(prompts, one.ids, answer)
-            replaced = torch.cat((one.replaced, torch.zeros(len(ids) - len(one.ids), dtype=torch.bool)))
-            start = int((one.ids == prompts.end).nonzero().max()) + 1  # what follows the picture is the question's own
+        parts = []
+        for number, (text, answer) in enumerate(pairs, start=1):
+            question = prompts.question_ids(text, image_tokens)
+            ids, labels = _with_answer(prompts, question.ids, answer)
+            is_image = torch.zeros(len(ids), dtype=torch.bool)
+            is_image[: len(question.ids)] = question.is_image
+            shared = int((question.ids == prompts.end).nonzero().max()) + 1  # up to the end of the image
             segments = torch.full_like(ids, number)
-            segments[:start] = 0
-            for kept, values in zip(row, (ids, replaced, labels, segments)):
-                kept.append(values if number == 1 else values[start:])
-        for kept, values in zip(parts.values(), row):
-            kept.append(torch.cat(values))
-    fill = {"und_ids": prompts.pad, "und_replaced": False, "und_labels": IGNORED, "und_segments": PADDING}
-    return {name: pad_rows(rows, fill[name]) for name, rows in parts.items()}
+            segments[:shared] = 0
+            start = 0 if number == 1 else shared
+            parts.append([values[start:] for values in (ids, is_image, labels, segments)])
+        rows.append([torch.cat(values) for values in zip(*parts)])
+    return {name: pad_rows(values, fill[name]) for name, values in zip(fill, zip(*rows))}
 
 
 def text_rows(prompts: PromptEncoder, pairs) -> dict:
-    """Questions without a picture and their answers: text_ids, text_labels."""
+    """Questions without an image and their answers: text_ids, text_labels."""
     rows = [_with_answer(prompts, prompts.ids(prompts.chat(question)), answer) for question, answer in pairs]
     return {
         "text_ids": pad_rows((ids for ids, _ in rows), prompts.pad),
@@ -54,46 +54,46 @@ def text_rows(prompts: PromptEncoder, pairs) -> dict:
     }
 
 
-def _with_answer(prompts, asked, answer):
+def _with_answer(prompts, question, answer):
+    """(ids, labels) of question ids and an answer; only the answer has labels."""
     start = 1 if prompts.add_bos else 0
-    written = torch.cat((prompts.ids(" " + answer.strip())[start:], torch.tensor([prompts.eos])))
-    return torch.cat((asked, written)), torch.cat((torch.full_like(asked, IGNORED), written))
+    answer = torch.cat((prompts.ids(" " + answer.strip())[start:], torch.tensor([prompts.eos])))
+    return torch.cat((question, answer)), torch.cat((torch.full_like(question, IGNORED), answer))
 
 
-def drawing_rows(prompts: PromptEncoder, captions, image_tokens: int, rng: random.Random) -> dict:
-    """Prompts followed by the places of a picture, a tenth of them as sampling's unconditional row has it.
+def generation_rows(prompts: PromptEncoder, captions, codes, image_tokens: int, rng: random.Random) -> dict:
+    """Prompts followed by the positions of an image; a tenth of the prompts is replaced by the unconditional row.
 
-    AR: pads between BOS and begin-of-image, all visible; then `image_tokens` places. Flow: the last prompt token
-    is left out, the pads are hidden, and one more place stands in front for the time embedding.
+    Args:
+        codes: of each image the VQ tokens [B, N], or for JanusFlow the scaled latents [B, 4, H, W].
+        image_tokens: positions of an image, without JanusFlow's time embedding.
 
     Returns:
-        gen_ids, gen_image, gen_visible, gen_dropped (see unified).
+        gen_ids, gen_is_image, gen_visible, gen_dropped, and gen_tokens or gen_latents (see unified).
     """
     flow = prompts.family == "janusflow"
-    ids, places, visible, dropped = [], [], [], []
+    count = image_tokens + 1 if flow else image_tokens  # the time embedding precedes the image
+    image = torch.ones(count, dtype=torch.bool)
+    ids, is_image, visible, dropped = [], [], [], []
     for caption in captions:
-        row = prompts.generation_ids(caption)
-        seen = torch.ones(len(row), dtype=torch.bool)
+        row = prompts.conditional(caption)
         dropped.append(rng.random() < DROP_PROMPT)
         if dropped[-1]:
-            row = prompts.unconditional_ids(len(row))
-            seen[1:-1] = not flow
-        if flow:
-            row, seen = row[:-1], seen[:-1]
-        count = image_tokens + flow
-        ids.append(torch.cat((row, torch.full((count,), prompts.pad))))
-        places.append(torch.cat((torch.zeros(len(row), dtype=torch.bool), torch.ones(count, dtype=torch.bool))))
-        visible.append(torch.cat((seen, torch.ones(count, dtype=torch.bool))))
+            row = prompts.unconditional(len(row.ids))
+        ids.append(torch.cat((row.ids, torch.full((count,), prompts.pad))))
+        is_image.append(torch.cat((torch.zeros_like(row.visible), image)))
+        visible.append(torch.cat((row.visible, image)))
     return {
         "gen_ids": pad_rows(ids, prompts.pad),
-        "gen_image": pad_rows(places, False),
+        "gen_is_image": pad_rows(is_image, False),
         "gen_visible": pad_rows(visible, True),
         "gen_dropped": torch.tensor(dropped),
+        **({"gen_latents": codes.float()} if flow else {"gen_tokens": codes.long()}),
     }
 
 
 def split_rows(count: int, ratio) -> tuple[int, int, int]:
-    """Rows of understanding, generation and text in a batch of `count`; a ratio over 0 gives at least one."""
+    """Rows of understanding, generation and text in a batch of `count`; a ratio above 0 gives at least one row."""
     total = sum(ratio)
     understanding, text = (max(1, round(count * r / total)) if r else 0 for r in (ratio[0], ratio[2]))
     return understanding, count - understanding - text, text

@@ -1,4 +1,4 @@
-"""Fine-tuning any checkpoint on a folder of captioned pictures: all weights of a stage, or a LoRA."""
+"""Fine-tuning any checkpoint on a folder of captioned images: all weights of a stage, or a LoRA."""
 
 from pathlib import Path
 
@@ -8,19 +8,19 @@ from torch import nn
 
 from .. import image
 from ..checkpoint import build_model, build_vq, read_checkpoint
+from ..checkpoint.write import save_model
 from ..errors import CheckpointError
 from ..janusflow import JanusFlow
 from ..networks.vq import latent_to_tokens
 from ..prompt import PromptEncoder
 from ..vae import load_vae
 from . import stages
-from .folder_data import FolderBatches, native_picture, read_folder
+from .folder_data import FolderBatches, read_folder, square_image
 from .loop import LoopSettings, train
-from .model_runs import write
 from .unified import JanusFlowObjective, JanusObjective
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-LORA_PREFIX = "diffusion_model."  # where ComfyUI keeps the network of a MODEL
+LORA_PREFIX = "diffusion_model."  # ComfyUI's prefix of the network of a MODEL
 
 
 def finetune(config: dict, folder: Path) -> Path:
@@ -28,18 +28,22 @@ def finetune(config: dict, folder: Path) -> Path:
 
     Returns:
         The folder of the fine-tuned checkpoint; with `lora` the file of the LoRA.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or the VAE of a JanusFlow is not named.
+        ImageError: an image or a caption is missing or cannot be read.
     """
     torch.manual_seed(config["seed"])
     checkpoint = read_checkpoint(config["checkpoint"])
-    family = checkpoint.family
     model = build_model(checkpoint, dtype=torch.float32)
     prompts = PromptEncoder.of(checkpoint)
-    captioned = read_folder(config["pictures"])
+    flow = checkpoint.family == JanusFlow.family
+    paths, captions = zip(*read_folder(config["images"]))
     size = model.params.siglip.image_size
-    pixels = torch.stack([image.to_pixels(native_picture(path, size)) for path, _ in captioned])
+    pixels = torch.stack([image.to_pixels(square_image(path, size)) for path in paths])
     vq = None
     with torch.no_grad():
-        if family == JanusFlow.family:
+        if flow:
             if not config.get("vae"):
                 raise CheckpointError("JanusFlow is trained on latents: name its VAE in the config.")
             vae = load_vae(config["vae"])
@@ -55,13 +59,13 @@ def finetune(config: dict, folder: Path) -> Path:
         add_lora(model, **lora)
     else:
         stages.freeze(model, config["stage"])
-    if family == JanusFlow.family:
+    if flow:
         objective = JanusFlowObjective(model, 0.0 if lora else config.get("repa", 1.0))
     else:
         objective = JanusObjective(model)
     batch_at = FolderBatches(
         prompts,
-        [caption for _, caption in captioned],
+        captions,
         pixels,
         codes,
         image_tokens,
@@ -75,7 +79,7 @@ def finetune(config: dict, folder: Path) -> Path:
     if lora:
         save_file(lora_tensors(model), folder / "lora.safetensors", metadata={"format": "pt"})
         return folder / "lora.safetensors"
-    write(model, checkpoint, vq, folder / "checkpoint")
+    save_model(model, checkpoint, vq, folder / "checkpoint")
     return folder / "checkpoint"
 
 
@@ -89,7 +93,7 @@ def add_lora(model: nn.Module, rank: int = 16, alpha: float | None = None, targe
 
 
 def lora_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The LoRA of a model in peft's names behind ComfyUI's prefix, each layer's alpha beside it, bfloat16."""
+    """The LoRA of a model in bfloat16: peft's names behind ComfyUI's prefix, and each layer's alpha."""
     from peft.tuners.lora import LoraLayer
 
     tensors = {}

@@ -1,8 +1,7 @@
 """The training loop: accelerate for devices, precision and several GPUs; AdamW, warm-up, clipping, EMA, resuming.
 
-What is trained is a module whose forward takes a batch and returns its losses by name (their sum is descended).
-Batches and random numbers are functions of the seed and the step, so a run that is stopped and resumed goes on as if
-it had never stopped.
+The loop trains a module whose forward takes a batch and returns losses by name; it minimises their sum. Batches and
+random numbers depend on the seed and the step only, so a resumed run equals one that was never stopped.
 """
 
 import json
@@ -21,8 +20,8 @@ from .. import errors
 class LoopSettings:
     """Settings of one run; the defaults are JanusFlow's (arXiv 2411.07975, table 1 and section 4.1).
 
-    `decay` is the last share of the steps, over which the learning rate falls linearly to zero; 0 keeps it constant.
-    `accumulate` batches make one step.
+    `decay` is the share of the steps, at the end, over which the learning rate falls linearly to zero; 0 is a constant
+    rate. One step accumulates the gradients of `accumulate` batches.
     """
 
     steps: int
@@ -63,12 +62,12 @@ class EMA:
 
     @torch.no_grad()
     def swap(self, model: torch.nn.Module):
-        """Exchanges the module's weights with the averages; a second call undoes the first."""
+        """Exchanges the module's weights and the averages; a second call undoes the first."""
         for name, p in model.named_parameters():
             if name in self.weights:
-                kept = p.detach().clone()
+                current = p.detach().clone()
                 p.copy_(self.weights[name])
-                self.weights[name] = kept
+                self.weights[name] = current
 
 
 def train(
@@ -77,24 +76,25 @@ def train(
     settings: LoopSettings,
     folder: str | Path,
     *,
-    after_step: Callable[[int], None] | None = None,
     sample: Callable[[Path], None] | None = None,
     stop_at: int | None = None,
 ) -> list[dict]:
-    """Trains until `settings.steps`, resuming from `folder` where a state lies there.
+    """Trains until `settings.steps`, resuming from the state in `folder` if it has one.
 
-    At the end the objective holds the averaged weights.
+    At the end the objective has the averaged weights.
 
     Args:
         objective: forward(batch) -> dict of scalar losses; parameters with requires_grad are trained.
         batch_at: the batch of an index, a dict of tensors; a pure function.
-        folder: takes state.pt, log.jsonl and samples.
-        after_step: called with the number of steps done after each.
-        sample: writes a picture of samples to the path it is given; runs on the averaged weights.
-        stop_at: ends after this many steps in all, as a killed run does.
+        folder: for state.pt, log.jsonl and samples.
+        sample: saves an image of samples to the given path; called with the averaged weights in place.
+        stop_at: stops after this many steps in all, as if the run had been killed there.
 
     Returns:
-        The log: one dict per logged step, its losses averaged since the last.
+        The log: one dict per logged step, with losses averaged since the previous one.
+
+    Raises:
+        JanusError: every weight is frozen.
     """
     accelerator = Accelerator(
         mixed_precision=settings.precision,
@@ -106,7 +106,7 @@ def train(
     objective.to(accelerator.device).train()
     trained = [p for p in objective.parameters() if p.requires_grad]
     if not trained:
-        raise errors.JanusError("Nothing is trained: every weight is frozen.")
+        raise errors.JanusError("Nothing to train: every weight is frozen.")
     optimizer = torch.optim.AdamW(trained, settings.lr, settings.betas, weight_decay=settings.weight_decay)
     model, optimizer = accelerator.prepare(objective, optimizer)
     ema = EMA(objective, settings.ema)
@@ -132,8 +132,6 @@ def train(
                 sums[name] = (total + value.item(), count + 1)
         ema.update(objective)
         done = step + 1
-        if after_step is not None:
-            after_step(done)
         if done % settings.log_every == 0 or done == settings.steps:
             entry = {"step": done, "seconds": round(time.time() - began, 1)}
             entry |= {name: round(total / count, 5) for name, (total, count) in sums.items()}

@@ -1,10 +1,10 @@
-"""The three training stages and what each of them keeps frozen (JanusFlow, section 3.4; Janus, section 3.4).
+"""The three training stages and the weights that each freezes (JanusFlow, section 3.4; Janus, section 3.4).
 
-    1: adaptation: only the parts that join the pretrained language model and understanding encoder to pictures;
+    1: adaptation: only the layers between the pretrained language model or understanding encoder and images;
     2: unified pre-training: everything but the understanding encoder;
     3: supervised fine-tuning: everything.
 
-The VQ tokenizer and the VAE are models of their own and frozen throughout.
+The VQ tokenizer and the VAE are separate models, frozen throughout.
 """
 
 ENCODERS = {"janus": "vision_model.", "janusflow": "vision_und_enc_model."}
@@ -24,8 +24,8 @@ def is_trained(name: str, family: str, stage: int) -> bool:
 
 
 def freeze(model, stage: int):
-    """Sets requires_grad of every parameter of a Janus or JanusFlow model for a stage."""
+    """Sets requires_grad of every parameter of a Janus or JanusFlow model; ValueError unless the stage is 1 to 3."""
     if stage not in RATIOS:
-        raise ValueError(f"There is no stage {stage}: stages are 1, 2 and 3.")
+        raise ValueError(f"Stages are 1, 2 and 3, not {stage}.")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(is_trained(name, model.family, stage))

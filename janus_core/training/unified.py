@@ -1,6 +1,6 @@
-"""Both models' training step: a batch of pictures to draw and of questions to answer, in one forward pass each.
+"""The training step of both models: images to generate and questions to answer, one forward pass for each kind.
 
-Rows are padded at the end: attention is causal, so what stands after a row's last token changes nothing before it.
+Rows are padded at the end: attention is causal, so padding changes nothing before it.
 """
 
 import torch
@@ -17,13 +17,13 @@ PADDING = -1
 
 
 class Objective(nn.Module):
-    """What both families train: text, after a picture or without one.
+    """The losses of both families: answers to questions, with and without an image, and generation.
 
-    A batch is a dict of tensors; each part of it is there or not:
-        und_ids [B, L], und_replaced bool [B, L], und_labels [B, L], und_pixels [B, 3, S, S]: questions with answers;
-        und_segments [B, L]: 0 for what a row's questions share, k for its k-th question, PADDING behind them;
-        text_ids, text_labels: text alone;
-        gen_ids [B, L], gen_image bool [B, L] (where the picture stands), and the family's own.
+    forward takes a batch, a dict of tensors, and returns a dict of losses. Each kind of rows is optional:
+        und_ids [B, L], und_is_image bool [B, L], und_labels [B, L], und_pixels [B, 3, S, S]: questions with answers;
+        und_segments [B, L]: 0 for what a row's questions share, k for its k-th question, PADDING at the end;
+        text_ids [B, L], text_labels [B, L]: text alone;
+        gen_ids [B, L], gen_is_image bool [B, L] (the image's positions), and the family's own.
     """
 
     def __init__(self, model):
@@ -46,24 +46,24 @@ class Objective(nn.Module):
         return losses
 
     def understanding(self, batch):
-        pictures = self.model.embed_images(batch["und_pixels"].to(self.dtype))
-        embeds = self.with_pictures(batch["und_ids"], batch["und_replaced"], pictures)
+        images = self.model.embed_images(batch["und_pixels"].to(self.dtype))
+        embeds = self.with_images(batch["und_ids"], batch["und_is_image"], images)
         return self.answer_loss(embeds, batch["und_labels"], *segmented(batch["und_segments"], embeds.dtype))
 
     def answer_loss(self, embeds, labels, positions=None, mask=None):
-        """Text loss of rows; labels [B, L] hold each position's own token, or IGNORED where none is learnt."""
-        learnt = labels[:, 1:] != IGNORED
-        states = self.model.llama(embeds, positions=positions, mask=mask)[:, :-1][learnt]
-        return objectives.text_loss(self.model.text_logits(states), labels[:, 1:][learnt])
+        """Text loss of rows; labels [B, L] are each position's own token, or IGNORED."""
+        labels = labels[:, 1:]
+        states = self.model.llama(embeds, positions=positions, mask=mask)[:, :-1][labels != IGNORED]
+        return objectives.text_loss(self.model.text_logits(states), labels[labels != IGNORED])
 
-    def with_pictures(self, ids, where, pictures):
-        """Embeddings of ids [B, L] with pictures [B, n, hidden] at the n places per row that `where` marks."""
+    def with_images(self, ids, is_image, images):
+        """Embeddings of ids [B, L] with images [B, n, hidden] at the n positions per row where `is_image` is True."""
         embeds = self.model.embed_text(ids, self.dtype)
-        return embeds.masked_scatter(where[..., None], pictures.to(embeds.dtype))
+        return embeds.masked_scatter(is_image[..., None], images.to(embeds.dtype))
 
 
 def segmented(segments, dtype):
-    """Positions [B, L] and additive mask [B, 1, L, L] of rows whose segments each continue segment 0 alone.
+    """Positions [B, L] and additive mask [B, 1, L, L] with which each segment attends to segment 0 and itself only.
 
     Args:
         segments: [B, L], see Objective.
@@ -75,12 +75,12 @@ def segmented(segments, dtype):
 
 
 class JanusObjective(Objective):
-    """Janus: gen_tokens [B, N] are the picture's VQ tokens; gen_image marks N places; gen_dropped bool [B] are the
-    rows without a prompt.
+    """Janus: gen_tokens [B, N] are the image's VQ tokens; gen_is_image is True at N positions; gen_dropped bool [B]
+    is True for rows without a prompt.
 
     Args:
-        smoothing: label smoothing of rows without a prompt. Guidance weighs a token by p_c^w / p_u^(w - 1): where both
-            are tiny, noise in p_u decides, and a floor under it keeps stray tokens out of guided pictures.
+        smoothing: label smoothing of rows without a prompt. Guidance weights a token by p_c^w / p_u^(w - 1). Where both
+            are tiny, noise in p_u decides; smoothing bounds p_u from below, so that guidance selects no stray tokens.
     """
 
     def __init__(self, model: Janus, smoothing: float = 0.0):
@@ -88,21 +88,21 @@ class JanusObjective(Objective):
         self.smoothing = smoothing
 
     def generation(self, batch):
-        where, tokens = batch["gen_image"], batch["gen_tokens"]
-        pictures = self.model.embed_image_tokens(tokens, self.dtype)
-        states = self.model.llama(self.with_pictures(batch["gen_ids"], where, pictures))
-        states = states[:, :-1][where[:, 1:]].unflatten(0, tokens.shape)
+        is_image, tokens = batch["gen_is_image"], batch["gen_tokens"]
+        images = self.model.embed_image_tokens(tokens, self.dtype)
+        states = self.model.llama(self.with_images(batch["gen_ids"], is_image, images))
+        states = states[:, :-1][is_image[:, 1:]].unflatten(0, tokens.shape)
         smoothing = self.smoothing * batch["gen_dropped"]
         return {"generation": objectives.image_token_loss(self.model.image_logits(states), tokens, smoothing)}
 
 
 class JanusFlowObjective(Objective):
-    """JanusFlow: gen_latents [B, 4, H, W] are scaled latents; gen_image marks 1 + N places, time embedding first;
-    gen_visible bool [B, L] is False on the hidden pads of unconditional rows; gen_pixels, for REPA, are the target
-    pictures as the understanding encoder reads them.
+    """JanusFlow: gen_latents [B, 4, H, W] are scaled latents; gen_is_image is True at 1 + N positions, the time
+    embedding first; gen_visible bool [B, L] is False on the hidden pads of unconditional rows; gen_pixels
+    [B, 3, S, S], for REPA, are the target images as the understanding encoder reads them.
 
     Args:
-        repa: weight of the alignment loss; 0 leaves it and its head out.
+        repa: weight of the alignment loss; 0 omits it and its head.
         time_mean: of the logit-normal times.
     """
 
@@ -117,30 +117,26 @@ class JanusFlowObjective(Objective):
             self.repa_head = nn.Sequential(*layers, nn.Linear(hidden, width))
 
     def generation(self, batch):
-        model, x, where = self.model, batch["gen_latents"], batch["gen_image"]
+        model, x, is_image = self.model, batch["gen_latents"], batch["gen_is_image"]
         z_0 = torch.randn_like(x)
         t = objectives.logit_normal_times(len(x), x.device, self.time_mean)
         z_t = objectives.flow_path(x, z_0, t).to(self.dtype)
         skip, t_emb = model.vision_gen_enc_model(z_t, 1000 * t)
-        picture = model.vision_gen_enc_aligner(skip.flatten(2).transpose(1, 2))
-        embeds = self.with_pictures(batch["gen_ids"], where, torch.cat((t_emb[:, None], picture), dim=1))
+        image = model.vision_gen_enc_aligner(skip.flatten(2).transpose(1, 2))
+        embeds = self.with_images(batch["gen_ids"], is_image, torch.cat((t_emb[:, None], image), dim=1))
         mask = causal_mask(embeds.shape[1], 0, embeds.dtype, embeds.device, batch["gen_visible"])
         early = []
         handle = model.llama.layers[self.repa_block - 1].register_forward_hook(lambda m, args, out: early.append(out))
         states = model.llama(embeds, mask=mask)
         handle.remove()
-        shape = (len(x), 1 + picture.shape[1])
-        states = states[where].unflatten(0, shape)[:, 1:]
+        shape = (len(x), 1 + image.shape[1])
+        states = states[is_image].unflatten(0, shape)[:, 1:]
         states = model.vision_gen_dec_aligner(model.vision_gen_dec_aligner_norm(states))
         velocity = model.vision_gen_dec_model(states.transpose(1, 2).unflatten(2, skip.shape[-2:]), skip, t_emb)
         losses = {"generation": objectives.flow_loss(velocity, x, z_0)}
         if self.repa:
             with torch.no_grad():
-                features = self.vision_features(batch["gen_pixels"].to(self.dtype))
-            projected = self.repa_head(early[0][where].unflatten(0, shape)[:, 1:])
+                features = model.vision_und_enc_model(batch["gen_pixels"].to(self.dtype))
+            projected = self.repa_head(early[0][is_image].unflatten(0, shape)[:, 1:])
             losses["alignment"] = self.repa * objectives.repa_loss(features, projected)
         return losses
-
-    def vision_features(self, pixels):
-        """The understanding encoder's features of pictures, [B, N, width]."""
-        return self.model.vision_und_enc_model(pixels)

@@ -1,4 +1,4 @@
-"""A LoRA that `python -m janus_core train` made acts in ComfyUI as it does in janus_core."""
+"""A LoRA trained by `python -m janus_core train` has the same effect in ComfyUI as in janus_core."""
 
 import json
 
@@ -9,25 +9,26 @@ from graphs import outputs_of, token_graph
 from safetensors.torch import load_file
 
 import janus_core
-from benchmarks.demo_quality import AR
-from janus_core.training import run, scenes
+from demo.recipe import scenes
+from demo.recipe.quality import AR
+from janus_core.training import run
 
 PROMPT = "a red circle on a blue background"
 
 
 @pytest.fixture(scope="module")
 def lora(server, tmp_path_factory):
-    """Trained for a few steps on red circles that are called blue; the file's path."""
+    """The file of a LoRA trained for eight steps on a red circle with the caption "a blue circle"."""
     pytest.importorskip("peft")
     folder = tmp_path_factory.mktemp("lora")
-    (folder / "pictures").mkdir()
-    thing = scenes.Thing("circle", "red", "large", 64, 64)
-    scenes.draw(scenes.Scene((thing,), "white", place="in the centre")).save(folder / "pictures" / "1.png")
-    (folder / "pictures" / "1.txt").write_text("a blue circle on a white background")
+    (folder / "images").mkdir()
+    circle = scenes.SceneObject("circle", "red", "large", 64, 64)
+    scenes.render(scenes.Scene((circle,), "white", place="in the centre")).save(folder / "images" / "1.png")
+    (folder / "images" / "1.txt").write_text("a blue circle on a white background")
     config = {
         "task": "finetune",
         "checkpoint": str(AR),
-        "pictures": str(folder / "pictures"),
+        "images": str(folder / "images"),
         "folder": str(folder / "run"),
         "seed": 0,
         "rows": 2,
@@ -63,5 +64,5 @@ def test_a_trained_lora_in_comfyui(server, lora):
     inputs["model"] = [
         graph.add("LoraLoaderModelOnly", model=inputs["model"], lora_name="trained.safetensors", strength_model=1.0), 0
     ]  # fmt: skip
-    drawn = latent_of(server, server.run(graph), outputs_of(graph, "SaveLatent")[0])
-    assert torch.allclose(drawn, expected, atol=1e-5)
+    sampled = latent_of(server, server.run(graph), outputs_of(graph, "SaveLatent")[0])
+    assert torch.allclose(sampled, expected, atol=1e-5)

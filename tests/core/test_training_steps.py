@@ -1,18 +1,14 @@
-"""Training both families: losses fall, stages train their sets, runs resume, rows agree with sampling."""
+"""Training both families: losses fall, stages freeze weights, runs resume, rows agree with sampling."""
 
-import dataclasses
 import random
 
 import pytest
 import torch
 from core.training_models import FAMILIES, tiny
 
-from janus_core import pipeline
-from janus_core.checkpoint import read_checkpoint
-from janus_core.errors import CheckpointError
 from janus_core.prompt import PromptEncoder
 from janus_core.sampling import flow
-from janus_core.training import batches, build, model_runs, stages
+from janus_core.training import batches, stages
 from janus_core.training.loop import EMA, LoopSettings, learning_rate, train
 from janus_core.training.unified import IGNORED
 
@@ -46,7 +42,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(family, tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("stage", (1, 2, 3))
-def test_a_stage_trains_exactly_its_set(family, stage, tmp_path):
+def test_a_stage_trains_all_weights_but_the_frozen(family, stage, tmp_path):
     objective, batch_at, *_ = tiny(family)
     stages.freeze(objective.model, stage)
     before = {name: p.detach().clone() for name, p in objective.model.named_parameters()}
@@ -56,10 +52,7 @@ def test_a_stage_trains_exactly_its_set(family, stage, tmp_path):
     frozen = {1: ("language_model.", encoder), 2: (encoder,), 3: ()}[stage]
     for name, p in objective.model.named_parameters():
         moved = not torch.equal(p, before[name])
-        if name.startswith(frozen):
-            assert not moved, f"{name} is frozen in stage {stage}"
-        elif "k_proj.bias" not in name and "attn.qkv.bias" not in name:
-            assert moved, f"{name} is trained in stage {stage}"
+        assert moved != name.startswith(frozen), name
 
 
 def test_alignment_gives_the_understanding_encoder_no_gradient():
@@ -69,21 +62,16 @@ def test_alignment_gives_the_understanding_encoder_no_gradient():
     assert all(p.grad is None for p in objective.model.vision_und_enc_model.parameters())
     assert all(p.grad is not None for p in objective.repa_head.parameters())
     early, late = objective.model.llama.layers[0], objective.model.llama.layers[1]
-    assert early.mlp.up_proj.weight.grad.abs().sum() > 0, "a quarter of four blocks is the first"
+    assert early.mlp.up_proj.weight.grad.abs().sum() > 0, "REPA reads the first of four blocks"
     assert late.mlp.up_proj.weight.grad is None
 
 
-def test_accumulated_batches_make_one_step(tmp_path):
+def test_a_step_is_adamw_on_the_clipped_mean_gradient(tmp_path):
     objective, batch_at, *_ = tiny("janus")
     other, *_ = tiny("janus")
-    whole = {}
-    for name in batch_at(0):
-        parts = [batch_at(0)[name], batch_at(1)[name]]
-        whole[name] = parts
-    common = {"steps": 1, "lr": 1e-3, "warmup": 1, "precision": "no", "ema": 0.0}
-    train(objective, batch_at, LoopSettings(accumulate=2, **common), tmp_path / "a")
-    # By hand: the mean of both batches' gradients, clipped, and one AdamW step.
-    optimizer = torch.optim.AdamW(other.parameters(), 1e-3, (0.9, 0.95), weight_decay=0.0)
+    settings = LoopSettings(steps=1, lr=1e-3, warmup=1, weight_decay=10.0, accumulate=2, precision="no", ema=0.0)
+    train(objective, batch_at, settings, tmp_path)
+    optimizer = torch.optim.AdamW(other.parameters(), 1e-3, (0.9, 0.95), weight_decay=10.0)
     for index in (0, 1):
         (sum(other(batch_at(index)).values()) / 2).backward()
     torch.nn.utils.clip_grad_norm_(other.parameters(), 1.0)
@@ -110,30 +98,32 @@ def test_ema_follows_the_weights_and_swaps():
     assert model.weight.item() == 1.0
 
 
-def test_ratios_make_rows():
+def test_a_ratio_splits_the_rows():
     assert batches.split_rows(64, (25, 70, 5)) == (16, 45, 3)
     assert batches.split_rows(8, (50, 50, 0)) == (4, 4, 0)
     assert sum(batches.split_rows(10, (14, 80, 6))) == 10
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_drawing_row_without_prompt_is_samplings_unconditional_row(family):
+def test_a_tenth_of_the_generation_rows_is_samplings_unconditional_row(family):
     *_, checkpoint, _ = tiny(family)
     prompts = PromptEncoder.of(checkpoint)
-    rows = batches.drawing_rows(prompts, ["a red circle", "a blue square"] * 200, 4, random.Random(0))
-    length = len(prompts.generation_ids("a red circle")) - (family == "janusflow")
-    unconditional = prompts.unconditional_ids(length + (family == "janusflow"))[:length]
-    dropped = (rows["gen_ids"][:, :length] == unconditional).all(1)
+    captions = ["a red circle", "a blue square"] * 200
+    rows = batches.generation_rows(prompts, captions, torch.zeros(400, 4), 4, random.Random(0))
+    cond, uncond = prompts.guidance_rows("a red circle")
+    length = len(cond.ids)
+    ids, visible = rows["gen_ids"][:, :length], rows["gen_visible"][:, :length]
+    dropped = rows["gen_dropped"]
     assert 20 <= dropped.sum() <= 60, "a tenth of 400"
-    hidden = ~rows["gen_visible"][:, :length]
-    if family == "janusflow":
-        assert hidden[dropped][:, 1:].all() and not hidden[dropped][:, 0].any() and not hidden[~dropped].any()
-    else:
-        assert not hidden.any()
+    assert (ids[dropped] == uncond.ids).all() and (visible[dropped] == uncond.visible).all()
+    assert (ids[~dropped][:, -1] == cond.ids[-1]).all() and visible[~dropped].all()
+    places = rows["gen_is_image"].sum(1)
+    assert (places == (5 if family == "janusflow" else 4)).all(), "JanusFlow's time embedding precedes the image"
+    assert rows["gen_visible"][rows["gen_is_image"]].all()
 
 
-def test_the_velocity_in_training_is_the_one_in_sampling():
-    """The padded training rows give the loss that the sampler's cached velocity gives."""
+def test_training_and_sampling_compute_the_same_velocity():
+    """The loss of padded training rows equals that of the sampler's cached velocity."""
     objective, batch_at, checkpoint, _ = tiny("janusflow", repa=0.0)
     model = objective.model.eval()
     torch.nn.init.normal_(model.vision_gen_dec_model.out_convs[-1].unpatch_conv.weight, std=0.1)
@@ -147,16 +137,16 @@ def test_the_velocity_in_training_is_the_one_in_sampling():
     z_t = t[:, None, None, None] * x + (1 - t[:, None, None, None]) * z_0
     errors = []
     for k in range(len(x)):
-        length = int(batch["gen_image"][k].nonzero()[0])
+        length = int(batch["gen_is_image"][k].nonzero()[0])
         embeds = model.embed_text(batch["gen_ids"][k, :length], torch.float32)[None]
-        prompt = flow.Prompt(embeds, batch["gen_visible"][k : k + 1, :length])
+        prompt = flow.PromptEmbeds(embeds, batch["gen_visible"][k : k + 1, :length])
         encoded = model.encode_prompt(prompt.embeds, prompt.visible, 64)
         v = model.velocity(z_t[k : k + 1], 1000 * t[k : k + 1], encoded)
         errors.append((v - (x - z_0)[k : k + 1]).square().mean())
     assert loss.item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-4)
 
 
-def test_an_answer_row_learns_the_answers_and_their_ends():
+def test_answer_rows_have_labels_for_answers_and_end_of_sentence():
     *_, checkpoint, _ = tiny("janus")
     prompts = PromptEncoder.of(checkpoint)
     asked = [[("What colour is it?", "red"), ("Where is it?", "at the left")], [("What shape is it?", "circle")]]
@@ -168,11 +158,11 @@ def test_an_answer_row_learns_the_answers_and_their_ends():
             learnt = labels[labels != IGNORED]
             assert learnt[-1] == prompts.eos and prompts.decode(learnt).strip() == answer
             assert torch.equal(ids[labels != IGNORED], learnt)
-    assert rows["und_replaced"].sum(1).tolist() == [16, 16]
+    assert rows["und_is_image"].sum(1).tolist() == [16, 16]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_questions_of_one_row_are_learnt_as_if_each_were_alone(family):
+def test_questions_of_one_row_have_the_loss_of_separate_rows(family):
     objective, _, checkpoint, _ = tiny(family)
     prompts = PromptEncoder.of(checkpoint)
     pairs = [("What colour is it?", "red"), ("Where is the circle?", "at the left"), ("What shape is it?", "circle")]
@@ -182,71 +172,3 @@ def test_questions_of_one_row_are_learnt_as_if_each_were_alone(family):
     one = objective.understanding({**together, "und_pixels": pixels})
     each = objective.understanding({**alone, "und_pixels": pixels.expand(3, -1, -1, -1)})
     assert one.item() == pytest.approx(each.item(), rel=1e-5)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_model_starts_from_anothers_language_model_and_encoder(family):
-    other = tiny("janus" if family == "janusflow" else "janusflow")[2]
-    model = tiny(family)[0].model
-    with torch.no_grad():
-        for p in model.parameters():
-            p.zero_()
-    build.start_from(model, other)
-    taken = {name for name, p in model.named_parameters() if p.any()}
-    kept = {name for name, p in model.named_parameters() if p.requires_grad and name not in taken}
-    assert all(name.startswith(("language_model.", stages.ENCODERS[family])) for name in taken)
-    assert not any(name.startswith("language_model.") and "norm" not in name for name in kept)
-    torch.testing.assert_close(
-        model.llama.layers[1].mlp.up_proj.weight, other.tensors["language_model.model.layers.1.mlp.up_proj.weight"]
-    )
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_model_goes_on_from_one_of_its_family(family):
-    model, other = tiny(family)[0].model, tiny(family)[2]
-    with torch.no_grad():
-        for p in model.parameters():
-            p.zero_()
-    build.start_from(model, other)
-    assert all(torch.equal(p, other.tensors[name]) for name, p in model.named_parameters())
-
-
-def test_an_ill_fitting_start_is_one_sentence():
-    model, other = tiny("janusflow")[0].model, tiny("janus")[2]
-    name = "language_model.model.norm.weight"
-    wrong = dataclasses.replace(other, tensors={**other.tensors, name: torch.ones(7)})
-    with pytest.raises(CheckpointError, match=name):
-        build.start_from(model, wrong)
-
-
-def test_fixed_image_tokens_are_told_apart_and_stay(tmp_path):
-    objective, batch_at, *_ = tiny("janus", codes=64)
-    model = objective.model
-    build.fix_image_tokens(model, torch.rand(64, 4 * 4 * 8), scale=8.0)
-    rows = model.gen_head.vision_head.weight
-    torch.testing.assert_close(rows.norm(dim=1), torch.full((64,), 8.0))
-    assert ((rows @ rows.T).argmax(1) == torch.arange(64)).all()
-    seen = model.gen_embed.weight
-    torch.testing.assert_close(seen @ seen.T / 32, rows @ rows.T / 8**2, atol=1e-4, rtol=0)
-    for p in build.image_token_weights(model):
-        p.requires_grad_(False)
-    before = [p.clone() for p in build.image_token_weights(model)]
-    train(objective, batch_at, LoopSettings(steps=2, lr=1e-2, warmup=1, precision="no"), tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(before, build.image_token_weights(model)))
-
-
-def test_the_mean_of_weights():
-    mean = model_runs.mean_weights([{"a": torch.tensor([1.0, 2.0])}, {"a": torch.tensor([3.0, 6.0])}])
-    assert mean["a"].tolist() == [2.0, 4.0]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_new_model_is_a_loadable_checkpoint(family, tmp_path):
-    objective, _, checkpoint, vq = tiny(family)
-    build.save_folder(checkpoint, tmp_path / "folder", torch.float32)
-    loaded = read_checkpoint(tmp_path / "folder")
-    assert loaded.family == family
-    pipe = pipeline.load(tmp_path / "folder", device="cpu")
-    assert pipe.model.params == objective.model.params
-    for (name, a), b in zip(objective.model.named_parameters(), pipe.model.parameters()):
-        assert torch.equal(a, b), name

@@ -1,4 +1,4 @@
-"""New small models with random weights, and writing any model as a folder in the published layout."""
+"""New small models with random weights, their starting checkpoints and their fixed image token weights."""
 
 import math
 from pathlib import Path
@@ -7,18 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..checkpoint import Checkpoint
-from ..checkpoint.read import VQ_PREFIX
-from ..checkpoint.write import config_of
-from ..errors import CheckpointError
-from ..janus import Janus, JanusParams
-from ..janusflow import JanusFlow, JanusFlowParams
-from ..networks.llama import LlamaParams
-from ..networks.siglip import SiglipParams
-from ..networks.uvit import GlobalResponseNorm, UViTParams
-from ..networks.vq import VQModel
-from ..prompt import BOS, EOS, IMAGE_PLACEHOLDER, PAD
-from . import stages
+from janus_core.checkpoint import VQ_PREFIX, Checkpoint, config_of
+from janus_core.errors import CheckpointError
+from janus_core.janus import Janus, JanusParams
+from janus_core.janusflow import JanusFlow, JanusFlowParams
+from janus_core.networks.llama import LlamaParams
+from janus_core.networks.siglip import SiglipParams
+from janus_core.networks.uvit import GlobalResponseNorm, UViTParams
+from janus_core.networks.vq import VQModel
+from janus_core.prompt import BOS, EOS, IMAGE_PLACEHOLDER, PAD
+from janus_core.training import stages
+
 from .scenes import COLOURS
 
 
@@ -27,8 +26,8 @@ def new_model(family: str, sizes: dict, vocabulary: int, vq: VQModel | None = No
 
     Args:
         sizes: keyword arguments of LlamaParams (`llama`), SiglipParams (`siglip`) and, for JanusFlow, UViTParams
-            (`uvit`), as the configs have them; for Janus also `gen_embed_width`, the codebook's width by default.
-        vq: the trained tokenizer of an AR model.
+            (`uvit`), as in the configs; for Janus also `gen_embed_width`, by default the codebook's width.
+        vq: the trained VQ tokenizer of an AR model.
     """
     llama = LlamaParams(vocab_size=vocabulary, kv_heads=sizes["llama"]["heads"], **sizes["llama"])
     siglip = SiglipParams(**sizes["siglip"])
@@ -46,8 +45,8 @@ def new_model(family: str, sizes: dict, vocabulary: int, vq: VQModel | None = No
 
 
 def matmul_attention(q, k, v, mask=None, transformer_options=None):
-    """Attention (see janus_core.attention) in plain products: backwards in bfloat16 on a CPU, the fused kernel takes
-    about eight times as long on sequences as short as the demos'."""
+    """Attention (see janus_core.attention) in plain matrix products: on a CPU in bfloat16, the backward pass of
+    PyTorch's kernel takes about eight times as long on sequences as short as the demos'."""
     scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
     if mask is not None:
         scores = scores + mask
@@ -88,11 +87,11 @@ def initialise_tower(tower):
 
 @torch.no_grad()
 def start_from(model, checkpoint: Checkpoint):
-    """Copies a checkpoint of the same family, or the language model and the understanding encoder of the other one, as
-    the published models started from trained ones (JanusFlow, section 4.1).
+    """Copies all weights of a checkpoint of the same family, or the language model and the understanding encoder of
+    one of the other family; the original models also started from pretrained ones (JanusFlow, section 4.1).
 
     Raises:
-        CheckpointError: they have other sizes.
+        CheckpointError: a weight has another shape.
     """
     own = model.state_dict()
     encoders = stages.ENCODERS[checkpoint.family], stages.ENCODERS[model.family]
@@ -104,50 +103,49 @@ def start_from(model, checkpoint: Checkpoint):
         elif name.startswith(VQ_PREFIX):
             continue
         if name not in own or own[name].shape != tensor.shape:
-            raise CheckpointError(f"{checkpoint.path}: {name} does not fit the model that shall start from it.")
+            raise CheckpointError(f"{checkpoint.path}: {name} does not fit the new model.")
         own[name].copy_(tensor)
 
 
-CELLS = 8  # per side of a patch, whose likeness tells where its edges run
+CELLS = 8  # rows and columns of cells in a patch; their similarities show its edges
 
 
 @torch.no_grad()
 def fix_image_tokens(model: Janus, centres, scale: float = 8.0):
-    """Gives the token embeddings and the image head's last layer fixed values, which say what a token looks like;
-    `image_token_weights` are then to be kept from training.
+    """Sets the token embeddings and the image head's last layer to features of the tokens' patches.
 
-    What is learnt is then to name what a patch shows, not a class without likeness to others, and tokens that training
-    never shows (a known shape in another colour) can be drawn and be seen when they have been. The head's rows are
-    `scale` long and turned at random: what the layer reads has been through a GELU and is hardly negative, so a row of
-    negative entries could not be reached.
+    The caller excludes `image_token_weights` from training. The model then learns to predict what a patch looks like
+    instead of an arbitrary class, and can generate and read tokens that training never shows, such as a known shape in
+    another colour. The head's rows have length `scale` and are rotated at random: the layer's input comes from a GELU
+    and is hardly negative, so it could not reach rows of negative entries.
 
     Args:
-        centres: of each token's patches the share of every colour at every pixel, [N, side^2 * colours].
+        centres: of each token's patches the share of every colour at every pixel, [N, size^2 * colours].
     """
     width = model.params.gen_embed_width
-    model.gen_embed.weight.copy_(token_looks(centres, width) * width**0.5)
+    model.gen_embed.weight.copy_(patch_features(centres, width) * width**0.5)
     width = model.params.gen_head_width
-    turn = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(0)))[0]
-    model.gen_head.vision_head.weight.copy_(scale * token_looks(centres, width) @ turn)
+    rotation = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(0)))[0]
+    model.gen_head.vision_head.weight.copy_(scale * patch_features(centres, width) @ rotation)
     nn.init.zeros_(model.gen_head.vision_head.bias)
 
 
-def token_looks(centres, width: int):
-    """What each token looks like, as unit vectors [N, width], in equal parts: which colours its patches have, where
-    their edges run whatever the colours, and what their pixels are.
+def patch_features(centres, width: int):
+    """Unit vectors [N, width] that describe each token's patches, in equal parts: the colours that they have, where
+    their edges are whatever the colours, and their pixels.
 
     Args:
         centres: see fix_image_tokens.
         width: more than three times the number of colours.
     """
     pixels = centres.view(len(centres), -1, len(COLOURS))
-    side = round(pixels.shape[1] ** 0.5)
-    cells = F.adaptive_avg_pool2d(pixels.transpose(1, 2).unflatten(2, (side, side)), min(CELLS, side)).flatten(2)
-    likeness = (cells.transpose(1, 2) @ cells).flatten(1)
+    size = round(pixels.shape[1] ** 0.5)
+    cells = F.adaptive_avg_pool2d(pixels.transpose(1, 2).unflatten(2, (size, size)), min(CELLS, size)).flatten(2)
+    similarity = (cells.transpose(1, 2) @ cells).flatten(1)
     colours = pixels.mean(1).sqrt()
     third = width // 3
-    edges, looks = _components(likeness, third), _components(centres, width - third - len(COLOURS))
-    parts = (colours - colours.mean(0), edges, looks)
+    edges, shapes = _components(similarity, third), _components(centres, width - third - len(COLOURS))
+    parts = (colours - colours.mean(0), edges, shapes)
     return torch.cat([F.normalize(part, dim=-1) for part in parts], dim=1) / len(parts) ** 0.5
 
 
@@ -159,12 +157,12 @@ def _components(features, count: int):
 
 
 def image_token_weights(model: Janus) -> list[nn.Parameter]:
-    """The weights that tell VQ tokens apart, going in and coming out."""
+    """The weights with one row per VQ token: their embeddings, and the last layer of the image head."""
     return [model.gen_embed.weight, *model.gen_head.vision_head.parameters()]
 
 
 def new_checkpoint(model, tokenizer, path: Path = Path("new"), vq: VQModel | None = None) -> Checkpoint:
-    """A model's checkpoint, float32, as read_checkpoint would give it."""
+    """The checkpoint of a new model, as read_checkpoint would return it."""
 
     def token(content):
         flags = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}

@@ -1,4 +1,4 @@
-"""Draws the losses of training runs: `python -m benchmarks.curves out demo/curves.png` (needs matplotlib).
+"""Plots the losses of training runs: `python -m demo.recipe.curves out demo/curves.png` (needs matplotlib).
 
 Every log.jsonl under the folder is a stage; the stages of one model share a panel.
 """
@@ -31,9 +31,9 @@ def read_runs(folder: Path) -> dict[str, dict[str, tuple[list, list]]]:
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.curves", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m demo.recipe.curves", description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("picture", type=Path)
+    parser.add_argument("image", type=Path)
     args = parser.parse_args()
     runs = read_runs(args.folder)
     figure, panels = plt.subplots(1, len(runs), figsize=(4 * len(runs), 3), squeeze=False)
@@ -44,7 +44,7 @@ def main():
         panel.legend(fontsize=7)
     panels[0][0].set_ylabel("loss (alignment: + 1)")
     figure.tight_layout()
-    figure.savefig(args.picture, dpi=80)
+    figure.savefig(args.image, dpi=80)
 
 
 if __name__ == "__main__":

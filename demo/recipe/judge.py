@@ -1,4 +1,4 @@
-"""The pixel judge: reads a demo picture back into colours, shapes and places, without any model."""
+"""The pixel judge: finds the colours, shapes and positions in a demo image without any model."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,14 +11,14 @@ from .scenes import COLOURS, RELATIONS, SHAPES, SIZE, Scene, shape_mask
 
 PALETTE = np.array(list(COLOURS.values()), np.float32)
 NAMES = list(COLOURS)
-LEAST_PIXELS = 80  # a smaller blot is not a shape; the smallest shape of the task has 390
-LEAST_OVERLAP = 0.75  # intersection over union with the ideal shape below which a blot has no shape
+MIN_PIXELS = 80  # smaller regions are ignored; the smallest shape of the task has 390
+MIN_OVERLAP = 0.75  # intersection over union with an ideal shape that a region needs to have that shape
 GRID = 32
 
 
 @dataclass(frozen=True)
 class Found:
-    """One shape that the judge sees; `shape` is None where it resembles none."""
+    """A region that the judge found; `shape` is None if it resembles no shape."""
 
     shape: str | None
     colour: str
@@ -29,36 +29,36 @@ class Found:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is right in a picture: one entry per named thing in `colours` and `shapes`."""
+    """What is right in an image: one entry per object of the prompt in `colours` and `shapes`."""
 
     background: bool
     colours: tuple[bool, ...]
     shapes: tuple[bool, ...]
-    relation: bool  # for two things: exactly these two are there, each right, and they stand as asked
+    relation: bool  # two objects: the image has exactly these, each right, in the right relation
 
 
-def look(picture: Image.Image) -> tuple[str, list[Found]]:
-    """The background's colour and the shapes of a picture, largest first.
+def find_objects(image: Image.Image) -> tuple[str, list[Found]]:
+    """The background's colour and the shapes of an image, largest first.
 
-    Every pixel goes to its nearest palette colour. The background is the commonest one on the border; every connected
-    region of other pixels is a thing, with the commonest colour in it.
+    Every pixel counts as its nearest palette colour. The background is the commonest colour at the border; every
+    connected region of other pixels is an object of the region's commonest colour.
     """
-    pixels = np.asarray(picture.convert("RGB").resize((SIZE, SIZE)), np.float32)
+    pixels = np.asarray(image.convert("RGB").resize((SIZE, SIZE)), np.float32)
     nearest = ((pixels[:, :, None] - PALETTE) ** 2).sum(-1).argmin(-1)
     border = (nearest[:2], nearest[-2:], nearest[:, :2], nearest[:, -2:])
-    background = np.bincount(np.concatenate([side.ravel() for side in border])).argmax()
+    background = np.bincount(np.concatenate([strip.ravel() for strip in border])).argmax()
     found = []
     for region in regions(nearest != background):
-        if region.sum() < LEAST_PIXELS:
+        if region.sum() < MIN_PIXELS:
             continue
         rows, columns = np.nonzero(region)
         colour = NAMES[np.bincount(nearest[region]).argmax()]
         found.append(Found(nearest_shape(region), colour, columns.mean(), rows.mean(), len(rows)))
-    return NAMES[background], sorted(found, key=lambda thing: -thing.pixels)
+    return NAMES[background], sorted(found, key=lambda found: -found.pixels)
 
 
 def regions(mask: np.ndarray) -> list[np.ndarray]:
-    """The 4-connected regions of a bool picture, each a bool picture."""
+    """The 4-connected regions of a bool mask, each a bool mask."""
     labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
     while True:
         padded = np.pad(labels, 1)
@@ -66,18 +66,18 @@ def regions(mask: np.ndarray) -> list[np.ndarray]:
             [padded[1:-1, 1:-1], padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]]
         )
         spread = np.where(mask, spread, 0)
-        spread = np.where(mask, spread.ravel()[spread - 1], 0)  # jump to the label's own label: few rounds suffice
+        spread = np.where(mask, spread.ravel()[spread - 1], 0)  # jump to the label's own label, which saves rounds
         if (spread == labels).all():
             return [labels == label for label in np.unique(labels) if label]
         labels = spread
 
 
 def nearest_shape(region: np.ndarray) -> str | None:
-    """The shape whose silhouette a region overlaps best inside its bounding box."""
+    """The shape whose silhouette overlaps a region best inside its bounding box."""
     cropped = _crop(region)
     overlaps = {shape: (cropped & ideal).sum() / (cropped | ideal).sum() for shape, ideal in _silhouettes().items()}
     best = max(overlaps, key=overlaps.get)
-    return best if overlaps[best] >= LEAST_OVERLAP else None
+    return best if overlaps[best] >= MIN_OVERLAP else None
 
 
 @lru_cache(maxsize=1)
@@ -91,10 +91,10 @@ def _crop(region):
     return np.asarray(Image.fromarray(box).resize((GRID, GRID), Image.Resampling.NEAREST))
 
 
-def judge(picture: Image.Image, scene: Scene) -> Verdict:
-    """Compares a picture with the scene that its prompt named."""
-    background, found = look(picture)
-    named = scene.things
+def judge(image: Image.Image, scene: Scene) -> Verdict:
+    """Compares an image with the scene of its prompt."""
+    background, found = find_objects(image)
+    named = scene.objects
     candidates = found[: len(named)] + [Found(None, "", 0, 0, 0)] * (len(named) - len(found))
 
     def right(order):

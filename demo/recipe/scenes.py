@@ -1,8 +1,8 @@
-"""The demo task: procedurally drawn scenes with captions, questions and answers, and what is held out of training.
+"""The demo task: rendered scenes with captions, questions and answers, and the combinations held out of training.
 
-A scene has one or two flat-coloured shapes on a flat background of 128 x 128 pixels. One shape stands in one of five
-places; two stand 64 pixels apart along their relation's axis. A caption leaves nothing open: what goes without saying
-is a large shape in the centre.
+A scene has one or two flat-coloured shapes on a flat background of 128 x 128 pixels. A single shape has one of five
+places; two shapes are 64 pixels apart along their relation's axis. A caption determines the scene: a shape without a
+size is large, a shape without a place is in the centre.
 """
 
 import random
@@ -56,14 +56,15 @@ PLACES = {
     "at the top": (0, -32),
     "at the bottom": (0, 32),
 }
-RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}  # where the first one is
+# Direction from the second object to the first.
+RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 OTHER_WORDS = {"left of": "to the left of", "right of": "to the right of", "above": "over", "below": "under"}
 NUMBERS = ("one", "two")
 
-# Never drawn in training, alone or beside another shape: (colour, shape).
+# (colour, shape) that no training scene has.
 HELD_OUT_PAIRS = {("purple", "circle"), ("orange", "square"), ("red", "triangle"), ("blue", "cross")}
-# Never drawn in training in any colours or sizes (nor as "b right of a", which is the same picture).
+# Relations that no training scene has, in any colours or sizes (nor as "b right of a", which is the same image).
 HELD_OUT_RELATIONS = {
     ("circle", "left of", "triangle"),
     ("cross", "left of", "square"),
@@ -74,7 +75,7 @@ HELD_OUT_RELATIONS = {
 
 @dataclass(frozen=True)
 class World:
-    """The shapes, and the colours with their values, that scenes are made of."""
+    """Shapes and colours (RGB) of scenes."""
 
     shapes: tuple[str, ...]
     colours: dict[str, tuple[int, int, int]]
@@ -85,7 +86,7 @@ WIDER = World(tuple(INSIDE), COLOURS | MORE_COLOURS)
 
 
 @dataclass(frozen=True)
-class Thing:
+class SceneObject:
     """One shape; x and y are its centre in pixels."""
 
     shape: str
@@ -101,27 +102,27 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows. `relation` says where the first of two things is, seen from the second."""
+    """The content of an image. `relation` is the position of the first of two objects relative to the second."""
 
-    things: tuple[Thing, ...]
+    objects: tuple[SceneObject, ...]
     background: str
-    place: str | None = None  # of a single thing
-    relation: str | None = None  # of two things
+    place: str | None = None  # of a single object
+    relation: str | None = None  # of two objects
 
     @property
     def held_out(self) -> bool:
-        """Whether some combination in it is kept out of training."""
+        """Whether the scene has a combination that is held out of training."""
         return self.held_out_pair or self.held_out_relation
 
     @property
     def held_out_pair(self) -> bool:
-        return any((thing.colour, thing.shape) in HELD_OUT_PAIRS for thing in self.things)
+        return any((o.colour, o.shape) in HELD_OUT_PAIRS for o in self.objects)
 
     @property
     def held_out_relation(self) -> bool:
         if self.relation is None:
             return False
-        a, b = (thing.shape for thing in self.things)
+        a, b = (o.shape for o in self.objects)
         return (a, self.relation, b) in HELD_OUT_RELATIONS or (b, OPPOSITE[self.relation], a) in HELD_OUT_RELATIONS
 
 
@@ -130,39 +131,39 @@ def random_scene(
     two: bool | None = None,
     held_out: bool | None = False,
     world: World = TASK,
-    alike: bool = False,
+    shared_attribute: bool = False,
 ) -> Scene:
-    """A scene drawn at random.
+    """A random scene.
 
     Args:
-        two: two things or one; None is either.
+        two: two objects or one; None is either.
         held_out: False is the training split, True the held-out split, None both.
-        world: what it is made of.
-        alike: two things share their shape or their colour; else they differ in both.
+        world: its shapes and colours.
+        shared_attribute: two objects have the same shape or the same colour; otherwise they differ in both.
     """
     while True:
-        scene = _any_scene(rng, rng.random() < 0.5 if two is None else two, world, alike)
+        scene = _any_scene(rng, rng.random() < 0.5 if two is None else two, world, shared_attribute)
         if held_out is None or scene.held_out == held_out:
             return scene
 
 
-def _any_scene(rng, two, world, alike):
+def _any_scene(rng, two, world, shared_attribute):
     background, *colours = rng.sample(list(world.colours), 3)
     shapes = rng.sample(world.shapes, 2)
     sizes = [rng.choice(list(RADII)) for _ in range(2)]
-    if alike:
+    if shared_attribute:
         shared = rng.choice((shapes, colours))
         shared[1] = shared[0]
     middle = SIZE // 2
     if not two:
         place, (dx, dy) = rng.choice(list(PLACES.items()))
-        return Scene((Thing(shapes[0], colours[0], sizes[0], middle + dx, middle + dy),), background, place=place)
+        return Scene((SceneObject(shapes[0], colours[0], sizes[0], middle + dx, middle + dy),), background, place=place)
     relation, (dx, dy) = rng.choice(list(RELATIONS.items()))
-    things = []
-    for k, side in enumerate((1, -1)):
-        x, y = middle + 32 * side * dx, middle + 32 * side * dy
-        things.append(Thing(shapes[k], colours[k], sizes[k], x, y))
-    return Scene(tuple(things), background, relation=relation)
+    objects = [
+        SceneObject(shapes[k], colours[k], sizes[k], middle + sign * 32 * dx, middle + sign * 32 * dy)
+        for k, sign in enumerate((1, -1))
+    ]
+    return Scene(tuple(objects), background, relation=relation)
 
 
 @cache
@@ -174,19 +175,19 @@ def shape_mask(shape: str, radius: int, x: int, y: int) -> np.ndarray:
     return inside.reshape(SIZE, 4, SIZE, 4).mean(axis=(1, 3), dtype=np.float32)
 
 
-def draw_array(scene: Scene) -> np.ndarray:
-    """The scene's picture, uint8 [SIZE, SIZE, 3]."""
-    picture = np.empty((SIZE, SIZE, 3), np.float32)
-    picture[:] = WIDER.colours[scene.background]
-    for thing in scene.things:
-        mask = shape_mask(thing.shape, RADII[thing.size], thing.x, thing.y)[..., None]
-        picture += mask * (np.float32(WIDER.colours[thing.colour]) - picture)
-    return picture.round().astype(np.uint8)
+def render_array(scene: Scene) -> np.ndarray:
+    """The scene's image, uint8 [SIZE, SIZE, 3]."""
+    image = np.empty((SIZE, SIZE, 3), np.float32)
+    image[:] = WIDER.colours[scene.background]
+    for o in scene.objects:
+        mask = shape_mask(o.shape, RADII[o.size], o.x, o.y)[..., None]
+        image += mask * (np.float32(WIDER.colours[o.colour]) - image)
+    return image.round().astype(np.uint8)
 
 
-def draw(scene: Scene) -> Image.Image:
-    """The scene's picture."""
-    return Image.fromarray(draw_array(scene))
+def render(scene: Scene) -> Image.Image:
+    """The scene's image."""
+    return Image.fromarray(render_array(scene))
 
 
 def with_article(words: str) -> str:
@@ -195,24 +196,24 @@ def with_article(words: str) -> str:
 
 
 def caption(scene: Scene, rng: random.Random | None = None) -> str:
-    """A prompt for the scene; without `rng` the plainest full one, with it one of several phrasings.
+    """A prompt for the scene: without `rng` the plain one with all sizes, with it one of several phrasings.
 
-    Sizes go unmentioned only where all are large, a single thing's place only in the centre.
+    Sizes are omitted only if all are large, the place of a single object only if it is the centre.
     """
     if rng is None:
-        things = [with_article(f"{thing.size} {thing.name}") for thing in scene.things]
-        text = f" {scene.relation} ".join(things)
+        names = [with_article(f"{o.size} {o.name}") for o in scene.objects]
+        text = f" {scene.relation} ".join(names)
         return f"{text} on {with_article(scene.background)} background"
-    sized = any(thing.size == "small" for thing in scene.things) or rng.random() < 0.3
-    things = [with_article(f"{thing.size} {thing.name}" if sized else thing.name) for thing in scene.things]
+    sized = any(o.size == "small" for o in scene.objects) or rng.random() < 0.3
+    names = [with_article(f"{o.size} {o.name}" if sized else o.name) for o in scene.objects]
     if scene.relation is None:
         placed = scene.place != "in the centre" or rng.random() < 0.1
-        text = f"{things[0]} {scene.place}" if placed else things[0]
+        text = f"{names[0]} {scene.place}" if placed else names[0]
     else:
         relation = scene.relation
         if rng.random() < 0.3:
             relation = OTHER_WORDS[relation]
-        text = f"{things[0]} {relation} {things[1]}"
+        text = f"{names[0]} {relation} {names[1]}"
     background = with_article(scene.background)
     phrasing = rng.choice(
         (
@@ -231,35 +232,35 @@ def caption(scene: Scene, rng: random.Random | None = None) -> str:
 DESCRIBE = ("Describe this picture.", "Describe this image.", "Describe the image.", "What is in this picture?")
 
 
-def from_the_first(scene: Scene) -> Scene:
-    """The same picture with its left or upper thing named first, as descriptions have it."""
+def in_reading_order(scene: Scene) -> Scene:
+    """The same image with its left or upper object named first, the order of descriptions."""
     if scene.relation not in ("right of", "below"):
         return scene
-    return replace(scene, things=scene.things[::-1], relation=OPPOSITE[scene.relation])
+    return replace(scene, objects=scene.objects[::-1], relation=OPPOSITE[scene.relation])
 
 
 def questions(scene: Scene) -> list[tuple[str, str]]:
-    """Every question about the scene that has one right answer, with that answer."""
+    """All questions about the scene that have one right answer, with that answer."""
     pairs = [
         ("What colour is the background?", scene.background),
-        ("How many shapes are there?", NUMBERS[len(scene.things) - 1]),
+        ("How many shapes are there?", NUMBERS[len(scene.objects) - 1]),
     ]
-    pairs += [(question, caption(from_the_first(scene))) for question in DESCRIBE]
-    for thing in scene.things:
+    pairs += [(question, caption(in_reading_order(scene))) for question in DESCRIBE]
+    for o in scene.objects:
         pairs += [
-            (f"What colour is the {thing.shape}?", thing.colour),
-            (f"Which shape is {thing.colour}?", thing.shape),
+            (f"What colour is the {o.shape}?", o.colour),
+            (f"Which shape is {o.colour}?", o.shape),
         ]
     if scene.relation is None:
-        (thing,) = scene.things
+        (o,) = scene.objects
         pairs += [
-            ("What colour is it?", thing.colour),
-            ("What shape is it?", thing.shape),
-            (f"Where is the {thing.name}?", scene.place),
-            (f"Where is the {thing.shape}?", scene.place),
+            ("What colour is it?", o.colour),
+            ("What shape is it?", o.shape),
+            (f"Where is the {o.name}?", scene.place),
+            (f"Where is the {o.shape}?", scene.place),
         ]
     else:
-        a, b = scene.things
+        a, b = scene.objects
         for one, other, relation in ((a, b, scene.relation), (b, a, OPPOSITE[scene.relation])):
             answer = f"{relation} the {other.name}"
             pairs += [(f"Where is the {one.name}?", answer), (f"Where is the {one.shape}?", answer)]

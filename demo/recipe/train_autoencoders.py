@@ -1,4 +1,4 @@
-"""Training the demo's two autoencoders from their configs."""
+"""Training the demos' two autoencoders from their configs."""
 
 import json
 import random
@@ -8,12 +8,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from .. import image
-from ..checkpoint.files import read_header, read_tensors
-from ..networks.vq import VQModel, VQParams, tokens_to_latent
-from ..vae import SDXL_SCALE
+from janus_core import image
+from janus_core.checkpoint.files import read_header, read_tensors
+from janus_core.networks.vq import VQModel, VQParams, tokens_to_latent
+from janus_core.training.loop import LoopSettings, train
+from janus_core.vae import SDXL_SCALE
+
 from . import autoencoders
-from .loop import LoopSettings, train
 from .scene_data import scene_pixels
 from .scenes import random_scene
 
@@ -21,8 +22,8 @@ from .scenes import random_scene
 def train_vq(config: dict, folder: Path) -> Path:
     """Trains the VQ tokenizer and writes vq.safetensors; see configs/vq.json.
 
-    The codebook comes first, from patches of scenes of both splits; with `both_splits` the networks see both as well
-    (no captions are seen here). A phase's `part` is as in VQObjective, its `side` the side of the crops in pixels.
+    The codebook is built first, from patches of scenes of both splits; with `both_splits` the networks are trained on
+    both as well (without captions). A phase's `part` is VQObjective's, its `size` that of the crops in pixels.
     """
     torch.manual_seed(config["seed"])
     params = vq_params(config["model"])
@@ -32,7 +33,7 @@ def train_vq(config: dict, folder: Path) -> Path:
     codebook = read_tensors(path)
     vq = VQModel(params)
     first = config["phases"][0]
-    autoencoders.initialise_vq(vq, autoencoders.picture_batch(config["seed"], 0, 64, first["side"])["pixels"])
+    autoencoders.initialise_vq(vq, autoencoders.image_batch(config["seed"], 0, 64, first["size"])["pixels"])
     vq.quantize.embedding.weight.data.copy_(codebook["codes"])
 
     def objective_of(part):
@@ -40,7 +41,7 @@ def train_vq(config: dict, folder: Path) -> Path:
 
     def reconstruct(pixels):
         tokens = autoencoders.patch_tokens(pixels, codebook["centres"], params.downscale)
-        grid = [side // params.downscale for side in pixels.shape[-2:]]
+        grid = [size // params.downscale for size in pixels.shape[-2:]]
         return vq.decode(tokens_to_latent(tokens, codebook["codes"], grid))
 
     _phases(config, folder, objective_of, reconstruct)
@@ -50,18 +51,18 @@ def train_vq(config: dict, folder: Path) -> Path:
 
 
 def make_codebook(params: VQParams, seed: int, scenes: int) -> dict[str, torch.Tensor]:
-    """Patch clusters of drawn scenes and their codes: {"centres": [size, D], "codes": [size, dim]}."""
+    """Patch clusters of random scenes and their codes: {"centres": [size, D], "codes": [size, dim]}."""
     rng = random.Random(seed)
-    drawn = [random_scene(rng, held_out=None) for _ in range(scenes)]
-    different = []
+    sampled = [random_scene(rng, held_out=None) for _ in range(scenes)]
+    patches = []
     for start in range(0, scenes, 100):
-        different.append(autoencoders.different_patches(scene_pixels(drawn[start : start + 100]), params.downscale)[0])
-    centres = autoencoders.patch_clusters(torch.cat(different).unique(dim=0), params.codebook_size)
+        patches.append(autoencoders.unique_patches(scene_pixels(sampled[start : start + 100]), params.downscale)[0])
+    centres = autoencoders.patch_clusters(torch.cat(patches).unique(dim=0), params.codebook_size)
     return {"centres": centres, "codes": autoencoders.patch_codes(centres, params.codebook_dim)}
 
 
 def train_vae(config: dict, folder: Path) -> Path:
-    """Trains the TAESD-style VAE and writes vae.safetensors, the file that ComfyUI's Load VAE and load_vae read."""
+    """Trains the TAESD-style VAE and writes vae.safetensors, which ComfyUI's Load VAE and load_vae read."""
     from diffusers import AutoencoderTiny
 
     torch.manual_seed(config["seed"])
@@ -80,7 +81,7 @@ def train_vae(config: dict, folder: Path) -> Path:
 def taesd_tensors(vae) -> dict[str, torch.Tensor]:
     """The weights of an AutoencoderTiny under TAESD's names, bfloat16, with SDXL's scale.
 
-    TAESD's decoder has a clamp as its layer 0, which diffusers applies outside of the layers.
+    Layer 0 of TAESD's decoder is a clamp, which diffusers applies outside of the layers.
     """
     tensors = {"vae_scale": torch.tensor(SDXL_SCALE), "vae_shift": torch.tensor(0.0)}
     for name, weight in vae.state_dict().items():
@@ -107,11 +108,11 @@ def _phases(config, folder, objective_of, reconstruct):
     both = config.get("both_splits", False)
     for number, phase in enumerate(config["phases"]):
         phase = dict(phase)
-        side, batch, part = phase.pop("side"), phase.pop("batch"), phase.pop("part", None)
+        size, batch, part = phase.pop("size"), phase.pop("batch"), phase.pop("part", None)
         seed = config["seed"] + number
 
-        def batch_at(index, seed=seed, side=side, batch=batch):
-            return autoencoders.picture_batch(seed, index, batch, side, both)
+        def batch_at(index, seed=seed, size=size, batch=batch):
+            return autoencoders.image_batch(seed, index, batch, size, both)
 
         settings = LoopSettings(**{**config.get("loop", {}), **phase}, seed=seed)
         objective = objective_of(part)
@@ -120,16 +121,16 @@ def _phases(config, folder, objective_of, reconstruct):
 
 @torch.no_grad()
 def _grid(path, reconstruct):
-    pixels = autoencoders.picture_batch(99, 0, 8)["pixels"]
+    pixels = autoencoders.image_batch(99, 0, 8)["pixels"]
     rows = image.to_images(torch.cat((pixels, reconstruct(pixels).float())))
-    picture_grid(rows, 8).save(path)
+    image_grid(rows, 8).save(path)
 
 
-def picture_grid(pictures, columns: int, gap: int = 2) -> Image.Image:
-    """Pictures of one size in rows on white."""
-    width, height = pictures[0].size
-    rows = -(-len(pictures) // columns)
+def image_grid(images, columns: int, gap: int = 2) -> Image.Image:
+    """Images of one size in rows on white."""
+    width, height = images[0].size
+    rows = -(-len(images) // columns)
     grid = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
-    for k, picture in enumerate(pictures):
-        grid.paste(picture, (k % columns * (width + gap), k // columns * (height + gap)))
+    for k, one in enumerate(images):
+        grid.paste(one, (k % columns * (width + gap), k // columns * (height + gap)))
     return grid

@@ -1,8 +1,8 @@
-"""Pretraining the demos' understanding encoder: what SigLIP is for the published models, a small tower on scenes.
+"""Pretraining the demos' understanding encoder, a small vision tower, on scenes; in the originals it is SigLIP.
 
-It learns to name, at every patch, what covers the patch, and of what and how many things the picture is made. As SigLIP
-has seen more than the published models are asked about, its scenes have more shapes and colours than the task's: with
-many of each it learns to tell them apart by themselves, and sees the task's held-out pairs rightly.
+It learns to classify what covers every patch, and the background and number of objects of the image. Like SigLIP, it is
+trained on more than the models are asked about: more shapes and colours than the task's. With this variety it learns to
+tell shapes and colours apart independently, and classifies the task's held-out pairs correctly.
 """
 
 import random
@@ -13,42 +13,43 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from ..networks.siglip import SiglipParams, VisionTower
-from .build import initialise_tower, matmul_attention
-from .loop import LoopSettings, train
+from janus_core.networks.siglip import SiglipParams, VisionTower
+from janus_core.training.loop import LoopSettings, train
+
+from .new_models import initialise_tower, matmul_attention
 from .scene_data import scene_pixels
 from .scenes import RADII, SIZE, WIDER, Scene, random_scene, shape_mask
 
-PLACES = 5  # columns and rows of thing centres: 0 for no thing, then quarters of the picture
-CLASSES = {  # at every patch; 0 is no thing but for the first and the last
+POSITIONS = 5  # columns and rows of object centres: 0 for no object, then quarters of the image
+CLASSES = {  # at every patch; 0 is no object, except for background and count
     "background": len(WIDER.colours),
     "shape": 1 + len(WIDER.shapes),
     "colour": 1 + len(WIDER.colours),
     "size": 1 + len(RADII),
-    "column": PLACES,
-    "row": PLACES,
+    "column": POSITIONS,
+    "row": POSITIONS,
     "count": 2,
 }
 
 
-def patch_labels(scene: Scene, side: int) -> torch.Tensor:
-    """What is to be named at every patch of `side` pixels, int64 [patches, len(CLASSES)], in raster order."""
-    grid = SIZE // side
+def patch_labels(scene: Scene, size: int) -> torch.Tensor:
+    """The classes at every patch of `size` pixels, int64 [patches, len(CLASSES)], in raster order."""
+    grid = SIZE // size
     labels = torch.zeros(grid * grid, len(CLASSES), dtype=torch.long)
     colours, sizes = list(WIDER.colours), list(RADII)
     labels[:, 0] = colours.index(scene.background)
-    labels[:, -1] = len(scene.things) - 1
-    for thing in scene.things:
-        mask = torch.from_numpy(shape_mask(thing.shape, RADII[thing.size], thing.x, thing.y))
-        covered = (mask.view(grid, side, grid, side) > 0.5).any(3).any(1).flatten()
-        named = (WIDER.shapes.index(thing.shape), colours.index(thing.colour), sizes.index(thing.size))
-        quarters = (4 * thing.x // SIZE, 4 * thing.y // SIZE)
-        labels[covered, 1:-1] = 1 + torch.tensor([*named, *quarters])
+    labels[:, -1] = len(scene.objects) - 1
+    for o in scene.objects:
+        mask = torch.from_numpy(shape_mask(o.shape, RADII[o.size], o.x, o.y))
+        covered = (mask.view(grid, size, grid, size) > 0.5).any(3).any(1).flatten()
+        attributes = (WIDER.shapes.index(o.shape), colours.index(o.colour), sizes.index(o.size))
+        quarters = (4 * o.x // SIZE, 4 * o.y // SIZE)
+        labels[covered, 1:-1] = 1 + torch.tensor([*attributes, *quarters])
     return labels
 
 
 class EncoderObjective(nn.Module):
-    """Cross-entropy of every class at every patch, through linear layers that are thrown away.
+    """Cross-entropy of every class at every patch, with linear heads for training only.
 
     A batch is {"pixels": [B, 3, S, S], "labels": int64 [B, patches, len(CLASSES)]}.
     """

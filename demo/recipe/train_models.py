@@ -1,6 +1,5 @@
 """Training the demo models from their configs."""
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -8,19 +7,22 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from tokenizers import Tokenizer
-from torch import nn
 
-from ..checkpoint import Checkpoint, read_checkpoint
-from ..checkpoint.files import read_tensors
-from ..janusflow import JanusFlow
-from ..pipeline import JanusFlowPipeline, JanusPipeline
-from ..prompt import PromptEncoder
-from ..vae import load_vae
-from . import autoencoder_runs, build, scene_data, stages
+from janus_core.checkpoint import read_checkpoint
+from janus_core.checkpoint.files import read_tensors
+from janus_core.checkpoint.write import save_model
+from janus_core.janusflow import JanusFlow
+from janus_core.pipeline import JanusFlowPipeline, JanusPipeline
+from janus_core.prompt import PromptEncoder
+from janus_core.training import stages
+from janus_core.training.loop import LoopSettings, train
+from janus_core.training.unified import JanusFlowObjective, JanusObjective
+from janus_core.vae import load_vae
+
+from . import new_models, scene_data
 from .autoencoders import patch_tokens
-from .loop import LoopSettings, train
 from .tokenizer import build_tokenizer
-from .unified import JanusFlowObjective, JanusObjective
+from .train_autoencoders import image_grid, load_vq
 
 SAMPLE_PROMPTS = (
     "a red circle on a blue background",
@@ -35,37 +37,36 @@ SAMPLE_PROMPTS = (
 
 
 def train_model(config: dict, folder: Path) -> Path:
-    """Trains a demo model and writes it as a folder in the published layout; see configs/janus_pro_demo.json.
+    """Trains a demo model and writes it as a folder in the original layout; see configs/janus_pro.json.
 
-    `alike` is the share of the scenes with two things that have them alike (scenes.random_scene), 0 by default. Each of
-    the config's `stages` has a stage number, the rows and the data ratio of a batch, whether text alone tells of
-    held-out combinations (`tell_all`), and loop settings. What is written is the mean of the weights at the end of the
-    last `average` stages (averaging over cycles of the learning rate, arXiv 1803.05407), 1 by default.
+    `shared_attribute` is the share of the scenes with two objects in which they have one (scenes.random_scene), by
+    default 0. Each of the config's `stages` has a stage number, the rows and the data ratio of a batch, whether text
+    alone describes held-out combinations (`text_held_out`), and loop settings. The weights written are the mean over
+    the ends of the last `average` stages, by default 1 (averaging over learning rate cycles, arXiv 1803.05407).
     """
-    folder.mkdir(parents=True, exist_ok=True)
     seed, family = config["seed"], config["family"]
     torch.manual_seed(seed)
-    scenes = scene_data.scene_list(seed, config["scenes"], config.get("alike", 0.0))
+    scenes = scene_data.scene_list(seed, config["scenes"], config.get("shared_attribute", 0.0))
     vq = vae = None
     if family == JanusFlow.family:
         vae = load_vae(config["autoencoder"])
         encode = torch.autocast("cpu", torch.bfloat16)(vae.encode)
     else:
-        vq = autoencoder_runs.load_vq(Path(config["autoencoder"]) / "vq.safetensors")
+        vq = load_vq(Path(config["autoencoder"]) / "vq.safetensors")
         centres = read_tensors(Path(config["autoencoder"]) / "codebook.safetensors")["centres"]
-        encode = partial(patch_tokens, centres=centres, side=vq.params.downscale)
-    processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator reads it
-    with processes.main_process_first():  # the others find the files
+        encode = partial(patch_tokens, centres=centres, size=vq.params.downscale)
+    processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator does
+    with processes.main_process_first():  # the others read its files
         tokenizer = run_tokenizer(folder)
         codes = scene_data.encode_scenes(scenes, encode, folder / "codes.safetensors")
-    model = build.new_model(family, config["sizes"], tokenizer.get_vocab_size(), vq)
+    model = new_models.new_model(family, config["sizes"], tokenizer.get_vocab_size(), vq)
     if config.get("start"):
-        build.start_from(model, read_checkpoint(config["start"]))
+        new_models.start_from(model, read_checkpoint(config["start"]))
     if vq is not None:
-        build.fix_image_tokens(model, centres)
+        new_models.fix_image_tokens(model, centres)
     if config.get("encoder"):
-        build.tower_of(model).load_state_dict(read_tensors(Path(config["encoder"])))
-    checkpoint = build.new_checkpoint(model, tokenizer, folder, vq)
+        new_models.tower_of(model).load_state_dict(read_tensors(Path(config["encoder"])))
+    checkpoint = new_models.new_checkpoint(model, tokenizer, folder, vq)
     prompts = PromptEncoder.of(checkpoint)
     if family == JanusFlow.family:
         objective = JanusFlowObjective(model, config["repa"], config["time_mean"])
@@ -77,15 +78,15 @@ def train_model(config: dict, folder: Path) -> Path:
         pipe = JanusPipeline(model, prompts, torch.device("cpu"), torch.float32, vq)
 
     def sample(path):
-        pictures = [pipe(prompt, seed=k)[0] for k, prompt in enumerate(SAMPLE_PROMPTS)]
-        autoencoder_runs.picture_grid(pictures, 4).save(path)
+        images = [pipe(prompt, seed=k)[0] for k, prompt in enumerate(SAMPLE_PROMPTS)]
+        image_grid(images, 4).save(path)
 
     ends = []
     for number, stage in enumerate(config["stages"]):
         stage = dict(stage)
         stages.freeze(model, stage["stage"])
         if vq is not None:
-            for fixed in build.image_token_weights(model):
+            for fixed in new_models.image_token_weights(model):
                 fixed.requires_grad_(False)
         ratio = stage.pop("ratio", stages.RATIOS[stage.pop("stage")])
         batch_at = scene_data.SceneBatches(
@@ -97,15 +98,15 @@ def train_model(config: dict, folder: Path) -> Path:
             stage.pop("rows"),
             ratio,
             seed + number,
-            read_targets=bool(config.get("repa")),
-            tell_all=stage.pop("tell_all", False),
+            alignment=bool(config.get("repa")),
+            text_held_out=stage.pop("text_held_out", False),
         )
         settings = LoopSettings(**{**config.get("loop", {}), **stage}, seed=seed + number)
         train(objective, batch_at, settings, folder / f"stage_{number}", sample=sample)
         ends.append({name: weight.clone() for name, weight in model.state_dict().items()})
     model.load_state_dict(mean_weights(ends[-config.get("average", 1) :]))
     if processes.is_main_process:
-        write(model, checkpoint, vq, folder / "checkpoint")
+        save_model(model, checkpoint, vq, folder / "checkpoint")
     return folder / "checkpoint"
 
 
@@ -115,16 +116,8 @@ def mean_weights(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tenso
 
 
 def run_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a run, made when it begins: one that is resumed keeps its own, whatever the captions are now."""
+    """The tokenizer of a run, trained when it begins; a resumed run reads its own."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         path.write_text(build_tokenizer().to_str(), encoding="utf-8")
     return Tokenizer.from_file(str(path))
-
-
-def write(model: nn.Module, like: Checkpoint, vq, folder: Path):
-    """Writes a trained model as a published folder, with the tokenizer and configs of `like`."""
-    tensors = dict(model.state_dict())
-    if vq is not None:
-        tensors |= {build.VQ_PREFIX + name: weight for name, weight in vq.state_dict().items()}
-    build.save_folder(replace(like, path=folder, tensors=tensors), folder)

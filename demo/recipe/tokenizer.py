@@ -1,10 +1,10 @@
-"""The demos' tokenizer: byte-level BPE over the task's words, so that any text encodes, with the published tokens."""
+"""The demos' tokenizer: byte-level BPE trained on the task's texts, with the special tokens of the original models."""
 
 import random
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from ..prompt import (
+from janus_core.prompt import (
     BEGIN_OF_GENERATION,
     BEGIN_OF_IMAGE,
     BOS,
@@ -14,6 +14,7 @@ from ..prompt import (
     PAD,
     SYSTEM_PROMPT,
 )
+
 from .scenes import caption, questions, random_scene
 
 ROLES = ("<|User|>", "<|Assistant|>")
@@ -22,7 +23,7 @@ VOCABULARY = 512
 
 
 def build_tokenizer() -> Tokenizer:
-    """Trains the tokenizer; the same one every time. Every word of the task becomes one token."""
+    """Trains the tokenizer, deterministically. Every word of the task becomes one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

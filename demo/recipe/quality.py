@@ -1,7 +1,7 @@
-"""How well the demo checkpoints do what they are told: `python -m benchmarks.demo_quality`.
+"""How well the demo checkpoints follow their prompts: `python -m demo.recipe.quality`.
 
-200 prompts, half of them with combinations that training never showed, are drawn with seeds 0 to 199 and read back by
-the pixel judge (janus_core/training/judge.py). Then 200 questions are asked about drawn scenes, half of them held out.
+Generates images of 200 prompts, half of them with combinations held out of training, with seeds 0 to 199; the pixel
+judge (judge.py) compares each with its prompt. Then asks 200 questions about rendered scenes, half of them held out.
 """
 
 import argparse
@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 import janus_core
-from janus_core.training import judge, scenes
 
-DEMO = Path(__file__).resolve().parents[1] / "demo"
+from . import judge, scenes
+
+DEMO = Path(__file__).resolve().parents[1]
 AR, FLOW, VAE = DEMO / "janus-pro-demo", DEMO / "janusflow-demo", DEMO / "vae" / "janusflow-demo-vae.safetensors"
 COLUMNS = (
     "background",
@@ -28,23 +29,23 @@ COLUMNS = (
 
 
 def prompts(count: int, seed: int = 2024) -> list[tuple[scenes.Scene, str]]:
-    """Scenes and their prompts: one thing and two, seen and held out, in turn."""
+    """Scenes and their prompts: one object and two, training and held-out split, in turn."""
     rng = random.Random(seed)
-    made = []
+    pairs = []
     for k in range(count):
         scene = scenes.random_scene(rng, two=k % 2 == 1, held_out=k % 4 > 1)
-        made.append((scene, scenes.caption(scene, rng)))
-    return made
+        pairs.append((scene, scenes.caption(scene, rng)))
+    return pairs
 
 
-def draw(pipe, asked, **settings):
-    """One picture per prompt; prompt k is drawn with seed k."""
+def generate(pipe, asked, **settings):
+    """One image per (scene, prompt); prompt k is generated with seed k."""
     return [pipe(text, seed=k, **settings)[0] for k, (_, text) in enumerate(asked)]
 
 
-def scores(pictures, asked) -> dict[str, float]:
+def scores(images, asked) -> dict[str, float]:
     """Percent right, by the names of COLUMNS."""
-    verdicts = [(scene, judge.judge(picture, scene)) for picture, (scene, _) in zip(pictures, asked)]
+    verdicts = [(scene, judge.judge(image, scene)) for image, (scene, _) in zip(images, asked)]
 
     def percent(values):
         values = list(values)
@@ -69,7 +70,7 @@ def understanding(pipe, count: int, seed: int = 2025) -> tuple[float, float]:
     for k in range(count):
         scene = scenes.random_scene(rng, held_out=k % 2 == 1)
         question, answer = rng.choice(scenes.questions(scene))
-        written = pipe.describe(scenes.draw(scene), question, max_new_tokens=40)[0].strip()
+        written = pipe.describe(scenes.render(scene), question, max_new_tokens=40)[0].strip()
         right[scene.held_out].append(written == answer)
     everything = right[False] + right[True]
     return 100 * sum(everything) / len(everything), 100 * sum(right[True]) / len(right[True])
@@ -84,14 +85,14 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.demo_quality", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m demo.recipe.quality", description=__doc__)
     parser.add_argument("--count", type=int, default=200, help="prompts, and questions (200)")
     parser.add_argument("--defaults", action="store_true", help="only the default settings of each model")
     parser.add_argument("--ar", type=Path, default=AR)
     parser.add_argument("--flow", type=Path, default=FLOW)
     parser.add_argument("--vae", type=Path, default=VAE)
-    parser.add_argument("--without-repa", type=Path, help="a flow checkpoint to show beside the demo")
-    parser.add_argument("--pictures", type=Path, help="folder that takes every picture drawn")
+    parser.add_argument("--without-repa", type=Path, help="a flow checkpoint to compare with the demo's")
+    parser.add_argument("--images", type=Path, help="folder to save all generated images in")
     args = parser.parse_args(argv)
     torch.set_grad_enabled(False)
     asked = prompts(args.count)
@@ -106,16 +107,16 @@ def main(argv=None):
     if args.without_repa:
         without = janus_core.load(args.without_repa, vae=args.vae, **load)
         runs["flow trained without REPA, cfg 2, 30 steps"] = (without, {})
-    rows = {"drawings of the task itself": scores([scenes.draw(scene) for scene, _ in asked], asked)}
+    rows = {"ground truth": scores([scenes.render(scene) for scene, _ in asked], asked)}
     for name, (pipe, settings) in runs.items():
         began = time.time()
-        pictures = draw(pipe, asked, **settings)
-        rows[name] = scores(pictures, asked)
-        print(f"{name}: {len(asked)} pictures in {time.time() - began:.0f} s", flush=True)
-        if args.pictures:
-            args.pictures.mkdir(parents=True, exist_ok=True)
-            for k, picture in enumerate(pictures):
-                picture.save(args.pictures / f"{name.replace(' ', '_').replace(',', '')}_{k:03}.png")
+        images = generate(pipe, asked, **settings)
+        rows[name] = scores(images, asked)
+        print(f"{name}: {len(asked)} images in {time.time() - began:.0f} s", flush=True)
+        if args.images:
+            args.images.mkdir(parents=True, exist_ok=True)
+            for k, image in enumerate(images):
+                image.save(args.images / f"{name.replace(' ', '_').replace(',', '')}_{k:03}.png")
     print(f"\nPercent right on {args.count} prompts:\n\n{table(rows)}\n")
     for name, pipe in (("AR", ar), ("flow", flow)):
         everything, held_out = understanding(pipe, args.count)

@@ -1,0 +1,90 @@
+"""New models of the recipe: initial weights, starting from another checkpoint, fixed image tokens, averaging."""
+
+import dataclasses
+
+import pytest
+import torch
+from core.training_models import FAMILIES, tiny
+
+from demo.recipe import __main__, new_models, train_models
+from janus_core import pipeline
+from janus_core.checkpoint import read_checkpoint, save_folder
+from janus_core.errors import CheckpointError
+from janus_core.training import stages
+from janus_core.training.loop import LoopSettings, train
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_takes_language_model_and_encoder_from_the_other_family(family):
+    other = tiny("janus" if family == "janusflow" else "janusflow")[2]
+    model = tiny(family)[0].model
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    new_models.start_from(model, other)
+    taken = {name for name, p in model.named_parameters() if p.any()}
+    others = {name for name, p in model.named_parameters() if name not in taken}
+    assert all(name.startswith(("language_model.", stages.ENCODERS[family])) for name in taken)
+    assert not any(name.startswith("language_model.") and "norm" not in name for name in others)
+    torch.testing.assert_close(
+        model.llama.layers[1].mlp.up_proj.weight, other.tensors["language_model.model.layers.1.mlp.up_proj.weight"]
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_takes_all_weights_from_its_own_family(family):
+    model, other = tiny(family)[0].model, tiny(family)[2]
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    new_models.start_from(model, other)
+    assert all(torch.equal(p, other.tensors[name]) for name, p in model.named_parameters())
+
+
+def test_a_start_of_another_shape_is_refused():
+    model, other = tiny("janusflow")[0].model, tiny("janus")[2]
+    name = "language_model.model.norm.weight"
+    wrong = dataclasses.replace(other, tensors={**other.tensors, name: torch.ones(7)})
+    with pytest.raises(CheckpointError, match=name):
+        new_models.start_from(model, wrong)
+
+
+def test_fixed_image_tokens_are_distinct_and_not_trained(tmp_path):
+    objective, batch_at, *_ = tiny("janus", codes=64)
+    model = objective.model
+    new_models.fix_image_tokens(model, torch.rand(64, 4 * 4 * 8), scale=8.0)
+    rows = model.gen_head.vision_head.weight
+    torch.testing.assert_close(rows.norm(dim=1), torch.full((64,), 8.0))
+    assert ((rows @ rows.T).argmax(1) == torch.arange(64)).all()
+    embeds = model.gen_embed.weight
+    torch.testing.assert_close(embeds @ embeds.T / 32, rows @ rows.T / 8**2, atol=1e-4, rtol=0)
+    for p in new_models.image_token_weights(model):
+        p.requires_grad_(False)
+    before = [p.clone() for p in new_models.image_token_weights(model)]
+    train(objective, batch_at, LoopSettings(steps=2, lr=1e-2, warmup=1, precision="no"), tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(before, new_models.image_token_weights(model)))
+
+
+def test_the_mean_of_weights():
+    mean = train_models.mean_weights([{"a": torch.tensor([1.0, 2.0])}, {"a": torch.tensor([3.0, 6.0])}])
+    assert mean["a"].tolist() == [2.0, 4.0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_new_model_is_a_loadable_checkpoint(family, tmp_path):
+    objective, _, checkpoint, vq = tiny(family)
+    save_folder(checkpoint, tmp_path / "folder", torch.float32)
+    loaded = read_checkpoint(tmp_path / "folder")
+    assert loaded.family == family
+    pipe = pipeline.load(tmp_path / "folder", device="cpu")
+    assert pipe.model.params == objective.model.params
+    for (name, a), b in zip(objective.model.named_parameters(), pipe.model.parameters()):
+        assert torch.equal(a, b), name
+
+
+def test_a_config_of_another_task_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"task": "finetune", "folder": "out"}')
+    assert __main__.main([str(tmp_path / "config.json"), "--folder", str(tmp_path)]) == 1
+    assert "not a config of the recipe" in capsys.readouterr().err
+    assert __main__.main([str(tmp_path / "config.json"), "--set", "scnes=3"]) == 1
+    assert "no setting 'scnes'" in capsys.readouterr().err
