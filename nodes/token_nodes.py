@@ -28,7 +28,7 @@ class JanusTokenSampler(io.ComfyNode):
                 ),
                 seed_input("The same seed gives the same image on any device and in any batch."),
                 cfg_input(5.0, "Classifier-free guidance. The paper uses 5; 1 turns it off and is twice as fast."),
-                temperature_input(1.0, "The paper uses 1; 0 always takes the most likely token."),
+                temperature_input(1.0, "The original implementation uses 1; 0 always takes the most likely token."),
                 io.Int.Input(
                     "top_k",
                     default=0,

@@ -49,7 +49,7 @@ def to_api(workflow: dict, object_info: dict) -> dict:
                     values.pop(0)
             if name in linked:
                 inputs[name] = linked[name]
-        assert not values, f"{node['type']} has {len(values)} widget values too many"
+        assert not values, f"{node['type']} has {len(values)} extra widget values"
         prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
     return prompt
 

@@ -147,7 +147,7 @@ def test_saved_latents_hold_float32(server):
 
 @pytest.mark.parametrize("build", [token_graph, lambda **kw: flow_graph(seed=1, steps=3, **kw)], ids=["janus", "flow"])
 @pytest.mark.parametrize("node", ["ModelSave", "CheckpointSave"])
-def test_a_saved_model_loads_again(server, build, node):
+def test_a_saved_model_can_be_loaded(server, build, node):
     """Our loaders read what Model Save and Checkpoint Save write, tokenizer included, and the latent is the same."""
     graph, sampler = build(text="a cat")
     before = latent_of(server, server.run(graph), outputs_of(graph, "SaveLatent")[0])

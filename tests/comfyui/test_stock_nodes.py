@@ -1,4 +1,4 @@
-"""Which stock nodes work. tests/compatibility.py writes README's table from the cases, which have the nodes' names."""
+"""Which stock nodes work. tests/compatibility.py writes docs/stock-nodes.md from the cases, named after the nodes."""
 
 import pytest
 import torch
