@@ -13,7 +13,7 @@ from .errors import DeviceError, ImageError, SamplingError
 from .image import crop_to_multiple, to_images, to_pixels
 from .janusflow import VAE_DOWNSCALE, JanusFlow
 from .networks.vq import latent_to_tokens, tokens_to_latent
-from .operations import choose_operations
+from .operations import choose_operations, compute_dtype
 from .prompt import PromptEncoder, PromptTokens
 from .sampling import flow
 from .sampling.cuda_graphs import capture_for
@@ -58,7 +58,7 @@ def load(
         path: a folder in the original or the transformers layout, or a single .safetensors file.
         device: None picks the best one. On a GPU the weights that only understanding uses stay on the CPU until
             `describe` is first called.
-        dtype: of weights and arithmetic; None takes the file's.
+        dtype: to compute in; None takes the file's, but float32 on a CPU that does not multiply 16 bits natively.
         vae: JanusFlow's VAE, a diffusers folder or sdxl_vae.safetensors; needed for images, not for latents.
         weight_dtype: "int8" or "fp8_e4m3fn" stores the language model's linear layers in half of bfloat16's memory;
             arithmetic stays in `dtype`.
@@ -72,7 +72,7 @@ def load(
     """
     checkpoint = read_checkpoint(path)
     device = usable_device(device)
-    dtype = dtype or checkpoint.dtype
+    dtype = dtype or compute_dtype(device, checkpoint.dtype)
     if weight_dtype:
         checkpoint = quantized(checkpoint, weight_dtype)
     operations = choose_operations(device, dtype, bool(quantized_layers(checkpoint.tensors)))

@@ -110,16 +110,21 @@ def _checked(tensors: dict, reference: torch.nn.Module, path) -> dict:
 
 
 def _load_weights(model: torch.nn.Module, tensors: dict, dtype: torch.dtype | None, device_of: Callable):
-    """Makes the tensors the weights of a meta-device model, frozen; those of quantised layers keep their dtype.
+    """Makes the tensors the weights of a meta-device model, frozen.
+
+    Quantised weights, and those of layers that cast them on use (`casts_weight`), keep their dtype.
 
     Args:
         device_of: a function from a tensor's name to its device.
     """
-    quantized = {f"{layer}.{part}" for layer in quantized_layers(tensors) for part in ("weight", *QUANTIZED_PARTS)}
+    uncast = {f"{layer}.{part}" for layer in quantized_layers(tensors) for part in ("weight", *QUANTIZED_PARTS)}
+    for layer, module in model.named_modules():
+        if getattr(module, "casts_weight", False):
+            uncast |= {f"{layer}.weight", f"{layer}.bias"}
     state = {}
     for name, tensor in tensors.items():
         device = "cpu" if name.endswith(COMFY_QUANT) else device_of(name)  # COMFY_QUANT is read while loading
-        tensor = tensor.to(device=device, dtype=None if name in quantized else dtype)
+        tensor = tensor.to(device=device, dtype=None if name in uncast else dtype)
         if name.endswith(WEIGHT_SCALE) and tensor.dim() == 1 and len(tensor) > 1:
             tensor = tensor[:, None]  # one scale per output channel, in the shape that ComfyUI multiplies by
         state[name] = tensor

@@ -1,7 +1,6 @@
-"""Linear layers for the CPU with weights packed by oneDNN, as an `operations` namespace.
+"""An `operations` namespace whose linear layers have weights packed by oneDNN, for CPUs.
 
-Packed weights stream from memory faster than plain ones for the one or two rows of a decode step, and multiply at least
-as fast for many rows (benchmarks/speed.py). All other layers are torch.nn's.
+Packed weights make the one or two rows of a decode step faster, and larger batches no slower (benchmarks/speed.py).
 """
 
 import weakref
@@ -10,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-ROWS = 2  # the layout is chosen for a decode step with guidance; larger passes use it as well
+PACKED_FOR_ROWS = 2  # the batch that oneDNN chooses the layout for: a decode step with guidance
 DTYPES = (torch.float32, torch.bfloat16)
 
 Conv2d, GroupNorm, LayerNorm, RMSNorm = nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm
 
 
 def available(dtype: torch.dtype) -> bool:
-    """Whether this build of torch and this processor pack and multiply weights of a dtype, by trying it."""
+    """Whether this build of torch and this CPU support packed weights of a dtype; found out by trying."""
     if dtype not in DTYPES:
         return False
     try:
@@ -46,7 +45,7 @@ class PackedWeight:
         """x [..., in] times the weight [out, in] in x's dtype, plus the bias; without gradients."""
         if self.packed is None or self.packed.dtype != x.dtype or self.source() is not weight:
             self.clear()
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(x.dtype), ROWS)
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(x.dtype), PACKED_FOR_ROWS)
             self.bias = None if bias is None else bias.detach().to(x.dtype)
             self.source = weakref.ref(weight)
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")

@@ -1,4 +1,4 @@
-"""Capturing on a CPU what a CUDA graph captures on a GPU: operations on fixed memory, without the Python around them."""
+"""Captures on a CPU what a CUDA graph captures on a GPU: operations on fixed memory, without the Python around them."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode

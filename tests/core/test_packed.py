@@ -1,10 +1,12 @@
 """Packed linear layers and blockwise attention on a CPU give the results of the plain ones."""
 
+import copy
+
 import pytest
 import torch
 
 import janus_core
-from janus_core import attention
+from janus_core import attention, operations
 from janus_core.checkpoint import build_model, read_checkpoint
 from janus_core.networks.llama import causal_mask
 from janus_core.operations import packed
@@ -20,14 +22,61 @@ def test_packed_linear(dtype, bias):
     with torch.no_grad():
         for rows in (x, x[:, :1], x.transpose(0, 1), x[:1]):
             y = layer(rows)
-        assert layer.weight is None and y.dtype == dtype
+        assert y.dtype == dtype
         assert torch.allclose(layer(x).float(), expected, atol=2e-5 if dtype == torch.float32 else 0.05)
+
+
+def test_a_weight_is_packed_once_and_again_when_it_is_replaced(monkeypatch):
+    pack, packed_weights = torch.ops.mkldnn._reorder_linear_weight, []
+    monkeypatch.setattr(
+        torch.ops.mkldnn, "_reorder_linear_weight", lambda weight, rows: packed_weights.append(1) or pack(weight, rows)
+    )
+    layer, x = packed.Linear(8, 8, bias=False, dtype=torch.bfloat16), torch.ones(1, 8)
+    weight = layer.weight
+    with torch.inference_mode():
+        first = layer(x)
+        assert torch.equal(layer(x), first) and len(packed_weights) == 1
+        layer.weight = torch.nn.Parameter(weight.float() * 2, requires_grad=False)
+        torch.testing.assert_close(layer(x), 2 * first)
+        layer.weight = weight
+        assert torch.equal(layer(x), first) and len(packed_weights) == 3
+        weight.zero_()
+        assert torch.equal(layer(x), first), "a change in place is not noticed"
+        layer.packed.clear()
+        assert not layer(x).any()
+        assert layer(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_a_packed_layer_can_be_copied_and_keeps_the_file_dtype():
+    layer = packed.Linear(8, 8, dtype=torch.bfloat16)
+    with torch.no_grad():
+        y = layer(torch.ones(1, 8))
+        assert torch.equal(copy.deepcopy(layer)(torch.ones(1, 8)), y)
+    assert y.dtype == torch.float32 and layer.weight.dtype == layer.bias.dtype == torch.bfloat16
 
 
 def test_gradients_use_the_plain_weight():
     layer = packed.Linear(8, 8)
     layer(torch.ones(1, 8)).sum().backward()
-    assert layer.weight.grad is not None and layer.packed is None
+    assert layer.weight.grad is not None and layer.packed.packed is None
+
+
+def test_weights_stay_in_the_dtype_of_their_file(golden):
+    """They can stay memory-mapped; norms and convolutions, which are small, are cast when loaded."""
+    model = janus_core.load(golden("ar-a").folder, device="cpu", dtype=torch.float32).model
+    assert model.llama.layers[0].mlp.up_proj.weight.dtype == model.llama.embed_tokens.weight.dtype == torch.bfloat16
+    assert (
+        model.llama.norm.weight.dtype == model.vision_model.vision_tower.patch_embed.proj.weight.dtype == torch.float32
+    )
+
+
+@pytest.mark.parametrize("native,expected", [(True, torch.bfloat16), (False, torch.float32)])
+def test_the_dtype_follows_the_processor(monkeypatch, native, expected):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": native}, raising=False)
+    assert operations.compute_dtype(cpu, torch.bfloat16) == expected
+    assert operations.compute_dtype(cpu, torch.float16) == operations.compute_dtype(cpu, torch.float32) == torch.float32
+    assert operations.compute_dtype(torch.device("cuda"), torch.float16) == torch.float16
 
 
 @pytest.mark.parametrize("name", ["ar-a", "flow-a"])
