@@ -86,7 +86,7 @@ def llama_params(shapes: Shapes, config: Config) -> LlamaParams:
     config.check("num_key_value_heads", k // head_dim)
     rope = config.section("rope_parameters").values or config.section("rope_scaling").values
     if rope.get("rope_type", rope.get("type", "default")) != "default":
-        raise CheckpointError(f"config.json: rotary scaling {rope} is not supported, since no Janus model uses it.")
+        raise CheckpointError(f"config.json: rope_scaling {rope} is not supported, since no Janus model uses it.")
     return LlamaParams(
         vocab_size=vocab,
         hidden_size=hidden,

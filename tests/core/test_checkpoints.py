@@ -9,7 +9,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import janus_core
-from janus_core.checkpoint import build_model, build_vq, config_of, detect_family, read_checkpoint, save_single_file
+from janus_core.checkpoint import (
+    SAVED_PREFIX,
+    build_model,
+    build_vq,
+    config_of,
+    detect_family,
+    metadata_of,
+    read_checkpoint,
+    save_single_file,
+    text_tensors,
+)
 from janus_core.checkpoint.transformers_layout import original_tensors
 from janus_core.errors import CheckpointError
 
@@ -64,6 +74,7 @@ def test_layouts(folder, layout):
     assert all(torch.equal(checkpoint.tensors[n], t) for n, t in expected.items())
     model = build_model(checkpoint)
     assert all(torch.equal(p, expected[n]) for n, p in model.state_dict().items())
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
     assert detect_family(folder) == checkpoint.family == model.family
 
 
@@ -77,6 +88,34 @@ def test_single_file_round_trip(folder, tmp_path):
     for name in ("config", "tokenizer", "tokenizer_config", "processor_config"):
         assert getattr(written, name) == getattr(checkpoint, name)
     assert detect_family(file) == checkpoint.family
+
+
+def test_a_file_saved_by_comfyui(folder, tmp_path):
+    """Model Save writes weights with a prefix, and config and tokenizer as tensors."""
+    checkpoint = read_checkpoint(folder)
+    tensors = {SAVED_PREFIX + name: tensor for name, tensor in checkpoint.tensors.items()}
+    file = tmp_path / "saved.safetensors"
+    save_file({**tensors, **text_tensors(metadata_of(checkpoint)), "vae.x": torch.zeros(1)}, file)
+    saved = read_checkpoint(file)
+    assert saved.tensors.keys() == checkpoint.tensors.keys() and detect_family(file) == checkpoint.family
+    assert (saved.config, saved.tokenizer) == (checkpoint.config, checkpoint.tokenizer)
+
+
+def test_tied_weights_are_written_twice(folder, tmp_path):
+    checkpoint = read_checkpoint(folder)
+    head, table = "language_model.lm_head.weight", "language_model.model.embed_tokens.weight"
+    checkpoint.tensors[head] = checkpoint.tensors[table]
+    save_single_file(checkpoint, tmp_path / "tied.safetensors")
+    written = load_file(tmp_path / "tied.safetensors")
+    assert torch.equal(written[head], written[table])
+
+
+def test_tensors_of_no_model_are_reported(folder, caplog):
+    checkpoint = read_checkpoint(folder)
+    checkpoint.tensors["something.else"] = torch.zeros(1)
+    checkpoint.tensors["vision_model.vision_tower.attn_pool.weight"] = torch.zeros(1)  # expected, and not used
+    build_model(checkpoint)
+    assert [record.args[1:] for record in caplog.records] == [(1, "something.else")]
 
 
 def test_dtype_is_the_files_by_default(folder):
@@ -255,3 +294,15 @@ def test_a_single_file_that_cannot_be_written(folder, tmp_path):
         save_single_file(read_checkpoint(folder), tmp_path / "file" / "x.safetensors")
     with pytest.raises(CheckpointError, match="safetensors"):
         save_single_file(read_checkpoint(folder), tmp_path / "x.bin")
+
+
+def test_a_failed_write_leaves_no_file(folder, tmp_path, monkeypatch):
+    def disk_full(tensors, path, metadata):
+        path.write_bytes(b"some of it")
+        raise OSError(28, "No space left on device")
+
+    checkpoint = read_checkpoint(folder)
+    monkeypatch.setattr("safetensors.torch.save_file", disk_full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        save_single_file(checkpoint, tmp_path / "out" / "x.safetensors")
+    assert not list((tmp_path / "out").iterdir())

@@ -57,6 +57,7 @@ def http_error(kind, status):
     [
         ({"pytorch_model.bin": 40}, {"pytorch_model.bin"}),
         ({"model.safetensors": 40, "pytorch_model.bin": 40}, {"model.safetensors"}),
+        ({"model.safetensors": 40, "pytorch_model.bin.index.json": 3}, {"model.safetensors"}),
         (
             {"pytorch_model.bin.index.json": 3, "pytorch_model-00001-of-00001.bin": 4, "other.bin": 4},
             {"pytorch_model.bin.index.json", "pytorch_model-00001-of-00001.bin"},

@@ -10,8 +10,13 @@ from safetensors.torch import load_file, save_file
 
 import janus_core
 from janus_core.checkpoint import build_model, build_vq, read_checkpoint
+from janus_core.checkpoint.params import janus_params, janusflow_params
 from janus_core.errors import CheckpointError
-from janus_core.janusflow import JanusFlow
+from janus_core.janus import Janus, JanusParams
+from janus_core.janusflow import JanusFlow, JanusFlowParams
+from janus_core.networks.llama import LlamaParams
+from janus_core.networks.siglip import SiglipParams
+from janus_core.networks.uvit import GlobalResponseNorm, UViTParams
 from janus_core.networks.vq import VQModel, VQParams
 
 
@@ -109,6 +114,7 @@ def test_grouped_query_attention(folder, golden):
         (("language_config",), "vocab_size", 999),
         (("language_config",), "hidden_size", "96"),
         (("language_config",), "rms_norm_eps", [1]),
+        (("language_config",), "rope_scaling", {"type": "linear", "factor": 2}),
         (("vision_config", "params"), "image_size", 384),
         (("vision_config",), "params", "siglip"),
         (("gen_vision_config", "params"), "image_token_size", 16384),
@@ -132,6 +138,28 @@ def test_defaults_of_a_config(folder, golden):
     pipe = janus_core.load(path, device="cpu", dtype=torch.float32)
     reference = janus_core.load(golden("flow-a").folder, device="cpu", dtype=torch.float32)
     assert torch.equal(pipe.generate_latents("a", steps=1), reference.generate_latents("a", steps=1))
+
+
+LLAMA = LlamaParams(640, 256, 512, layers=1, heads=2, kv_heads=2, head_dim=128)
+SIGLIP = SiglipParams(width=128, mlp_width=256, layers=1, heads=2, patch_size=16, tokens=16)
+
+
+def test_default_head_counts_and_constants():
+    """An empty config gives the dimensions that the dataclasses document: head_dim 128 and 64, and their defaults."""
+    janus = JanusParams(LLAMA, SIGLIP, VQParams(64, 8, 32, (32, 64), base_channels=32))
+    tensors = Janus(janus, device="meta").state_dict()
+    tensors.update({f"gen_vision_model.{n}": t for n, t in VQModel(janus.vq, device="meta").state_dict().items()})
+    assert janus_params(tensors, {}) == janus
+    flow = JanusFlowParams(LLAMA, SIGLIP, UViTParams(4, 64, 96, 256, 1, 1, kernel=3, stride=2, padding=1, upsamples=1))
+    assert janusflow_params(JanusFlow(flow, device="meta").state_dict(), {}) == flow
+
+
+def test_global_response_norm_of_small_values():
+    """Its epsilon matters only for these."""
+    norm = GlobalResponseNorm(2, None, None)
+    torch.nn.init.ones_(norm.weight), torch.nn.init.zeros_(norm.bias)
+    x = torch.tensor([1e-6, 3e-6]).reshape(1, 1, 1, 2)
+    assert torch.allclose(norm(x), x * (1 + x / (2e-6 + 1e-6)), rtol=1e-4, atol=0)
 
 
 def test_a_tokenizer_with_more_ids_than_the_model_has_embeddings(folder):

@@ -9,7 +9,7 @@ import janus_core
 from janus_core import attention, operations
 from janus_core.checkpoint import build_model, read_checkpoint
 from janus_core.networks.llama import causal_mask
-from janus_core.operations import packed
+from janus_core.operations import choose_operations, packed
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -87,6 +87,11 @@ def test_a_packed_model_gives_the_results_of_a_plain_one(golden, name):
     x = torch.randn(2, 20, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         assert torch.allclose(pipe.model.llama(x), plain.llama(x), atol=1e-5)
+
+
+def test_layers_are_packed_on_cpus_only():
+    assert choose_operations(torch.device("cpu"), torch.float32) is packed
+    assert choose_operations(torch.device("cuda"), torch.float32) is torch.nn
 
 
 def test_float16_is_not_packed(golden):

@@ -15,7 +15,7 @@ from janus_core.checkpoint import (
     read_checkpoint,
     save_single_file,
 )
-from janus_core.checkpoint.quantize import quantize_weight
+from janus_core.checkpoint.quantize import quant_settings, quantize_weight
 from janus_core.cli import main
 from janus_core.errors import CheckpointError
 from janus_core.operations.quantized import operations_over
@@ -62,6 +62,8 @@ def test_a_model_computes_with_the_rounded_weights(golden, name, weight_dtype, d
     assert LAYER in layers and len(layers) == 7 * pipe.model.params.llama.layers
     layer = pipe.model.get_submodule(LAYER)
     assert layer.weight.dtype == WEIGHT_FORMATS[weight_dtype].dtype
+    settings = quant_settings(checkpoint.tensors[LAYER + ".comfy_quant"])
+    assert settings.get("full_precision_matrix_mult", False) == (weight_dtype == "fp8_e4m3fn")
     weight = checkpoint.tensors[LAYER + ".weight"].float() * checkpoint.tensors[LAYER + ".weight_scale"]
     x = torch.randn(20, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(dtype)
     expected = x.float() @ weight.T
@@ -124,6 +126,12 @@ def test_one_layer_takes_every_dtype_in_turn(weight_dtype):
         y = layer(x.to(dtype))
         assert y.dtype == dtype
         torch.testing.assert_close(y.float(), x @ weight.T, rtol=0.02, atol=0.01 if dtype != torch.float32 else 1e-5)
+
+
+def test_a_layer_can_move_to_another_device():
+    layer, _ = quantized_layer("fp8_e4m3fn")
+    layer(torch.ones(1, 256))
+    assert layer.to("meta")(torch.ones(1, 256, device="meta")).device.type == "meta"
 
 
 def test_reloading_a_layer_replaces_its_scale():

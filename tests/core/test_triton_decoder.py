@@ -105,6 +105,12 @@ def test_what_the_kernels_support(monkeypatch):
     assert usable(llama) and not usable(llama, rows=65) and not usable(llama, dtype=torch.float16)
     assert not usable(random_llama(torch.float16)) and not usable(random_llama(torch.bfloat16, head_dim=48))
     assert not usable(random_llama(torch.bfloat16, hidden_size=136))
+    assert not usable(random_llama(torch.bfloat16, intermediate_size=168))
+    weight = llama.layers[0].mlp.up_proj.weight
+    weight.data = weight.data.T.contiguous().T
+    assert not usable(llama)
+    weight.data = weight.data.contiguous()
+    assert usable(llama)
     llama.layers[0].mlp.up_proj = torch.nn.Sequential(llama.layers[0].mlp.up_proj)  # as LoRA adapters wrap layers
     assert not usable(llama)
 

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from diffusers import AutoencoderTiny
 from PIL import Image
+from safetensors.torch import save_file
 from sdxl_layout import write_sdxl_vae
 
 import janus_core
@@ -24,10 +26,33 @@ def test_both_layouts_give_the_same_images_and_latents(files):
     z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = reference.decode(z / 0.13025).sample
+        latents = reference.encode(expected).latent_dist.mode() * 0.13025
         for path in paths:
             vae = load_vae(path)
             assert torch.allclose(vae.decode(z), expected, atol=1e-4)
-            assert vae.encode(expected).shape == z.shape
+            assert torch.allclose(vae.encode(expected), latents, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [None, 0.5])
+def test_taesd(tmp_path, scale):
+    """A file in TAESD's layout: its decoder starts with a clamp, which shifts the layers' numbers by 1."""
+    torch.manual_seed(0)
+    vae = AutoencoderTiny().eval()
+    tensors = {}
+    for name, weight in vae.state_dict().items():
+        part, _, index, rest = name.split(".", 3)
+        tensors[f"taesd_{part}.{int(index) + (part == 'decoder')}.{rest}"] = weight.contiguous()
+    if scale:
+        tensors["vae_scale"] = torch.tensor(scale)
+    save_file(tensors, tmp_path / "taesd.safetensors")
+    ours, z, pixels = load_vae(tmp_path / "taesd.safetensors"), torch.randn(1, 4, 4, 4), torch.rand(1, 3, 16, 16)
+    factor = 0.13025 / scale if scale else 1  # z is 0.13025 times SDXL's latent, `scale` times that is TAESD's
+    with torch.no_grad():
+        assert torch.allclose(ours.decode(z), vae.decode(z / factor).sample, atol=1e-5)
+        assert torch.allclose(ours.encode(pixels), vae.encode(pixels).latents * factor, atol=1e-5)
+    save_file({**tensors, "vae_shift": torch.tensor(0.1)}, tmp_path / "taesd.safetensors")
+    with pytest.raises(CheckpointError, match="shift"):
+        load_vae(tmp_path / "taesd.safetensors")
 
 
 def test_float16_becomes_float32(files):
