@@ -108,7 +108,8 @@ class PackedOperations(comfy.ops.disable_weight_init):
             self.packed = PackedWeight()
 
         def forward(self, x):
-            if self.weight_function or self.bias_function or x.dtype not in DTYPES or torch.is_grad_enabled():
+            patched = self.weight_function or self.bias_function
+            if patched or x.dtype not in DTYPES or torch.is_grad_enabled() or torch.compiler.is_compiling():
                 return super().forward(x)
             comfy.ops.run_every_op()
             return self.packed.linear(x, self.weight, self.bias)

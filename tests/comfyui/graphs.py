@@ -38,7 +38,7 @@ def flow_graph(sampler: str = "KSampler", prompt_node: str = "JanusPromptEncode"
                negative: str = "", **sampler_inputs):  # fmt: skip
     """Loader, prompts, empty latent and a sampler, saved as a latent. Returns (graph, sampler's id)."""
     g = Graph()
-    loader = g.add("JanusFlowLoader", model_name=name, weight_dtype="default")
+    loader = g.add("JanusFlowLoader", model_name=name, weight_dtype="fp32")
     latent = g.add("EmptyLatentImage", width=size, height=size, batch_size=batch)
     positive, negative = prompts(g, loader, prompt_node, text, negative)
     inputs = {"model": [loader, 0], "positive": positive, "negative": negative, "latent_image": [latent, 0],
@@ -55,7 +55,7 @@ def token_graph(prompt_node: str = "JanusPromptEncode", *, text: str, seed: int 
                 name: str = "ar-a", negative: str = "", **sampler_inputs):  # fmt: skip
     """Loader, prompts, empty latent and the token sampler, saved as latent and image: (graph, sampler's id)."""
     g = Graph()
-    loader = g.add("JanusProLoader", model_name=name, weight_dtype="default")
+    loader = g.add("JanusProLoader", model_name=name, weight_dtype="fp32")
     latent = g.add("EmptyLatentImage", width=size, height=size, batch_size=batch)
     positive, negative = prompts(g, loader, prompt_node, text, negative)
     sampler = g.add(

@@ -69,6 +69,23 @@ def test_custom_sampler_with_our_scheduler(server, flow):
     assert (latent - flow.expected["gen0.steps6.cfg5.latent"]).abs().max() < TOLERANCE
 
 
+@pytest.mark.parametrize("k", range(5))
+def test_the_default_dtype_gives_the_golden_tokens_up_to_rounding(server, ar, k):
+    """In bfloat16 a greedy token may differ from float32's only where the golden logits nearly tie."""
+    graph, _ = token_graph(text=ar.text[f"gen{k}.prompt"])
+    graph["1"]["inputs"]["weight_dtype"] = "default"
+    latent = latent_of(server, server.run(graph), outputs_of(graph, "SaveLatent")[0])
+    golden, logits = (ar.expected[f"gen{k}.cfg5.{name}"] for name in ("greedy_tokens", "logits"))
+    differs = (latent - codebook_vectors(ar, golden)).flatten(2).abs().amax(1)[0] > 1e-6
+    if differs.any():
+        position = int(differs.nonzero()[0])
+        weight = load_file(ar.folder / "model.safetensors")["gen_vision_model.quantize.embedding.weight"].float()
+        codebook = torch.nn.functional.normalize(weight, dim=-1)
+        token = (codebook @ latent.flatten(2)[0, :, position]).argmax()
+        row = logits[position].flatten().float()
+        assert row.max() - row[token] < 0.05 * row.std()
+
+
 @pytest.mark.parametrize("prompt_node", ["JanusPromptEncode", "CLIPTextEncode"])
 @pytest.mark.parametrize("k", range(5))
 def test_token_sampler_gives_the_golden_image(server, ar, k, prompt_node):
@@ -105,7 +122,7 @@ def test_a_noise_mask_resamples_only_its_tokens(server, ar):
     """VAE Encode, mask, token sampler: outside the mask the latent is still the encoder's."""
     server.copy_input(ar.folder / "picture.png")
     graph = Graph()
-    loader = graph.add("JanusProLoader", model_name="ar-a", weight_dtype="default")
+    loader = graph.add("JanusProLoader", model_name="ar-a", weight_dtype="fp32")
     image = graph.add("LoadImage", image="picture.png")
     scaled = graph.add("ImageScale", image=[image, 0], upscale_method="area", width=96, height=96, crop="center")
     encoded = graph.add("VAEEncode", pixels=[scaled, 0], vae=[loader, 2])
@@ -152,7 +169,7 @@ def test_saved_token_latents_load_and_decode(server, ar):
     pixels = pixels_of(server, outputs, outputs_of(graph, "SaveImage")[0])
     server.copy_input(saved, "saved.latent")
     loading = Graph()
-    loader = loading.add("JanusProLoader", model_name="ar-a", weight_dtype="default")
+    loader = loading.add("JanusProLoader", model_name="ar-a", weight_dtype="fp32")
     latent = loading.add("LoadLatent", latent="saved.latent")
     decoded = loading.add("VAEDecode", samples=[latent, 0], vae=[loader, 2])
     node = loading.add("SaveImage", images=[decoded, 0], filename_prefix="loaded")
@@ -163,7 +180,7 @@ def test_describe_gives_the_golden_answer(server, ar, flow):
     for loader_class, name, golden in (("JanusProLoader", "ar-a", ar), ("JanusFlowLoader", "flow-a", flow)):
         server.copy_input(golden.folder / "picture.png", f"{name}.png")
         graph = Graph()
-        loader = graph.add(loader_class, model_name=name, weight_dtype="default")
+        loader = graph.add(loader_class, model_name=name, weight_dtype="fp32")
         image = graph.add("LoadImage", image=f"{name}.png")
         both = graph.add("ImageBatch", image1=[image, 0], image2=[image, 0])
         answer = graph.add("JanusDescribeImage", clip=[loader, 1], image=[both, 0], max_new_tokens=12, temperature=0.0,

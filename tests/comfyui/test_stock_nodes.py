@@ -269,7 +269,7 @@ def test_text_generate(server, golden):
         server.copy_input(golden_.folder / "picture.png", f"{name}.png")
         graph, _ = token_graph(text="a")
         graph.clear()
-        loader = graph.add(loader_class, model_name=name, weight_dtype="default")
+        loader = graph.add(loader_class, model_name=name, weight_dtype="fp32")
         image = graph.add("LoadImage", image=f"{name}.png")
         answer = graph.add("TextGenerate", clip=[loader, 1], image=[image, 0], prompt=golden_.text["und.question"],
                            max_length=12, sampling_mode="off")  # fmt: skip

@@ -52,11 +52,12 @@ def test_template_runs(server, path):
 
 
 def on_goldens(name, **changes):
-    """A template's API twin on the golden checkpoints, at their size."""
+    """A template's API twin on the golden checkpoints, at their size and in float32."""
     prompt = twin(name, **changes)
     for node in prompt.values():
         if node["class_type"] in ("JanusProLoader", "JanusFlowLoader"):
             node["inputs"]["model_name"] = "ar-a" if node["class_type"] == "JanusProLoader" else "flow-a"
+            node["inputs"]["weight_dtype"] = "fp32"
         if node["class_type"] == "VAELoader":
             node["inputs"]["vae_name"] = "sdxl_vae.safetensors"
         if node["class_type"] == "EmptyLatentImage":
