@@ -6,7 +6,15 @@ import comfy.model_base
 import comfy.model_management
 import comfy.supported_models_base
 
-from ..janus_core.checkpoint import WEIGHT_FORMATS, Checkpoint, build_model, metadata_of, quantized, text_tensors
+from ..janus_core.checkpoint import (
+    WEIGHT_FORMATS,
+    Checkpoint,
+    build_model,
+    metadata_of,
+    quantized,
+    quantized_layers,
+    text_tensors,
+)
 from ..janus_core.networks.llama import KVCache
 from .attention import attention
 from .operations import COMPUTE_DTYPES, choose_layers
@@ -37,7 +45,7 @@ class JanusBaseModel(comfy.model_base.BaseModel):
             checkpoint = quantized(checkpoint, weight_dtype)
         layers = choose_layers(checkpoint, weight_dtype, load_device, offload_device)
         config = config_class(layers.stored, layers.compute)
-        if layers.is_quantized:
+        if quantized_layers(checkpoint.tensors):
             config.quant_config = {"mixed_ops": True}  # as ComfyUI's loaders set it for such a checkpoint
         super().__init__(config, comfy.model_base.ModelType.FLOW, device=offload_device)
         self.diffusion_model = build_model(

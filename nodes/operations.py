@@ -12,10 +12,12 @@ import comfy.model_management
 import comfy.ops
 import torch
 from comfy.patcher_extension import CallbacksMP
+from comfy.quant_ops import QuantizedTensor
 
 from ..janus_core.checkpoint import WEIGHT_FORMATS, Checkpoint, quantized_layers
-from ..janus_core.operations import compute_dtype, multiplies_bf16
+from ..janus_core.operations import compute_dtype, multiplies_bf16, packed_int8
 from ..janus_core.operations.packed import DTYPES, PackedWeight, available
+from ..janus_core.operations.packed_int8 import PackedInt8Weight
 
 CASTS = {"default": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 WEIGHT_DTYPES = [*CASTS, *WEIGHT_FORMATS]
@@ -30,7 +32,6 @@ class Layers:
     stored: torch.dtype  # of its weights, as far as they are not quantised
     compute: torch.dtype | None  # of its arithmetic; None where that is `stored`
     cast: torch.dtype | None  # that weights are cast to when loaded; None leaves them as in the file
-    is_quantized: bool
 
 
 def choose_layers(checkpoint: Checkpoint, weight_dtype: str, load_device, offload_device) -> Layers:
@@ -40,26 +41,29 @@ def choose_layers(checkpoint: Checkpoint, weight_dtype: str, load_device, offloa
         weight_dtype: one of WEIGHT_DTYPES; those of 8 bits have been applied to the checkpoint already.
     """
     is_quantized = bool(quantized_layers(checkpoint.tensors))
-    if load_device.type == "cpu" and not is_quantized:
-        compute = cpu_dtype(checkpoint, weight_dtype, load_device)
-        if available(compute):
-            return Layers(PackedOperations, checkpoint.dtype, compute, compute, is_quantized)
     cast = CASTS.get(weight_dtype)
     stored = cast or checkpoint.dtype
     compute = comfy.model_management.unet_manual_cast(stored, load_device, COMPUTE_DTYPES)
     mixed = cast is None and any(t.dtype != stored for t in checkpoint.tensors.values())
     if is_quantized or mixed:
         compute = compute or stored
+    packs = False
+    if load_device.type == "cpu":
+        dtype = cpu_dtype(checkpoint, weight_dtype, load_device)
+        packs = available(dtype)
+        if packs:
+            stored, compute, cast = checkpoint.dtype, dtype, dtype
     if is_quantized:
         config = _QuantConfig({"mixed_ops": True})  # as ComfyUI's loaders set it for such a checkpoint
-        operations = linear_layers_on(
-            offload_device, comfy.ops.pick_operations(stored, compute, load_device, model_config=config)
-        )
+        operations = comfy.ops.pick_operations(stored, compute, load_device, model_config=config)
+        operations = linear_layers_on(offload_device, packed_quantized(operations) if packs else operations)
+    elif packs:
+        operations = PackedOperations
     elif mixed:  # a file of several dtypes is cast layer by layer
         operations = comfy.ops.manual_cast
     else:
         operations = comfy.ops.pick_operations(stored, compute, load_device)
-    return Layers(operations, stored, compute, cast, is_quantized)
+    return Layers(operations, stored, compute, cast)
 
 
 @dataclass
@@ -85,10 +89,12 @@ def linear_layers_on(device, operations):
 
 def cpu_dtype(checkpoint: Checkpoint, weight_dtype: str, device) -> torch.dtype:
     """The dtype to compute in on a CPU: bfloat16 where the processor multiplies it natively, else float32."""
-    if weight_dtype == "default":
-        dtype = compute_dtype(device, checkpoint.dtype)
+    if weight_dtype in ("fp16", "fp32"):
+        dtype = torch.float32
+    elif weight_dtype == "bf16":
+        dtype = torch.bfloat16 if multiplies_bf16() else torch.float32
     else:
-        dtype = torch.bfloat16 if weight_dtype == "bf16" and multiplies_bf16() else torch.float32
+        dtype = compute_dtype(device, checkpoint.dtype)
     size = sum(tensor.numel() for tensor in checkpoint.tensors.values()) * dtype.itemsize
     logging.info(
         f"Janus on this CPU: {str(dtype).removeprefix('torch.')} arithmetic, weights packed once when first used "
@@ -108,14 +114,48 @@ class PackedOperations(comfy.ops.disable_weight_init):
             self.packed = PackedWeight()
 
         def forward(self, x):
-            patched = self.weight_function or self.bias_function
-            if patched or x.dtype not in DTYPES or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            if not _can_use_packed(self, x):
                 return super().forward(x)
             comfy.ops.run_every_op()
             return self.packed.linear(x, self.weight, self.bias)
 
     class Embedding(comfy.ops.disable_weight_init.Embedding):
         casts_weight = True
+
+
+def packed_quantized(operations) -> type:
+    """Mixed-precision operations of ComfyUI whose linear layers are packed too.
+
+    int8 weights are multiplied as int8 where the processor can; other quantised weights are dequantised once.
+    """
+
+    class Operations(PackedOperations):
+        class Linear(operations.Linear):
+            casts_weight = True
+
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                self.packed, self.packed_int8 = PackedWeight(), PackedInt8Weight()
+
+            def forward(self, x):
+                weight = self.weight
+                is_quantized = isinstance(weight, QuantizedTensor)
+                if not _can_use_packed(self, x) or getattr(self, "pre_quant_scale", None) is not None:
+                    return super().forward(x)
+                comfy.ops.run_every_op()
+                if not is_quantized:
+                    return self.packed.linear(x, weight, self.bias)
+                if self.quant_format == "int8_tensorwise" and not weight.params.convrot and packed_int8.available():
+                    return self.packed_int8.linear(x, weight, weight._qdata, weight.params.scale, self.bias)
+                return self.packed.linear(x, weight, self.bias, dense=weight.dequantize)
+
+    return Operations
+
+
+def _can_use_packed(layer, x) -> bool:
+    """Whether a product needs neither patches applied on the fly nor gradients, nor is being compiled."""
+    patched = layer.weight_function or layer.bias_function
+    return not (patched or x.dtype not in DTYPES or torch.is_grad_enabled() or torch.compiler.is_compiling())
 
 
 def keep_packed_weights_current(patcher):
@@ -126,8 +166,9 @@ def keep_packed_weights_current(patcher):
 
     def clear(patcher, *args):
         for layer in patcher.model.modules():
-            if isinstance(packed := getattr(layer, "packed", None), PackedWeight):
-                packed.clear()
+            for packed in (getattr(layer, "packed", None), getattr(layer, "packed_int8", None)):
+                if isinstance(packed, PackedWeight | PackedInt8Weight):
+                    packed.clear()
         patcher.model.has_hooked_weights = False
 
     def apply_hooks(patcher, hooks):

@@ -4,12 +4,13 @@ Packed weights make the one or two rows of a decode step faster, and larger batc
 """
 
 import weakref
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-PACKED_FOR_ROWS = 2  # the batch that oneDNN chooses the layout for: a decode step with guidance
+MIN_ROWS = 4  # oneDNN multiplies one or two rows more slowly than four
 DTYPES = (torch.float32, torch.bfloat16)
 
 Conv2d, GroupNorm, LayerNorm, RMSNorm = nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm
@@ -24,6 +25,13 @@ def available(dtype: torch.dtype) -> bool:
             return Linear(8, 8, dtype=dtype)(torch.ones(1, 8, dtype=dtype)).isfinite().all().item()
     except (RuntimeError, AttributeError):
         return False
+
+
+def padded_rows(x) -> torch.Tensor:
+    """x [..., in] as rows, with zeros below where there are fewer than MIN_ROWS: [max(rows, MIN_ROWS), in]."""
+    rows = x.reshape(-1, x.shape[-1])
+    missing = MIN_ROWS - len(rows)
+    return F.pad(rows, (0, 0, 0, missing)) if 0 < missing < MIN_ROWS else rows
 
 
 class PackedWeight:
@@ -41,14 +49,21 @@ class PackedWeight:
         """Frees the packed copy; the next product packs the weight as it is then."""
         self.source = self.packed = self.bias = None
 
-    def linear(self, x, weight, bias):
-        """x [..., in] times the weight [out, in] in x's dtype, plus the bias; without gradients."""
+    def linear(self, x, weight, bias, dense: Callable[[], torch.Tensor] | None = None):
+        """x [..., in] times the weight [out, in] in x's dtype, plus the bias; without gradients.
+
+        Args:
+            dense: what to pack instead of `weight`, where that is quantised.
+        """
         if self.packed is None or self.packed.dtype != x.dtype or self.source() is not weight:
             self.clear()
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(x.dtype), PACKED_FOR_ROWS)
+            values = weight.detach() if dense is None else dense()
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(values.to(x.dtype), MIN_ROWS)
             self.bias = None if bias is None else bias.detach().to(x.dtype)
             self.source = weakref.ref(weight)
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        rows = padded_rows(x)
+        y = torch.ops.mkldnn._linear_pointwise(rows, self.packed, self.bias, "none", [], "")
+        return y[: x.shape[:-1].numel()].view(*x.shape[:-1], -1)
 
     def __deepcopy__(self, memo):
         return type(self)()  # oneDNN's tensors cannot be copied

@@ -9,7 +9,7 @@ import janus_core
 from janus_core import attention, operations
 from janus_core.checkpoint import build_model, read_checkpoint
 from janus_core.networks.llama import causal_mask
-from janus_core.operations import choose_operations, packed
+from janus_core.operations import choose_operations, packed, packed_int8
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -68,6 +68,37 @@ def test_weights_stay_in_the_dtype_of_their_file(golden):
     assert (
         model.llama.norm.weight.dtype == model.vision_model.vision_tower.patch_embed.proj.weight.dtype == torch.float32
     )
+
+
+needs_int8 = pytest.mark.skipif(not packed_int8.available(), reason="this CPU or torch does not multiply int8 exactly")
+
+
+@needs_int8
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [(1,), (2, 1), (3,), (2, 17)])
+def test_packed_int8(dtype, rows):
+    """The product of the rounded input and the rounded weight is exact."""
+    torch.manual_seed(0)
+    x = torch.randn(*rows, 256).to(dtype)
+    x[..., 7] *= 50  # an outlier
+    weight, scale = torch.randint(-127, 128, (40, 256), dtype=torch.int8), torch.rand(40, 1) + 0.1
+    bias = torch.randn(40)
+    quantised, row_scale = packed_int8.quantize_rows(x.reshape(-1, 256))
+    rounded = (quantised.double() - 128) * row_scale
+    assert ((rounded - x.reshape(-1, 256)).abs() <= 0.501 * row_scale).all()
+    expected = (rounded @ (weight.double() * scale).T + bias).view(*rows, 40)
+    y = packed_int8.PackedInt8Weight().linear(x, weight, weight, scale, bias)
+    assert y.dtype == dtype and y.shape == expected.shape
+    torch.testing.assert_close(y.double(), expected, rtol=1e-5 if dtype == torch.float32 else 0.01, atol=0.5)
+
+
+@needs_int8
+def test_an_int8_weight_is_packed_again_when_it_is_replaced():
+    layer, x, scale = packed_int8.PackedInt8Weight(), torch.ones(2, 64), torch.ones(1)
+    ones, twos = (torch.full((8, 64), value, dtype=torch.int8) for value in (1, 2))
+    assert (layer.linear(x, ones, ones, scale, None) == 64).all()
+    assert (layer.linear(x, twos, twos, scale, None) == 128).all()
+    assert copy.deepcopy(layer).packed is None
 
 
 @pytest.mark.parametrize("native,expected", [(True, torch.bfloat16), (False, torch.float32)])

@@ -54,7 +54,7 @@ def test_constant_weights_are_exact(name, weight):
 @pytest.mark.parametrize("weight_dtype", WEIGHT_FORMATS)
 @pytest.mark.parametrize("name", ["ar-a", "flow-a"])
 def test_a_model_computes_with_the_rounded_weights(golden, name, weight_dtype, dtype):
-    """As plain layers with the rounded weights would, for one row (int8 matmul) and for 20."""
+    """As plain layers with the rounded weights would, for one row and for 20; int8 layers round their input as well."""
     folder = golden(name).folder
     pipe = janus_core.load(folder, device="cpu", dtype=dtype, weight_dtype=weight_dtype)
     checkpoint = quantized(read_checkpoint(folder), weight_dtype)
@@ -70,7 +70,8 @@ def test_a_model_computes_with_the_rounded_weights(golden, name, weight_dtype, d
     with torch.inference_mode():
         for rows in (1, 20):
             error = (layer(x[:rows]).float() - expected[:rows]).abs().max() / expected.abs().max()
-            assert error < (1e-5 if dtype == torch.float32 else 0.02)
+            exact = dtype == torch.float32 and weight_dtype != "int8"
+            assert error < (1e-5 if exact else 0.02)
 
 
 def test_a_quantised_file_is_smaller_and_is_read_back(golden, tmp_path, capsys):
