@@ -27,9 +27,8 @@ def available(dtype: torch.dtype) -> bool:
         return False
 
 
-def padded_rows(x) -> torch.Tensor:
-    """x [..., in] as rows, with zeros below where there are fewer than MIN_ROWS: [max(rows, MIN_ROWS), in]."""
-    rows = x.reshape(-1, x.shape[-1])
+def padded(rows):
+    """Rows [n, in] with zeros below them where n is less than MIN_ROWS, unless it is 0."""
     missing = MIN_ROWS - len(rows)
     return F.pad(rows, (0, 0, 0, missing)) if 0 < missing < MIN_ROWS else rows
 
@@ -61,9 +60,9 @@ class PackedWeight:
             self.packed = torch.ops.mkldnn._reorder_linear_weight(values.to(x.dtype), MIN_ROWS)
             self.bias = None if bias is None else bias.detach().to(x.dtype)
             self.source = weakref.ref(weight)
-        rows = padded_rows(x)
-        y = torch.ops.mkldnn._linear_pointwise(rows, self.packed, self.bias, "none", [], "")
-        return y[: x.shape[:-1].numel()].view(*x.shape[:-1], -1)
+        rows = x.reshape(-1, x.shape[-1])
+        y = torch.ops.mkldnn._linear_pointwise(padded(rows), self.packed, self.bias, "none", [], "")
+        return y[: len(rows)].view(*x.shape[:-1], -1)
 
     def __deepcopy__(self, memo):
         return type(self)()  # oneDNN's tensors cannot be copied

@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 
-from .packed import padded_rows
+from .packed import padded
 
 ZERO_POINT = 128  # oneDNN's fast kernel takes unsigned inputs
 
@@ -51,8 +51,8 @@ class PackedInt8Weight:
             self.packed = torch.ops.onednn.qlinear_prepack(values.contiguous(), None)
             self.scale = scale.detach().float().flatten().expand(len(values)).contiguous()
             self.source = weakref.ref(weight)
-        rows, row_scale = quantize_rows(padded_rows(x))
-        y = _product(rows, self.packed, self.scale).mul_(row_scale)[: x.shape[:-1].numel()]
+        rows, row_scale = quantize_rows(x.reshape(-1, x.shape[-1]))
+        y = _product(padded(rows), self.packed, self.scale)[: len(rows)].mul_(row_scale)
         y = y.to(x.dtype).view(*x.shape[:-1], -1)
         return y if bias is None else y + bias.to(x.dtype)
 
