@@ -110,7 +110,7 @@ class JanusProLoader(Loader):
     @classmethod
     def execute(cls, model_name, weight_dtype) -> io.NodeOutput:
         checkpoint, patcher = load(model_name, weight_dtype, "janus")
-        vae = patcher.model.vae = JanusVAE(checkpoint)
+        vae = patcher.model.vae = JanusVAE(checkpoint, patcher.model.get_dtype_inference())
         return io.NodeOutput(patcher, make_clip(patcher, checkpoint), vae)
 
 

@@ -5,20 +5,29 @@ import comfy.model_patcher
 import comfy.ops
 import comfy.sd
 import torch
+from comfy.cli_args import args
 
 from ..janus_core.checkpoint import Checkpoint, build_vq
 from ..janus_core.errors import ImageError, SamplingError
+from ..janus_core.operations import multiplies_bf16
 
 WORKING_DTYPES = [torch.bfloat16, torch.float32]
 
 
 class JanusVAE(comfy.sd.VAE):
-    """Token latents to images and back, for VAE Decode, VAE Encode and their tiled forms."""
+    """Token latents to images and back, for VAE Decode, VAE Encode and their tiled forms.
 
-    def __init__(self, checkpoint: Checkpoint):
-        dtype = comfy.model_management.vae_dtype(comfy.model_management.vae_device(), WORKING_DTYPES)
+    Args:
+        model_dtype: the MODEL's arithmetic. On a CPU, where ComfyUI always chooses float32, the VAE follows it.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, model_dtype: torch.dtype = torch.float32):
+        device = comfy.model_management.vae_device()
+        dtype = comfy.model_management.vae_dtype(device, WORKING_DTYPES)
         if dtype not in WORKING_DTYPES:  # --fp16-vae; float16 overflows here
             dtype = torch.float32
+        if device.type == "cpu" and not (args.fp16_vae or args.bf16_vae or args.fp32_vae):
+            dtype = torch.bfloat16 if model_dtype == torch.bfloat16 and multiplies_bf16() else torch.float32
         # The base class only builds the VAEs it knows. This one has no weights, and what differs is replaced below.
         super().__init__(sd={"pixel_space_vae": torch.tensor(1.0)}, dtype=dtype)
         self.working_dtypes, self.disable_offload = WORKING_DTYPES, False
@@ -26,6 +35,8 @@ class JanusVAE(comfy.sd.VAE):
         self.first_stage_model = build_vq(
             checkpoint, operations=comfy.ops.disable_weight_init, dtype=dtype, device=offload_device
         )
+        if device.type == "cpu":
+            self.first_stage_model.to(memory_format=torch.channels_last)  # convolutions are faster there
         comfy.model_management.archive_model_dtypes(self.first_stage_model)
         self.patcher = comfy.model_patcher.CoreModelPatcher(
             self.first_stage_model, load_device=self.device, offload_device=offload_device
