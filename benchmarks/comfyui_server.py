@@ -79,8 +79,7 @@ class Client:
         address = urllib.parse.urlsplit(self.url)
         scheme = "wss" if address.scheme == "https" else "ws"
         self.socket = websocket.create_connection(
-            f"{scheme}://{address.netloc}{address.path}/ws?clientId={self.client}",
-            timeout=3600,  # a node that sends no progress
+            f"{scheme}://{address.netloc}{address.path}/ws?clientId={self.client}", timeout=600
         )
 
     def stop(self):
