@@ -127,7 +127,7 @@ def synthetic_vae() -> Path:
 
         torch.manual_seed(0)
         vae = AutoencoderKL.from_config(AutoencoderKL.load_config(VAE_CONFIG))
-        vae.to(torch.bfloat16).save_pretrained(folder)
+        vae.bfloat16().save_pretrained(folder)
         (folder / "complete").touch()
     return folder
 

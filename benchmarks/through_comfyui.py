@@ -118,20 +118,12 @@ def measure(row: dict, hosts: Hosts, size: str, runs: list[str], repeats: int):
         stored = weights.removesuffix(LORA)
         host = ThroughComfyUI(client, workload, checkpoint.name, stored, lora and lora.name)
         worker.ask("ready")
-        row["memory"] = {"comfyui": {"start": memory.read(pid)}, "core": {"start": memory.read(worker.pid)}}
-        row["load"], row["first"], row["parts"] = {}, {}, {}
+        row["load"], row["first"], row["memory"], row["parts"] = {}, {}, {}, {}
         for name, contestant, process, load in (
             ("comfyui", host, pid, host.load),
             ("core", worker, worker.pid, lambda: worker.load(checkpoint, weights, vae)),
         ):
-            with memory.PrivatePeak(process) as private:
-                row["load"][name] = load()
-                row["memory"][name]["loaded"] = memory.read(process)
-                first = {}
-                for run in runs:
-                    first |= contestant.run(run, next(SEEDS))
-                row["first"][name] = first
-            row["memory"][name] |= {"private_peak": private.bytes, "first": memory.read(process)}
+            row["load"][name], row["first"][name], row["memory"][name] = _first_time(contestant, process, load, runs)
         row["dtype"] = worker.ask("dtype")
         weight_dtype = stored if stored in WEIGHT_FORMATS else None
         row["weight_bytes"] = synthetic.weight_bytes(family, size, getattr(torch, row["dtype"]), weight_dtype)
@@ -140,6 +132,25 @@ def measure(row: dict, hosts: Hosts, size: str, runs: list[str], repeats: int):
                 _in_turns(row["parts"], run, {"comfyui": host, "core": worker}, repeat)
         for name, process in (("comfyui", pid), ("core", worker.pid)):
             row["memory"][name]["end"] = memory.read(process)
+
+
+def _first_time(contestant, process: int | None, load, runs: list[str]):
+    """Loads and does each run once.
+
+    Returns:
+        Seconds of loading; seconds of each part; memory.read at the start, when loaded and after the first run, and
+        `private_peak`, the bytes of private memory at its peak until then.
+    """
+    memories, parts = {"start": memory.read(process)}, {}
+    with memory.PrivatePeak(process) as private:
+        seconds = load()
+        memories["loaded"] = memory.read(process)
+        for run in runs[:1]:
+            parts |= contestant.run(run, next(SEEDS))
+            memories["first"] = memory.read(process)
+    for run in runs[1:]:
+        parts |= contestant.run(run, next(SEEDS))
+    return seconds, parts, memories | {"private_peak": private.bytes or None}
 
 
 def _in_turns(parts: dict, run: str, contestants: dict, repeat: int):

@@ -82,9 +82,10 @@ def _loading_table(rows, absolute: bool):
             seconds = f"{times['comfyui']:.2f} s, " if absolute and times else ""
             line.append(f"{seconds}{times['comfyui'] / times['core']:.2f}" if times else "")
         memory = row["memory"]["comfyui"]
-        peak = memory["first"]["peak"] if memory["first"] else None
+        at_peak = memory.get("first") or memory["loaded"]
+        peak = at_peak and at_peak["peak"]
         goal = 1.2 * row["file_bytes"] + 1e9
-        cells.append(line + [_gb(n) for n in (row["file_bytes"], peak, memory["private_peak"] or None, goal)])
+        cells.append(line + [_gb(n) for n in (row["file_bytes"], peak, memory["private_peak"], goal)])
     return titles, cells
 
 
@@ -107,7 +108,7 @@ def _name(row) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300]
+    return " ".join(text.split())[:600]
 
 
 def _table(titles: list[str], rows: list[list[str]]) -> str:
