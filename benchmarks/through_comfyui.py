@@ -192,7 +192,13 @@ def arguments(argv):
     parser.add_argument("--url", help="of a running ComfyUI; by default one is started ($COMFYUI_PATH, ~/ComfyUI)")
     parser.add_argument("--family", nargs="+", choices=["ar", "flow"])
     parser.add_argument("--weights", nargs="+", choices=WEIGHTS, help="the demo's default is default and int8-lora")
-    parser.add_argument("--parts", nargs="+", choices=[*PARTS, LOADING], default=[*PARTS, LOADING])
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=[*PARTS, LOADING],
+        default=[*PARTS, LOADING],
+        help="what to measure, with the other parts of the same run; loading is that of .bin files too",
+    )
     parser.add_argument("--runs", type=int, help="after a first one (3, with the demo 1)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--folder", type=Path, default=RESULTS, help="of the results")
