@@ -26,9 +26,10 @@ def run_info(device: torch.device) -> dict[str, str]:
 
 def header(info: dict[str, str]) -> str:
     """One line of Markdown."""
+    host = f"ComfyUI {info['comfyui']}" if "comfyui" in info else f"transformers {info['transformers']}"
     return (
         f"Measured at commit {info['commit']} on {info['date']} with Python {info['python']}, torch {info['torch']}, "
-        f"transformers {info['transformers']} on {info['hardware']}."
+        f"{host} on {info['hardware']}."
     )
 
 

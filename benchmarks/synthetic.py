@@ -1,7 +1,7 @@
-"""Full-size checkpoints with random weights, in the original layout: `python -m benchmarks.synthetic --help`.
+"""Checkpoints with random weights, in the original layout: `python -m benchmarks.synthetic --help`.
 
 They have the names, shapes and dtype (bfloat16) of the official files, so that loading and speed can be measured where
-these are not at hand. The tokenizer is the demo's. They are cached outside the repository.
+these are not at hand; size "demo" is small. The tokenizer is the demo's. They are cached outside the repository.
 """
 
 import argparse
@@ -11,31 +11,53 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from benchmarks import AR, FLOW, baselines
-from janus_core.checkpoint import VQ_PREFIX, config_of, read_checkpoint, save_folder
+from janus_core.checkpoint import VQ_PREFIX, Checkpoint, config_of, quantized, read_checkpoint, save_folder
+from janus_core.checkpoint.quantize import LANGUAGE_MODEL
 from janus_core.janus import Janus, JanusParams
 from janus_core.janusflow import JanusFlow
+from janus_core.networks.siglip import SiglipParams
 from janus_core.networks.vq import VQModel, VQParams
+from janus_core.vae import CONFIG as VAE_CONFIG
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "janus-native" / "synthetic"
 LAYOUTS = ("safetensors", "bin", "sharded-bin")
+SHARDS = 3
 VQ = VQParams(16384, 8, 256, (128, 128, 256, 256, 512))
-SHARD_BYTES = 2 * 2**30
+SMALL_VQ = VQParams(16384, 8, 64, (32, 32, 32, 64, 64))
+SMALL_SIGLIP = SiglipParams(width=192, mlp_width=512, layers=4, heads=6, patch_size=16, tokens=8 * 8)
+LORA_RANK = 16
+
+
+def siglip_of(size: str) -> SiglipParams:
+    """The vision tower of a size; its image size is the model's."""
+    return SMALL_SIGLIP if size == "demo" else baselines.SIGLIP
 
 
 def shapes_of(family: str, size: str):
-    """(config, {tensor name: shape}) of a full-size checkpoint, without any weights in memory."""
+    """(config, {tensor name: shape}) of a checkpoint, without any weights in memory."""
+    siglip = siglip_of(size)
     if family == "flow":
-        model = JanusFlow(baselines.flow_params(size, baselines.SIGLIP), device="meta")
+        model = JanusFlow(baselines.flow_params(size, siglip), device="meta")
         return config_of(model), {name: tensor.shape for name, tensor in model.state_dict().items()}
-    hidden = baselines.SIZES[size]["hidden_size"]
-    params = JanusParams(baselines.llama_params(size), baselines.SIGLIP, VQ, gen_head_width=hidden)
-    model, vq = Janus(params, device="meta"), VQModel(VQ, device="meta")
+    hidden, vq_params = baselines.SIZES[size]["hidden_size"], SMALL_VQ if size == "demo" else VQ
+    params = JanusParams(baselines.llama_params(size), siglip, vq_params, gen_head_width=hidden)
+    model, vq = Janus(params, device="meta"), VQModel(vq_params, device="meta")
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     shapes |= {VQ_PREFIX + name: tensor.shape for name, tensor in vq.state_dict().items()}
     return config_of(model), shapes
+
+
+def weight_bytes(family: str, size: str, dtype: torch.dtype, weight_dtype: str | None = None) -> int:
+    """Bytes of all weights in a dtype; with a `weight_dtype` of 8 bits, its layers count as they are stored."""
+    config, shapes = shapes_of(family, size)
+    tensors = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in shapes.items()}
+    checkpoint = Checkpoint(Path("shapes"), family, tensors, config, "")
+    if weight_dtype is not None:
+        checkpoint = quantized(checkpoint, weight_dtype)
+    return sum(tensor.nbytes for tensor in checkpoint.tensors.values())
 
 
 def random_tensors(shapes: dict) -> dict[str, torch.Tensor]:
@@ -58,16 +80,19 @@ def synthetic_checkpoint(family: str, size: str = "1b", layout: str = "safetenso
     Args:
         family: "ar" or "flow".
         size: a key of baselines.SIZES.
-        layout: one of LAYOUTS: one .safetensors file, one .bin file, or .bin shards with an index.
+        layout: one of LAYOUTS: one .safetensors file, one .bin file, or .bin shards with an index. All layouts hold
+            the same weights.
     """
     folder = CACHE / f"{family}-{size}-{layout}"
     if (folder / "complete").is_file():
         return folder
     config, shapes = shapes_of(family, size)
-    tensors = random_tensors(shapes)
+    if layout == "safetensors":
+        tensors = random_tensors(shapes)
+    else:
+        tensors = load_file(synthetic_checkpoint(family, size) / "model.safetensors")
     demo = read_checkpoint(AR if family == "ar" else FLOW)
-    texts = replace(demo, path=folder, config=config, tensors={})
-    save_folder(texts, folder)
+    save_folder(replace(demo, path=folder, config=config, tensors={}), folder)
     (folder / "model.safetensors").unlink()
     if layout == "safetensors":
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -80,20 +105,48 @@ def synthetic_checkpoint(family: str, size: str = "1b", layout: str = "safetenso
 
 
 def _save_shards(tensors: dict, folder: Path):
-    shards, used = [{}], 0
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    shards, before = [{} for _ in range(SHARDS)], 0
     for name, tensor in tensors.items():
-        if used + tensor.nbytes > SHARD_BYTES and shards[-1]:
-            shards.append({})
-            used = 0
-        shards[-1][name] = tensor
-        used += tensor.nbytes
+        shards[before * SHARDS // total][name] = tensor
+        before += tensor.nbytes
     weight_map = {}
     for number, shard in enumerate(shards, start=1):
-        file = f"pytorch_model-{number:05}-of-{len(shards):05}.bin"
+        file = f"pytorch_model-{number:05}-of-{SHARDS:05}.bin"
         torch.save(shard, folder / file)
         weight_map |= dict.fromkeys(shard, file)
-    index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": weight_map}
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def synthetic_vae() -> Path:
+    """A folder in diffusers' layout with a VAE of SDXL's shapes, written first where it is not cached."""
+    folder = CACHE / "sdxl-vae"
+    if not (folder / "complete").is_file():
+        from diffusers import AutoencoderKL
+
+        torch.manual_seed(0)
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(VAE_CONFIG))
+        vae.bfloat16().save_pretrained(folder)
+        (folder / "complete").touch()
+    return folder
+
+
+def synthetic_lora(family: str, size: str = "1b") -> Path:
+    """A LoRA of all linear layers of the language model's blocks, written first where it is not cached."""
+    path = CACHE / f"lora-{family}-{size}.safetensors"
+    if not path.is_file():
+        shapes = shapes_of(family, size)[1]
+        layers = {n: s for n, s in shapes.items() if n.startswith(LANGUAGE_MODEL) and len(s) == 2}
+        factors = {}
+        for name, (outputs, inputs) in layers.items():
+            key = f"diffusion_model.{name.removesuffix('.weight')}"
+            factors[f"{key}.lora_A.weight"] = torch.Size((LORA_RANK, inputs))
+            factors[f"{key}.lora_B.weight"] = torch.Size((outputs, LORA_RANK))
+        tensors = {name: 0.1 * tensor for name, tensor in random_tensors(factors).items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, path)
+    return path
 
 
 def main():

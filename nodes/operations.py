@@ -171,18 +171,25 @@ def keep_packed_weights_current(patcher):
                     packed.clear()
         patcher.model.has_hooked_weights = False
 
-    def apply_hooks(patcher, hooks):
-        clear(patcher)
-        patcher.model.has_hooked_weights = hooks is not None
-
     def clear_if_hooked(patcher, *args):
         if getattr(patcher.model, "has_hooked_weights", False):
+            clear(patcher)
+
+    def apply_hooks(patcher, hooks):  # called with None whenever a model is loaded
+        if hooks is None:
+            clear_if_hooked(patcher)
+        else:
+            clear(patcher)
+        patcher.model.has_hooked_weights = hooks is not None
+
+    def detach(patcher, unpatch_all):
+        if unpatch_all:  # else the module stays loaded for a clone of the patcher, such as the CLIP's
             clear(patcher)
 
     for event, callback in {
         CallbacksMP.ON_APPLY_HOOKS: apply_hooks,
         CallbacksMP.ON_CLEANUP: clear_if_hooked,
         CallbacksMP.ON_LOAD: clear_if_hooked,
-        CallbacksMP.ON_DETACH: clear,
+        CallbacksMP.ON_DETACH: detach,
     }.items():
         patcher.add_callback_with_key(event, "janus_packed", callback)

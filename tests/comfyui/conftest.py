@@ -9,9 +9,11 @@ from safetensors.torch import load_file
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 from sdxl_layout import write_sdxl_vae  # noqa: E402
-from server import PACK, Server, find_comfyui  # noqa: E402
 
-GOLDENS = PACK / "tests" / "data" / "goldens"
+from benchmarks import ROOT  # noqa: E402
+from benchmarks.comfyui_server import Server, find_comfyui  # noqa: E402
+
+GOLDENS = ROOT / "tests" / "data" / "goldens"
 
 
 def pytest_report_header():
@@ -35,7 +37,7 @@ def start(comfyui, tmp_path_factory):
     def start(*arguments, models=()):
         base = tmp_path_factory.mktemp("comfyui")
         links = {f"janus/{name}": GOLDENS / name for name in ("ar-a", "flow-a")}
-        running.append(Server(comfyui, base, {**links, **dict(models)}, arguments))
+        running.append(Server(comfyui, base, {**links, **dict(models)}, ("--cpu", *arguments), threads=1))
         return running[-1]
 
     yield start

@@ -4,42 +4,30 @@ test_inside.py runs this file with ComfyUI's Python and folder, and the name of 
 """
 
 import gc
-import importlib.util
 import os
 import sys
 import weakref
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from unittest import mock
 
-PACK = Path(__file__).resolve().parents[2]
+from load_pack import PACK  # isort: split
+
+import comfy.cli_args
+import comfy.memory_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.sample
+import cpu_graph
+import torch
+from pack.janus_core.sampling import cuda_graphs
+from pack.janus_core.sampling.settings import TokenSamplerSettings
+from pack.nodes import loader_nodes, residency, token_sampling
+from pack.nodes.clip import make_clip
+
+from janus_core.checkpoint import build_model, build_vq, read_checkpoint
+
 CHECK = sys.argv[1]
-sys.path[:0] = [str(Path.cwd()), str(PACK), str(PACK / "tests" / "core")]
-sys.argv = ["inside", "--cpu"]
-
-import comfy.options  # noqa: E402
-
-comfy.options.enable_args_parsing()
-
-import comfy.cli_args  # noqa: E402
-import comfy.memory_management  # noqa: E402
-import comfy.model_patcher  # noqa: E402
-import comfy.ops  # noqa: E402
-import comfy.sample  # noqa: E402
-import cpu_graph  # noqa: E402
-import torch  # noqa: E402
-
-from janus_core.checkpoint import build_model, build_vq, read_checkpoint  # noqa: E402
-
-spec = importlib.util.spec_from_file_location("pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)])
-pack = sys.modules["pack"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(pack)
-from pack.janus_core.sampling import cuda_graphs  # noqa: E402
-from pack.janus_core.sampling.settings import TokenSamplerSettings  # noqa: E402
-from pack.nodes import loader_nodes, residency, token_sampling  # noqa: E402
-from pack.nodes.clip import make_clip  # noqa: E402
-
 GOLDENS = PACK / "tests" / "data" / "goldens"
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 

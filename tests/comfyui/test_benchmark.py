@@ -1,25 +1,50 @@
-"""benchmarks/through_comfyui.py with a running server."""
+"""benchmarks/through_comfyui.py at its small size."""
 
-import sys
+import json
 
 import pytest
 
-from benchmarks import through_comfyui
+from benchmarks import synthetic, through_comfyui
+from benchmarks.workload import PARTS
 
 
-@pytest.mark.parametrize("family", ["ar", "flow"])
-def test_an_image_is_timed_through_comfyui(server, family, monkeypatch, capsys):
-    url = f"http://127.0.0.1:{server.port}"
-    monkeypatch.setattr(sys, "argv", ["benchmark", "--url", url, "--family", family, "--runs", "1"])
-    through_comfyui.main()
-    assert "through ComfyUI" in capsys.readouterr().out
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """The checkpoints' cache, a temporary one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "CACHE", tmp_path_factory.mktemp("synthetic"))
+        yield synthetic.CACHE
 
 
-def test_a_failing_graph_is_reported(server):
-    comfyui = through_comfyui.ComfyUI(f"http://127.0.0.1:{server.port}")
-    graph = through_comfyui.graph("ar", "demo/janus-pro-demo", "default", "", 128, seed=0)
-    graph["prompt"]["inputs"]["text"] = "word " * 5000
-    with pytest.raises(SystemExit, match="too long"):
-        comfyui.seconds(graph)
-    with pytest.raises(SystemExit, match="refused.*no such model"):
-        comfyui.seconds(through_comfyui.graph("ar", "no such model", "default", "", 128, seed=0))
+def measured(folder, *arguments) -> list[dict]:
+    """The rows that the benchmark writes."""
+    through_comfyui.main(["--size", "demo", "--threads", "1", "--folder", str(folder), *arguments])
+    (path,) = folder.glob("through-comfyui-*.json")
+    assert path.with_suffix(".md").is_file()
+    return json.loads(path.read_text())["rows"]
+
+
+def test_all_parts_loading_and_memory_are_measured(comfyui, tmp_path):
+    timed, loaded = measured(tmp_path, "--family", "ar", "--weights", "default")
+    for row in (timed, loaded):
+        assert "error" not in row
+        for name in ("comfyui", "core"):
+            assert row["load"][name] > 0 and row["first"][name]["prompt"] > 0
+            assert row["memory"][name]["first"]["peak"] > row["memory"][name]["loaded"]["private"] > row["file_bytes"]
+    assert loaded["layout"] == "sharded-bin"
+    assert set(timed["parts"]) == set(PARTS)
+    assert all(len(times[name]) == 1 and times[name][0] > 0 for times in timed["parts"].values() for name in times)
+    assert timed["weight_bytes"] > 0.9 * timed["file_bytes"]
+    (table,) = (path.read_text() for path in tmp_path.glob("*.md"))
+    assert "| default |" in table and "| sharded-bin |" in table and " ms" not in table and "Failed" not in table
+
+
+def test_a_running_comfyui_is_measured_and_a_failing_row_leaves_the_others(server, cache, tmp_path):
+    checkpoint = synthetic.synthetic_checkpoint("flow", "demo")
+    (server.base / "models" / "janus" / checkpoint.name).symlink_to(checkpoint, target_is_directory=True)
+    url = ["--url", f"http://127.0.0.1:{server.port}"]
+    failed, timed = measured(tmp_path, "--family", "ar", "flow", "--weights", "default", "--parts", "step", *url)
+    assert "ar-demo-safetensors" in failed["error"]
+    assert "error" not in timed and set(timed["parts"]) == {"step"}
+    assert timed["memory"]["comfyui"]["end"] is None
+    assert "ar-demo-safetensors" in next(tmp_path.glob("*.md")).read_text()

@@ -5,7 +5,8 @@ import json
 import pytest
 from converted import make_converted
 from graphs import Graph, flow_graph, token_graph
-from server import Failed
+
+from benchmarks.comfyui_server import Failed
 
 
 def sentence(server, graph) -> str:

@@ -4,7 +4,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from server import python_of
+
+from benchmarks.comfyui_server import python_of
 
 CHECKS = [
     "layers_without_weights_load_a_checkpoint",
