@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks import AR, FLOW, baselines
 from janus_core.checkpoint import VQ_PREFIX, Checkpoint, config_of, quantized, read_checkpoint, save_folder
-from janus_core.checkpoint.quantize import LANGUAGE_MODEL
+from janus_core.checkpoint.quantize import DECODER_LAYERS
 from janus_core.janus import Janus, JanusParams
 from janus_core.janusflow import JanusFlow
 from janus_core.networks.siglip import SiglipParams
@@ -137,7 +137,7 @@ def synthetic_lora(family: str, size: str = "1b") -> Path:
     path = CACHE / f"lora-{family}-{size}.safetensors"
     if not path.is_file():
         shapes = shapes_of(family, size)[1]
-        layers = {n: s for n, s in shapes.items() if n.startswith(LANGUAGE_MODEL) and len(s) == 2}
+        layers = {n: s for n, s in shapes.items() if n.startswith(DECODER_LAYERS) and len(s) == 2}
         factors = {}
         for name, (outputs, inputs) in layers.items():
             key = f"diffusion_model.{name.removesuffix('.weight')}"

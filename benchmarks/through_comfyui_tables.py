@@ -13,8 +13,8 @@ def tables(result: dict) -> str:
     absolute = result["device"] != "cpu"
     text = (
         f"{report.header(result)}\n\n"
-        f"Size {result['size']}, synthetic weights in bf16 files. Times are ComfyUI's "
-        f"divided by janus_core's, medians over the runs in turns (number of runs: {result['runs']}), with the least and the greatest. "
+        f"Size {result['size']}, synthetic weights in bf16 files. Times are ComfyUI's divided by janus_core's, medians "
+        f"of {result['runs']} runs in turns, with the least and the greatest. "
         "janus_core computes in the dtype of the second column. A LoRA is in ComfyUI alone; janus_core has the same "
         "weights without it. Private memory (RssAnon, after the runs) is that of the whole process, as a multiple of "
         "the weights' bytes in the second column's dtype.\n"
