@@ -20,7 +20,7 @@ from pack.nodes.clip import make_clip
 from pack.nodes.vae import JanusVAE
 from torch.utils._python_dispatch import TorchDispatchMode
 
-LAYERS = (torch.nn.Linear, torch.nn.Conv2d)
+LAYERS = ("Linear", "Conv2d")  # names, since ComfyUI's quantised layers are no torch.nn.Linear
 PRODUCTS = ("mm", "addmm", "bmm", "linear", "conv2d", "convolution")  # what weights are for
 
 
@@ -55,9 +55,9 @@ def counted(*modules: torch.nn.Module):
 
     By operation the copies of a linear or convolutional layer's weight, and by class of the layer ComfyUI's casts.
     """
-    layers = [layer for module in modules for layer in module.modules()]
+    layers = [layer for module in modules for layer in module.modules() if type(layer).__name__ in LAYERS]
     original = comfy.ops.cast_bias_weight
-    with WeightCopies(layer.weight for layer in layers if isinstance(layer, LAYERS)) as copies:
+    with WeightCopies(getattr(layer.weight, "_qdata", layer.weight) for layer in layers) as copies:
 
         def cast(layer, *args, **kwargs):
             copies.counts[f"cast of {type(layer).__name__}"] += 1

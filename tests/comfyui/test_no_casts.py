@@ -7,10 +7,8 @@ import pytest
 
 from benchmarks.comfyui_server import python_of
 
-IS_COMFYUIS = pytest.mark.xfail(strict=True, reason="int8 layers are still ComfyUI's, which unpack them in every call")
 
-
-@pytest.mark.parametrize("weight_dtype", ["default", "bf16", "fp32", pytest.param("int8", marks=IS_COMFYUIS)])
+@pytest.mark.parametrize("weight_dtype", ["default", "bf16", "fp32", "fp16", "int8", "fp8_e4m3fn"])
 def test_no_weight_is_cast_twice(comfyui, weight_dtype):
     script = Path(__file__).with_name("inside_casts.py")
     command = [python_of(comfyui), str(script), weight_dtype]
