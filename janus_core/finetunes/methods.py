@@ -1,0 +1,104 @@
+"""What a pipeline does with fine-tuned models: edit, think, reflect."""
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+from PIL import Image
+
+from ..progress import Callback, report
+from ..sampling.settings import TextSamplerSettings, check_range, known
+from .edit import edit_prompt
+from .generation_prompt import Embedder, GenerationPrompt
+from .reflect import Reflection, check_settings, reflect
+from .think import Thought, recipe_of, think
+
+
+class FineTunedModels:
+    """Methods of a pipeline that has model, prompts, device, dtype, embed, encode_tokens, load_unused and __call__."""
+
+    def generation_prompt(self, prompt: str | GenerationPrompt, negative_prompt: str = "", **chat) -> GenerationPrompt:
+        """A prompt's rows; a negative prompt that is not empty takes the unconditional one's place."""
+        if isinstance(prompt, str):
+            cond, uncond = self.prompts.guidance_rows(prompt, negative_prompt, **chat)
+            return GenerationPrompt(cond, self.embed(cond)[0], uncond, self.embed(uncond)[0])
+        if not negative_prompt.strip():
+            return prompt
+        uncond = self.prompts.conditional(negative_prompt, **chat)
+        return replace(prompt, uncond_tokens=uncond, uncond_embeds=self.embed(uncond)[0])
+
+    @property
+    def embedder(self) -> Embedder:
+        """Makes the prompts of fine-tuned models; needs the weights that are unused in generation."""
+        return Embedder(self.model, self.prompts, self.device, self.dtype, self.encode_tokens)
+
+    @torch.inference_mode()
+    def edit(
+        self, image: Image.Image, prompt: str, *, image_guidance: float = 5.0, roles: str = "auto", **settings
+    ) -> list[Image.Image]:
+        """Edits an image as an instruction says, with Janus-4o; the other arguments are those of `generate_tokens`.
+
+        Args:
+            image_guidance: how little the VQ tokens of the image count, the w2 of `(full + w2 part) / (1 + w2)`.
+            roles: as in `describe`; "auto" is the recipe's.
+        """
+        self.load_unused()
+        return self(edit_prompt(self.embedder, image, prompt, image_guidance, roles), **settings)
+
+    @torch.inference_mode()
+    def think(
+        self,
+        prompt: str,
+        recipe: str,
+        *,
+        num_thoughts: int | None = None,
+        max_new_tokens: int = 0,
+        roles: str = "auto",
+        callback: Callback | None = None,
+        **settings,
+    ) -> Thought | list[Thought]:
+        """Writes a plan of the image as ReasonGen-R1, T2I-R1 or GoT-R1 do before they generate it.
+
+        Args:
+            recipe: "reasongen-r1", "t2i-r1" or "got-r1": that of the checkpoint.
+            num_thoughts: how many plans, of seed, seed + 1, …; None for one.
+            max_new_tokens: the longest plan; 0 is the recipe's limit.
+            roles: as in `describe`; "auto" is the recipe's.
+            callback: called after every token with (done, total); returning False cancels.
+            settings: fields of TextSamplerSettings; the recipe's by default.
+
+        Returns:
+            (thought, prompt): the plan and the prompt to generate its image; with num_thoughts a list of these.
+
+        Raises:
+            PromptError, SamplingError, Cancelled.
+        """
+        check_range("num_thoughts", num_thoughts or 1, 1, 4096, whole=True)
+        found = recipe_of(recipe)
+        settings = found.settings(max_new_tokens, **known(TextSamplerSettings, settings))
+        self.load_unused()
+        request = found.request(self.embedder, prompt, roles)
+        count, progress = num_thoughts or 1, partial(report, callback)
+        thoughts = think(self.embedder, request, settings, count=count, report=progress)
+        return thoughts[0] if num_thoughts is None else thoughts
+
+    @torch.inference_mode()
+    def reflect(
+        self, image: Image.Image, prompt: str, *, roles: str = "auto", callback: Callback | None = None, **settings
+    ) -> Reflection:
+        """Asks Janus-Pro-R1 whether an image matches its prompt.
+
+        Args:
+            roles: as in `describe`; "auto" is the recipe's.
+            callback: called after every token with (done, total); returning False cancels.
+            settings: fields of TextSamplerSettings; at most 80 tokens at temperature 1 by default.
+
+        Returns:
+            (matches, reason, prompt): whether it does, why, and the prompt to generate it again.
+
+        Raises:
+            PromptError, ImageError, SamplingError, Cancelled.
+        """
+        settings = check_settings(**known(TextSamplerSettings, settings))
+        self.load_unused()
+        return reflect(self.embedder, image, prompt, settings, roles=roles, report=partial(report, callback))
