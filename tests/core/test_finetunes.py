@@ -14,16 +14,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import janus_core
-from janus_core.errors import PromptError, SamplingError
 from janus_core.finetunes import edit, reflect, think
-from janus_core.finetunes.boxes import boxes_of
 from janus_core.finetunes.generation_prompt import batch_rows
-from janus_core.image import array_to_image, open_image, to_images, truncated_image, understanding_pixels
+from janus_core.image import open_image, truncated_image, understanding_pixels
 from janus_core.networks.vq import tokens_to_latent
-from janus_core.prompt import PromptEncoder
-from janus_core.sampling.decode_loop import decode_loop
 from janus_core.sampling.settings import TokenSamplerSettings
-from janus_core.sampling.tokens import PromptRow, sample_image_tokens
+from janus_core.sampling.tokens import sample_image_tokens
 
 TOLERANCE = 1e-4
 GREEDY = TokenSamplerSettings(temperature=0)
