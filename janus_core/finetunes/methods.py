@@ -1,11 +1,13 @@
 """What a pipeline does with fine-tuned models: edit, think, reflect."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
 import torch
 from PIL import Image
 
+from ..image import truncated_image
 from ..progress import Callback, report
 from ..sampling.settings import TextSamplerSettings, check_range, known
 from .edit import edit_prompt
@@ -15,7 +17,7 @@ from .think import Thought, recipe_of, think
 
 
 class FineTunedModels:
-    """Methods of a pipeline that has model, prompts, device, dtype, embed, encode_tokens, load_unused and __call__."""
+    """Methods of JanusPipeline, whose other methods they use."""
 
     def generation_prompt(self, prompt: str | GenerationPrompt, negative_prompt: str = "", **chat) -> GenerationPrompt:
         """A prompt's rows; a negative prompt that is not empty takes the unconditional one's place."""
@@ -102,3 +104,39 @@ class FineTunedModels:
         settings = check_settings(**known(TextSamplerSettings, settings))
         self.load_unused()
         return reflect(self.embedder, image, prompt, settings, roles=roles, report=partial(report, callback))
+
+    @torch.inference_mode()
+    def generate_until_match(
+        self,
+        prompt: str,
+        rounds: int,
+        *,
+        first: str | GenerationPrompt | None = None,
+        text: dict | None = None,
+        callback: Callback | None = None,
+        size: tuple[int, int] | None = None,
+        **settings,
+    ) -> Iterator[tuple[Image.Image, Reflection]]:
+        """Generates an image with Janus-Pro-R1 and checks it, and again until it matches, up to `rounds` times more.
+
+        Args:
+            first: the prompt of the first image, if it is another one than `prompt`, which the check reads.
+            text: settings of the check, see `reflect`.
+            size, settings: see `generate_tokens`.
+
+        Yields:
+            (image, Reflection) of each round. Images are rounded down to 8 bits, as the authors' code does.
+
+        Raises:
+            PromptError, SamplingError, ImageError, Cancelled.
+        """
+        following = prompt if first is None else first
+        for _ in range(rounds + 1):
+            tokens = self.generate_tokens(following, size=size, callback=callback, **settings)
+            pixels = self.vq.decode_tokens(tokens, self.grid(size), self.vq_dtype)[0].float()
+            image = truncated_image((pixels.permute(1, 2, 0) + 1) / 2)
+            reflection = self.reflect(image, prompt, callback=callback, **(text or {}))
+            yield image, reflection
+            if reflection.matches:
+                return
+            following = reflection.prompt
