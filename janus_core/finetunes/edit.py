@@ -23,8 +23,18 @@ def edit_text(prompts: PromptEncoder, instruction: str, seen: int, encoded: int,
     return prompts.generation_text(image + instruction, roles=roles_of(prompts, MODEL, ROLES, roles))
 
 
+def vq_pixels(image: Image.Image, size: int) -> torch.Tensor:
+    """What the VQ model encodes of an image: the vision tower's input, float32 [3, size, size] in [-1, 1]."""
+    return understanding_pixels(image, size)
+
+
 def edit_prompt(
-    embedder: Embedder, image: Image.Image, instruction: str, image_guidance: float = 5.0, roles: str = "auto"
+    embedder: Embedder,
+    image: Image.Image,
+    vq_tokens: torch.Tensor,
+    instruction: str,
+    image_guidance: float = 5.0,
+    roles: str = "auto",
 ) -> GenerationPrompt:
     """The prompt to edit an image.
 
@@ -32,7 +42,8 @@ def edit_prompt(
     tokens; `image_guidance` is its weight w2 in `(full + w2 part) / (1 + w2)`.
 
     Args:
-        image: of any size; both encoders read it resized and padded to the native square.
+        image: of any size; it is resized and padded to the native square.
+        vq_tokens: int64 [N], of its vq_pixels at the native size.
         image_guidance: 0 to 100; 0 leaves the second row out.
         roles: as in PromptEncoder.chat; "auto" is the recipe's.
 
@@ -41,8 +52,7 @@ def edit_prompt(
     """
     check_range("image_guidance", image_guidance, 0, 100)
     prompts = embedder.prompts
-    seen = embedder.image(image)
-    encoded = embedder.vq_tokens(understanding_pixels(image, embedder.image_size))
+    seen, encoded = embedder.image(image), embedder.vq_tokens(vq_tokens)
     ids = prompts.ids(edit_text(prompts, instruction, len(seen), len(encoded), roles))
     first = int((ids == prompts.placeholder).nonzero()[0])
     start = first + len(seen) + 2

@@ -1,6 +1,6 @@
 """What the recipes give to the token sampler, and how they make input embeddings."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,14 +71,12 @@ class Embedder:
 
     Attributes:
         device, dtype: where and in which dtype the model computes.
-        encode: the VQ encoder, pixels [1, 3, H, W] in [-1, 1] to tokens int64 [1, N]; None if no image is encoded.
     """
 
     model: Janus
     prompts: PromptEncoder
     device: torch.device
     dtype: torch.dtype
-    encode: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     @property
     def image_size(self) -> int:
@@ -94,9 +92,9 @@ class Embedder:
         pixels = understanding_pixels(image, self.image_size)[None]
         return self.model.embed_images(pixels.to(self.device, self.dtype))[0].to(self.dtype)
 
-    def vq_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels [3, H, W] in [-1, 1], encoded by the VQ model, as embeddings of image tokens [N, hidden]."""
-        return self.model.embed_image_tokens(self.encode(pixels[None])[0].to(self.device), self.dtype)
+    def vq_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The VQ tokens of an image, int64 [N], to embeddings [N, hidden]."""
+        return self.model.embed_image_tokens(tokens.to(self.device), self.dtype)
 
     def prompt(self, tokens: PromptTokens) -> GenerationPrompt:
         """A prompt of text alone, beside the unconditional row of its length."""

@@ -10,9 +10,9 @@ from PIL import Image
 from ..image import truncated_image
 from ..progress import Callback, report
 from ..sampling.settings import TextSamplerSettings, check_range, known
-from .edit import edit_prompt
+from . import edit
 from .generation_prompt import Embedder, GenerationPrompt
-from .reflect import Reflection, check_settings, reflect
+from .reflect import Reflection, check_settings, reflect, vq_pixels
 from .think import Thought, recipe_of, think
 
 
@@ -32,7 +32,7 @@ class FineTunedModels:
     @property
     def embedder(self) -> Embedder:
         """Makes the prompts of fine-tuned models; needs the weights that are unused in generation."""
-        return Embedder(self.model, self.prompts, self.device, self.dtype, self.encode_tokens)
+        return Embedder(self.model, self.prompts, self.device, self.dtype)
 
     @torch.inference_mode()
     def edit(
@@ -44,8 +44,16 @@ class FineTunedModels:
             image_guidance: how little the VQ tokens of the image count, the w2 of `(full + w2 part) / (1 + w2)`.
             roles: as in `describe`; "auto" is the recipe's.
         """
+        return self(self.edit_prompt(image, prompt, image_guidance, roles), **settings)
+
+    @torch.inference_mode()
+    def edit_prompt(
+        self, image: Image.Image, prompt: str, image_guidance: float = 5.0, roles: str = "auto"
+    ) -> GenerationPrompt:
+        """The prompt that `edit` generates from."""
         self.load_unused()
-        return self(edit_prompt(self.embedder, image, prompt, image_guidance, roles), **settings)
+        (tokens,) = self.encode_tokens(edit.vq_pixels(image, self.image_size)[None])
+        return edit.edit_prompt(self.embedder, image, tokens, prompt, image_guidance, roles)
 
     @torch.inference_mode()
     def think(
@@ -103,7 +111,9 @@ class FineTunedModels:
         """
         settings = check_settings(**known(TextSamplerSettings, settings))
         self.load_unused()
-        return reflect(self.embedder, image, prompt, settings, roles=roles, report=partial(report, callback))
+        (tokens,) = self.encode_tokens(vq_pixels(image, self.image_size)[None])
+        progress = partial(report, callback)
+        return reflect(self.embedder, image, tokens, prompt, settings, roles=roles, report=progress)
 
     @torch.inference_mode()
     def generate_until_match(

@@ -69,7 +69,12 @@ def sample_answer(
     return written_ids(ids[0], [prompts.eos])
 
 
-def again(embedder: Embedder, ids: torch.Tensor, image: Image.Image, answer: list[int]) -> GenerationPrompt:
+def vq_pixels(image: Image.Image, size: int) -> torch.Tensor:
+    """What the VQ model encodes of an image: its centre, float32 [3, size, size] in [-1, 1]."""
+    return cropped_pixels(image, size)
+
+
+def again(embedder: Embedder, ids: torch.Tensor, vq_tokens: torch.Tensor, answer: list[int]) -> GenerationPrompt:
     """The prompt to generate an image again after an answer.
 
     Both rows have the image as VQ tokens, the check and the answer; the unconditional row has pads in the prompt only.
@@ -77,10 +82,10 @@ def again(embedder: Embedder, ids: torch.Tensor, image: Image.Image, answer: lis
 
     Args:
         ids: of the prompt (see prompt_ids).
+        vq_tokens: int64 [N], of the image's vq_pixels at the native size.
         answer: token ids (see sample_answer).
     """
-    prompts = embedder.prompts
-    encoded = embedder.vq_tokens(cropped_pixels(image, embedder.image_size))
+    prompts, encoded = embedder.prompts, embedder.vq_tokens(vq_tokens)
     answered = torch.tensor(answer)
     question, last = prompts.ids(CHECK, bos=False), prompts.ids(AGAIN, bos=False)
     shared_ids = torch.cat((torch.full((len(encoded),), prompts.placeholder), question, answered, last))
@@ -101,6 +106,7 @@ def again(embedder: Embedder, ids: torch.Tensor, image: Image.Image, answer: lis
 def reflect(
     embedder: Embedder,
     image: Image.Image,
+    vq_tokens: torch.Tensor,
     prompt: str,
     settings: TextSamplerSettings,
     *,
@@ -110,7 +116,8 @@ def reflect(
     """Asks the model whether an image matches its prompt, and why.
 
     Args:
-        image: of 8 bits per channel, and of any size; both encoders read it at the native size.
+        image: of 8 bits per channel, and of any size; it is resized to the native one.
+        vq_tokens: int64 [N], of its vq_pixels at the native size.
         roles: as in PromptEncoder.chat; "auto" is the recipe's.
         report: called after every token with (done, total).
 
@@ -122,4 +129,4 @@ def reflect(
     _, embeds = check(embedder, ids, image)
     answer = sample_answer(embedder, embeds, settings, report)
     matches = answer[0] == yes_no_ids(embedder.prompts)[0]
-    return Reflection(matches, embedder.prompts.decode(answer[1:]), again(embedder, ids, image, answer))
+    return Reflection(matches, embedder.prompts.decode(answer[1:]), again(embedder, ids, vq_tokens, answer))

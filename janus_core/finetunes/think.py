@@ -40,6 +40,7 @@ class Recipe:
         ends_at_eos, ends_at_image: which of end-of-sentence and begin-of-image end the plan.
         finish: from a Request and the token ids of a plan to its text and the token ids of the prompt for the image.
         tokens: special tokens that the tokenizer must have.
+        plans_boxes: whether a plan has boxes (see boxes_of).
     """
 
     model: str
@@ -52,6 +53,7 @@ class Recipe:
     system_prompt: str = ""
     top_k: int = 0
     tokens: tuple[str, ...] = ()
+    plans_boxes: bool = False
 
     def settings(self, max_new_tokens: int = 0, **settings) -> TextSamplerSettings:
         """Those of the authors: temperature 1, no top-p, the recipe's top-k, and its limit if max_new_tokens is 0."""
@@ -146,6 +148,7 @@ RECIPES = {
         ends_at_image=True,
         finish=_got,
         tokens=BOX_TOKENS,
+        plans_boxes=True,
     ),
 }
 

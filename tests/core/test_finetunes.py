@@ -97,7 +97,7 @@ def text_logits(pipe, embeds, written):
 def test_edit(ar, case):
     pipe, check, text = ar.pipe, Checked(ar.tensors, f"janus4o.{case}"), ar.texts[f"janus4o.{case}"]
     assert edit.edit_text(pipe.prompts, text["prompt"], 36, 36) == text["sft"]
-    prompt = edit.edit_prompt(pipe.embedder, ar.picture, text["prompt"])
+    prompt = pipe.edit_prompt(ar.picture, text["prompt"])
     check("full_ids", prompt.tokens.ids)
     check("part_ids", prompt.tokens.ids)
     check("uncond_ids", prompt.uncond_tokens.ids)

@@ -8,7 +8,6 @@ from PIL import Image
 import janus_core
 from janus_core.errors import JanusError, PromptError, SamplingError
 from janus_core.finetunes.boxes import boxes_of
-from janus_core.finetunes.edit import edit_prompt
 from janus_core.finetunes.generation_prompt import batch_rows
 from janus_core.image import open_image
 from janus_core.networks.llama import causal_mask
@@ -33,7 +32,7 @@ def ar(golden):
 def prompts(ar):
     """An edit, two thoughts of different lengths, and a prompt with a hidden token."""
     with torch.inference_mode():
-        edit = edit_prompt(ar.embedder, ar.example, "make the circle green")
+        edit = ar.edit_prompt(ar.example, "make the circle green")
         thoughts = [ar.think(CAPTION, "reasongen-r1", max_new_tokens=n, temperature=0).prompt for n in (1, 7)]
         again = ar.reflect(ar.example, CAPTION, temperature=0, max_new_tokens=5).prompt
         again.tokens.visible[-30] = again.uncond_tokens.visible[-30] = False  # whatever the model wrote
@@ -88,7 +87,7 @@ def test_logits_are_those_of_one_pass_over_each_row(ar, prompts, name, interval)
 
 def test_an_image_guidance_of_zero_leaves_the_second_row_out(ar, prompts):
     with torch.inference_mode():
-        prompt = edit_prompt(ar.embedder, ar.example, "make the circle green", 0.0)
+        prompt = ar.edit_prompt(ar.example, "make the circle green", 0.0)
         assert torch.equal(prompt.embeds, prompts["edit"].embeds)
         settings = TokenSamplerSettings(seed=3)
         *_, plain = sample_image_tokens(ar.model, [prompt.cond], [prompt.uncond], 36, settings)
