@@ -11,6 +11,8 @@ CHECKS = [
     "captured_steps_give_the_same_latents",
     "nothing_is_captured_unless_turned_on",
     "a_model_that_fits_is_loaded_as_a_whole",
+    "prompts_of_fine_tuned_models_are_exact",
+    "stock_nodes_change_both_conditional_rows",
 ]
 
 
