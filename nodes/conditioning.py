@@ -4,6 +4,8 @@ The conditioning tensor is the prompt's input embeddings [1, L, hidden] (JanusFl
 stock conditioning nodes act on what the model reads. The dict beside it says how it was encoded.
 """
 
+from dataclasses import replace
+
 import torch
 
 from ..janus_core.errors import PromptError
@@ -65,7 +67,7 @@ def of_prompt(embedder, prompt, text: str, device):
 
     positive = entry(torch.stack([one.embeds for one in prompts]), first.tokens, text)
     if first.part is not None:
-        positive[1][PART] = first.part
+        positive[1][PART] = replace(first.part, pad=first.part.pad.float().to(device))
     negative = entry(first.uncond_embeds[None], first.uncond_tokens, "")
     if torch.equal(first.uncond_tokens.ids, encoder.unconditional(len(first.uncond_tokens.ids)).ids):
         negative[1][ENCODED] = negative[0]
