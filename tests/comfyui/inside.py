@@ -193,20 +193,20 @@ def pro_and_goldens():
     model = loader_nodes.make_patcher(checkpoint, "fp32")
     vae = model.model.vae = loader_nodes.JanusVAE(checkpoint)
     texts = json.loads((folder / "finetunes.json").read_text(encoding="utf-8"))["texts"]
-    picture = torch.from_numpy(np.array(Image.open(folder / "picture.png").convert("RGB"))) / 255
-    return model, make_clip(model, checkpoint), vae, load_file(folder / "finetunes.safetensors"), texts, picture[None]
+    image = torch.from_numpy(np.array(Image.open(folder / "picture.png").convert("RGB"))) / 255
+    return model, make_clip(model, checkpoint), vae, load_file(folder / "finetunes.safetensors"), texts, image[None]
 
 
 def guided_logits(model, positive, negative):
     """The guided logits of the first six tokens that Janus Token Sampler samples."""
     logits, sample = [], token_sampling.sample_image_tokens
 
-    def recorded(*args, **kwargs):
+    def logged(*args, **kwargs):
         for step in sample(*args, **kwargs):
             logits.append(step.logits[0].clone())
             yield step
 
-    with mock.patch.object(token_sampling, "sample_image_tokens", recorded):
+    with mock.patch.object(token_sampling, "sample_image_tokens", logged):
         token_sampling.sample(
             model, positive, negative, {"samples": torch.zeros(1, 8, 6, 6)}, TokenSamplerSettings(temperature=0)
         )
@@ -215,7 +215,7 @@ def guided_logits(model, positive, negative):
 
 def prompts_of_fine_tuned_models_are_exact():
     """Token ids, embeddings, masks and guided logits of the nodes' conditionings are the authors'."""
-    model, clip, vae, expected, texts, picture = pro_and_goldens()
+    model, clip, vae, expected, texts, source = pro_and_goldens()
     network = model.model.diffusion_model
 
     def compare(name, positive, negative, prefix=""):
@@ -234,7 +234,7 @@ def prompts_of_fine_tuned_models_are_exact():
 
     for case in ("p0", "p1"):
         name = f"janus4o.{case}"
-        compare(name, *finetune_nodes.JanusImagePrompt.execute(clip, vae, picture, texts[name]["prompt"]).result)
+        compare(name, *finetune_nodes.JanusImagePrompt.execute(clip, vae, source, texts[name]["prompt"]).result)
         for key, recipe in (("reasongen", "reasongen-r1"), ("t2i_r1", "t2i-r1"), ("got_r1", "got-r1")):
             name = f"{key}.{case}"
             result = finetune_nodes.JanusThink.execute(clip, texts[name]["prompt"], recipe, 0.0, 0, 12).result
@@ -253,9 +253,9 @@ def stock_nodes_change_both_conditional_rows():
     """Both rows are made from the changed tensor; they differ where the first has VQ tokens and the second pads."""
     import nodes as stock
 
-    model, clip, vae, _, _, picture = pro_and_goldens()
+    model, clip, vae, _, _, source = pro_and_goldens()
     network = model.model.diffusion_model
-    positive, negative = finetune_nodes.JanusImagePrompt.execute(clip, vae, picture, "make it red", 2.0).result
+    positive, negative = finetune_nodes.JanusImagePrompt.execute(clip, vae, source, "make it red", 2.0).result
     part = positive[0][1]["janus_part"]
     other = clip.encode_from_tokens_scheduled(clip.tokenize("a dog"))
     changes = {

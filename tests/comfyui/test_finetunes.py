@@ -23,14 +23,14 @@ RECIPES = {"reasongen": "reasongen-r1", "t2i_r1": "t2i-r1", "got_r1": "got-r1"}
 @pytest.fixture(scope="module")
 def ar(golden, server):
     golden = golden("ar-a")
-    recorded = json.loads((golden.folder / "finetunes.json").read_text(encoding="utf-8"))
+    golden_texts = json.loads((golden.folder / "finetunes.json").read_text(encoding="utf-8"))
     tensors = load_file(golden.folder / "finetunes.safetensors")
     server.copy_input(golden.folder / "picture.png", "source.png")
     for case in ("p0", "p1"):
         Image.fromarray(tensors[f"pro_r1.{case}.picture"].byte().numpy()).save(server.base / "input" / f"{case}.png")
     return SimpleNamespace(
-        texts=recorded["texts"],
-        limit=recorded["settings"]["limit"],
+        texts=golden_texts["texts"],
+        limit=golden_texts["settings"]["limit"],
         tensors=tensors,
         pipe=janus_core.load(golden.folder, device="cpu", dtype=torch.float32),
     )

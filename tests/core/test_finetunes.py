@@ -1,7 +1,7 @@
 """The recipes of fine-tuned models: every tensor of finetunes.safetensors through the public functions, and what they
 promise about batches, settings and bad input.
 
-Integers equal, floats within 1e-4. Janus-Pro-R1's check starts from the recorded 8-bit image.
+Integers equal, floats within 1e-4. Janus-Pro-R1's check starts from the golden 8-bit image.
 """
 
 import json
@@ -31,14 +31,14 @@ CASES = [(model, case) for model in ("janus4o", "pro_r1", *RECIPES) for case in 
 def ar(golden):
     folder = golden("ar-a").folder
     pipe = janus_core.load(folder, device="cpu", dtype=torch.float32)
-    recorded = json.loads((folder / "finetunes.json").read_text(encoding="utf-8"))
+    golden_texts = json.loads((folder / "finetunes.json").read_text(encoding="utf-8"))
     return SimpleNamespace(
         folder=folder,
         pipe=pipe,
-        limit=recorded["settings"]["limit"],
-        texts=recorded["texts"],
+        limit=golden_texts["settings"]["limit"],
+        texts=golden_texts["texts"],
         tensors=load_file(folder / "finetunes.safetensors"),
-        picture=open_image(folder / "picture.png"),
+        source=open_image(folder / "picture.png"),
     )
 
 
@@ -97,18 +97,18 @@ def text_logits(pipe, embeds, written):
 def test_edit(ar, case):
     pipe, check, text = ar.pipe, Checked(ar.tensors, f"janus4o.{case}"), ar.texts[f"janus4o.{case}"]
     assert edit.edit_text(pipe.prompts, text["prompt"], 36, 36) == text["sft"]
-    prompt = pipe.edit_prompt(ar.picture, text["prompt"])
+    prompt = pipe.edit_prompt(ar.source, text["prompt"])
     check("full_ids", prompt.tokens.ids)
     check("part_ids", prompt.tokens.ids)
     check("uncond_ids", prompt.uncond_tokens.ids)
-    pixels = understanding_pixels(ar.picture, pipe.image_size)[None]
+    pixels = understanding_pixels(ar.source, pipe.image_size)[None]
     check("input_codes", pipe.encode_tokens(pixels))
     if case == "p0":
         check("pixels", pixels)
         check("embeds", torch.stack([row.embeds for row in rows_of(prompt)]))
     check_sampling(pipe, prompt, check)
     expected = pipe.decode_tokens(ar.tensors[f"janus4o.{case}.greedy_tokens"])
-    assert pipe.edit(ar.picture, text["prompt"], temperature=0)[0].tobytes() == expected[0].tobytes()
+    assert pipe.edit(ar.source, text["prompt"], temperature=0)[0].tobytes() == expected[0].tobytes()
     check.all()
 
 
@@ -143,7 +143,7 @@ def test_think(ar, model, case):
 @pytest.mark.parametrize("case", ["p0", "p1"])
 def test_reflect(ar, case):
     pipe, check, text = ar.pipe, Checked(ar.tensors, f"pro_r1.{case}"), ar.texts[f"pro_r1.{case}"]
-    caption, picture = text["prompt"], ar.tensors[f"pro_r1.{case}.picture"]
+    caption, golden_image = text["prompt"], ar.tensors[f"pro_r1.{case}.picture"]
     first = pipe.generation_prompt(caption)
     check("draw.cond_ids", first.tokens.ids)
     check("draw.uncond_ids", first.uncond_tokens.ids)
@@ -151,10 +151,10 @@ def test_reflect(ar, case):
     latent = tokens_to_latent(check.expected["draw.greedy_tokens"], pipe.codebook, (6, 6))
     pixels = (pipe.decode_pixels(latent) + 1) / 2
     mine = np.array(truncated_image(pixels[0].permute(1, 2, 0)), dtype=int)
-    difference = np.abs(mine - picture.numpy().astype(int))
+    difference = np.abs(mine - golden_image.numpy().astype(int))
     assert difference.max() <= 1 and (difference > 0).mean() < 0.01
-    image = Image.fromarray(picture.byte().numpy())
-    check("picture", np.array(truncated_image(picture.float() / 255)))
+    image = Image.fromarray(golden_image.byte().numpy())
+    check("picture", np.array(truncated_image(golden_image.float() / 255)))
 
     ids = reflect.prompt_ids(pipe.prompts, caption)
     check_ids, embeds = reflect.check(pipe.embedder, ids, image)

@@ -26,11 +26,11 @@ def parameters(path) -> dict:
 
 
 def test_edit(ar, golden, tmp_path):
-    picture, out = golden("ar-a").folder / "picture.png", tmp_path / "sub" / "x.png"
+    source, out = golden("ar-a").folder / "picture.png", tmp_path / "sub" / "x.png"
     options = ["--image-guidance", "3", "--cfg", "4", "--temperature", "0.7", "--negative", "a dog", "--count", "2"]
-    assert main(["edit", str(picture), "make it red", *ar.arguments, *options, "--out", str(out)]) == 0
+    assert main(["edit", str(source), "make it red", *ar.arguments, *options, "--out", str(out)]) == 0
     settings = dict(image_guidance=3.0, guidance=4.0, temperature=0.7, negative_prompt="a dog", num_images=2, seed=5)
-    images = ar.edit(open_image(picture), "make it red", **settings)
+    images = ar.edit(open_image(source), "make it red", **settings)
     for k, image in enumerate(images):
         assert Image.open(tmp_path / "sub" / f"x_00{k}.png").tobytes() == image.tobytes()
     assert parameters(tmp_path / "sub" / "x_001.png")["image_guidance"] == 3.0
