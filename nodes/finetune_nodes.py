@@ -182,7 +182,7 @@ class JanusReflect(io.ComfyNode):
             ],
             outputs=[
                 *prompt_outputs(),
-                io.Boolean.Output(display_name="matches", tooltip="Whether the image matches, for Switch."),
+                io.Boolean.Output(display_name="matches", tooltip="Whether the image matches, for If/Else Switch."),
                 io.String.Output(display_name="reason", tooltip="Why, as the model wrote it."),
             ],
         )

@@ -40,6 +40,7 @@ spec = importlib.util.spec_from_file_location("pack", PACK / "__init__.py", subm
 pack = sys.modules["pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(pack)
 from pack.janus_core.errors import PromptError  # noqa: E402
+from pack.janus_core.finetunes import think  # noqa: E402
 from pack.janus_core.sampling import cuda_graphs  # noqa: E402
 from pack.janus_core.sampling.settings import TokenSamplerSettings  # noqa: E402
 from pack.nodes import finetune_nodes, loader_nodes, residency, token_prompts, token_sampling  # noqa: E402
@@ -285,6 +286,31 @@ def stock_nodes_change_both_conditional_rows():
             assert "\n" not in str(error)
         else:
             raise AssertionError("three prompts for two images, and an image in one of two, must be refused")
+
+
+def planned_boxes_fit_stock_draw_bboxes():
+    """GoT-R1's boxes are in pixels; Draw BBoxes prints a label only if it is a name of COCO."""
+    from comfy_extras.nodes_rtdetr import DrawBBoxes
+
+    _, clip, _, _, _, _ = pro_and_goldens()
+
+    def planned(label, recipe="got-r1"):
+        plan = f"<|obj_start|>{label}<|obj_end|> <|box_start|>(250,250),(750,500)<|box_end|><begin_of_image>"
+        thought = think.Thought(
+            plan, clip.cond_stage_model.embedder.prompt(clip.cond_stage_model.prompts.conditional("a"))
+        )
+        with mock.patch.object(finetune_nodes, "think", lambda *args, **kwargs: [thought]):
+            return finetune_nodes.JanusThink.execute(clip, "a", recipe).result[3]
+
+    box = {"x": 24.0, "y": 24.0, "width": 48.0, "height": 24.0, "label": "cat", "score": 1.0}
+    clip.cond_stage_model.set_clip_options({"execution_device": CPU})
+    assert planned("cat") == [[box]] and planned("cat", "t2i-r1") == [[]]
+    named, other = (
+        DrawBBoxes.execute(planned(label), torch.zeros(1, 96, 96, 3)).result[0][0] for label in ("cat", "cube")
+    )
+    for image in (named, other):
+        assert image[24, 24:72].any() and not image[:20].any() and not image[80:].any()
+    assert named[28:44, 28:68].any() and not other[28:44, 28:68].any()
 
 
 with torch.inference_mode():

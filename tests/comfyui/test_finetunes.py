@@ -134,6 +134,28 @@ def test_the_first_image_and_its_check(server, ar):
     assert outputs[matches]["text"] == ["True"]
 
 
+def test_a_switch_takes_the_first_image_if_it_matches(server, ar):
+    """Stock If/Else Switch then leaves the second sampler out."""
+    graph, clip, vae = start()
+    first = [graph.add("LoadImage", image="p0.png"), 0]
+    prompt = reflect(graph, clip, vae, ar.texts["pro_r1.p0"]["prompt"], first, max_new_tokens=2)
+    again = sample(graph, [prompt, 0], [prompt, 1], seed=77)
+    del graph[outputs_of(graph, "SaveLatent")[0]]
+    second = [graph.add("VAEDecode", samples=[again, 0], vae=vae), 0]
+    switch = graph.add("ComfySwitchNode", switch=[prompt, 2], on_true=first, on_false=second)
+    saved = graph.add("SaveImage", images=[switch, 0], filename_prefix="switched")
+
+    def executed():
+        return [data.get("node") for kind, data in server.events(server.queue(graph)) if kind == "executing"]
+
+    nodes = executed()
+    assert prompt in nodes and again not in nodes
+    expected = ar.tensors["pro_r1.p0.picture"].byte().numpy()
+    assert (pixels_of(server, server.run(graph), saved) == expected).all()
+    graph[switch]["inputs"].update(on_true=second, on_false=first)
+    assert again in executed()
+
+
 def test_a_batch_of_images_and_a_window(server, ar):
     """A batch of edits is each edit alone, also in the speculative window, with an interval and under a mask."""
     settings = dict(temperature=1.0, seed=4, cfg_end=0.5)

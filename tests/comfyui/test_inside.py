@@ -13,6 +13,7 @@ CHECKS = [
     "a_model_that_fits_is_loaded_as_a_whole",
     "prompts_of_fine_tuned_models_are_exact",
     "stock_nodes_change_both_conditional_rows",
+    "planned_boxes_fit_stock_draw_bboxes",
 ]
 
 
