@@ -1,9 +1,11 @@
 """The nodes for fine-tuned models in a real ComfyUI, against finetunes.safetensors; batches, stock nodes, bad input.
 
-test_inside.py compares embeddings and logits, which a server does not show.
+inside_finetunes.py compares embeddings and logits, which a server does not show.
 """
 
 import json
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,8 +14,8 @@ from conftest import latent_of, pixels_of
 from graphs import Graph, outputs_of
 from PIL import Image
 from safetensors.torch import load_file
-from server import Failed
-from test_errors import sentence
+from test_errors import Failed, sentence
+from test_inside import python_of
 
 import janus_core
 
@@ -34,6 +36,21 @@ def ar(golden, server):
         tensors=tensors,
         pipe=janus_core.load(golden.folder, device="cpu", dtype=torch.float32),
     )
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "prompts_of_fine_tuned_models_are_exact",
+        "stock_nodes_change_both_conditional_rows",
+        "planned_boxes_fit_stock_draw_bboxes",
+    ],
+)
+def test_inside_comfyui(comfyui, check):
+    script = Path(__file__).with_name("inside_finetunes.py")
+    command = [python_of(comfyui), str(script), check]
+    result = subprocess.run(command, cwd=comfyui, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
 
 
 def start(name="ar-a"):
