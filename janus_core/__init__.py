@@ -7,7 +7,9 @@ pipe.describe(image, "What colour is it?")
 """
 
 from .errors import CheckpointError, DeviceError, ImageError, JanusError, PromptError, SamplingError
-from .pipeline import Cancelled, JanusFlowPipeline, JanusPipeline, load
+from .finetunes.generation_prompt import GenerationPrompt
+from .pipeline import JanusFlowPipeline, JanusPipeline, load
+from .progress import Cancelled
 from .sampling.settings import FlowSamplerSettings, TextSamplerSettings, TokenSamplerSettings
 
 __version__ = "0.1.0"
@@ -16,6 +18,7 @@ __all__ = [
     "CheckpointError",
     "DeviceError",
     "FlowSamplerSettings",
+    "GenerationPrompt",
     "ImageError",
     "JanusError",
     "JanusFlowPipeline",

@@ -1,21 +1,18 @@
-"""python -m janus_core: generate, describe, download, train, convert."""
+"""python -m janus_core: generate, edit, describe, download, train, convert."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
-import torch
-from PIL.PngImagePlugin import PngInfo
-from tqdm import tqdm
-
-from . import __version__, pipeline
+from . import __version__
 from .checkpoint import WEIGHT_FORMATS, quantized, read_checkpoint, save_single_file
+from .cli_generate import DTYPES, Progress, edit, generate, load
 from .download import CHECKPOINTS, download_checkpoint, download_vae, models_folder
 from .errors import DownloadError, JanusError
+from .finetunes.think import RECIPES
 from .image import open_image
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+from .prompt import ROLES
 
 
 def size(text: str) -> tuple[int, int]:
@@ -52,23 +49,43 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--weights", choices=WEIGHT_FORMATS, help="store the language model's weights in 8 bits")
         sub.add_argument("--seed", type=int, default=0)
 
+    def image_arguments(sub):
+        sub.add_argument("--out", type=Path, default=Path("janus.png"), help="PNG file; numbered for several images")
+        sub.add_argument("--negative", default="", help="what the image should not show")
+        sub.add_argument("--count", type=int, default=1, help="number of images")
+        sub.add_argument("--size", type=size, help="WIDTHxHEIGHT in pixels; the model's own by default")
+        sub.add_argument("--cfg", type=float, help="guidance: 5 for Janus-Pro and 2 for JanusFlow by default")
+
+    def token_arguments(group):
+        group.add_argument("--temperature", type=float, help="1 by default; 0 is greedy")
+        group.add_argument("--top-k", type=int)
+        group.add_argument("--top-p", type=float)
+        group.add_argument("--roles", choices=("auto", *ROLES), help="of the chat template")
+
     sub = command("generate", generate, "Generate images of a prompt.")
     sub.add_argument("prompt")
     model_arguments(sub)
-    sub.add_argument("--out", type=Path, default=Path("janus.png"), help="PNG file; numbered when --count is over 1")
-    sub.add_argument("--negative", default="", help="what the image should not show")
-    sub.add_argument("--count", type=int, default=1, help="number of images")
-    sub.add_argument("--size", type=size, help="WIDTHxHEIGHT in pixels; the model's own by default")
-    sub.add_argument("--cfg", type=float, help="guidance: 5 for Janus-Pro and 2 for JanusFlow by default")
+    image_arguments(sub)
     ar = sub.add_argument_group("Janus and Janus-Pro")
-    ar.add_argument("--temperature", type=float, help="1 by default; 0 is greedy")
-    ar.add_argument("--top-k", type=int)
-    ar.add_argument("--top-p", type=float)
+    token_arguments(ar)
+    tuned = sub.add_argument_group("models fine-tuned from Janus-Pro (docs/finetunes.md)")
+    tuned.add_argument("--think", metavar="RECIPE", choices=RECIPES, help=f"write a plan first: {', '.join(RECIPES)}")
+    tuned.add_argument("--reflect", type=int, metavar="N", help="check the image and generate it again, up to N times")
+    tuned.add_argument("--text-temperature", type=float, help="of the plan and the check: 1 by default; 0 is greedy")
+    tuned.add_argument("--max-new-tokens", type=int, help="of the plan or the check; the recipe's limit by default")
     flow = sub.add_argument_group("JanusFlow")
     flow.add_argument("--vae", help="SDXL VAE: a diffusers folder or sdxl_vae.safetensors")
     flow.add_argument("--steps", type=int, help="30 by default")
     flow.add_argument("--image", help="image to start from, with --denoise below 1")
     flow.add_argument("--denoise", type=float, help="1 by default")
+
+    sub = command("edit", edit, "Edit an image as an instruction says, with Janus-4o.")
+    sub.add_argument("image")
+    sub.add_argument("prompt", help="what to change")
+    model_arguments(sub)
+    image_arguments(sub)
+    token_arguments(sub)
+    sub.add_argument("--image-guidance", type=float, help="w2 in (full + w2 part) / (1 + w2): 5 by default")
 
     sub = command("describe", describe, "Answer a question about images.")
     sub.add_argument("image", nargs="+", help="image files; each gets an answer")
@@ -101,66 +118,6 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("out", help="file to write; ComfyUI looks in models/janus")
     sub.add_argument("--weights", choices=WEIGHT_FORMATS, help="store the language model's weights in 8 bits")
     return top
-
-
-class Progress:
-    """A progress bar that a pipeline reports to."""
-
-    def __init__(self, unit: str):
-        self.bar = tqdm(unit=unit)
-
-    def __call__(self, done: int, total: int):
-        self.bar.total = total
-        self.bar.update(done - self.bar.n)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.bar.close()
-
-
-def load(args, **kwargs):
-    return pipeline.load(
-        args.model, device=args.device, dtype=DTYPES.get(args.dtype), weight_dtype=args.weights, **kwargs
-    )
-
-
-def generate(args):
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    pipe = load(args, vae=args.vae)
-    common = {
-        "negative_prompt": args.negative,
-        "num_images": args.count,
-        "seed": args.seed,
-        "size": args.size,
-        "guidance": args.cfg,
-    }
-    tokens = {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p}
-    steps = {"steps": args.steps, "denoise": args.denoise}
-    is_flow = isinstance(pipe, pipeline.JanusFlowPipeline)
-    own, foreign = (steps, tokens) if is_flow else (tokens, {**steps, "image": args.image, "vae": args.vae})
-    given = [name for name, value in foreign.items() if value is not None]
-    if given:
-        raise JanusError(f"--{given[0].replace('_', '-')} is not for {pipe.model.family}.")
-    if is_flow and pipe.vae is None:
-        raise JanusError("JanusFlow needs the SDXL VAE for images: name it with --vae.")
-    if args.image and (args.denoise is None or args.denoise >= 1):
-        raise JanusError("--image needs a --denoise below 1, which says how much of the image changes.")
-    settings = {name: value for name, value in {**common, **own}.items() if value is not None}
-    if args.image:
-        settings["latents"] = pipe.encode(open_image(args.image))
-    with Progress("step" if is_flow else "token") as progress:
-        images = pipe(args.prompt, callback=progress, **settings)
-    settings.pop("latents", None)
-    metadata = {"prompt": args.prompt, "model": str(args.model), "image": args.image, **settings}
-    for k, image in enumerate(images):
-        info = PngInfo()
-        info.add_itxt("parameters", json.dumps({**metadata, "index": k}, ensure_ascii=False))
-        info.add_itxt("Software", f"janus_core {__version__}")
-        path = args.out if len(images) == 1 else args.out.with_stem(f"{args.out.stem}_{k:03}")
-        image.save(path, format="PNG", pnginfo=info)
-        print(path)
 
 
 def describe(args):

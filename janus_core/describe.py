@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from PIL import Image
 
+from .errors import ImageError
 from .image import understanding_pixels
-from .prompt import PromptEncoder, question_embeds
+from .prompt import Messages, PromptEncoder, question_embeds
 from .sampling.settings import TextSamplerSettings
 from .sampling.text import sample_text
 from .vision_language import VisionLanguageModel
@@ -16,17 +17,20 @@ def answer_steps(
     model: VisionLanguageModel,
     prompts: PromptEncoder,
     images: Sequence[Sequence[Image.Image]],
-    question: str,
+    question: str | Messages,
     settings: TextSamplerSettings,
     *,
     device: torch.device,
     dtype: torch.dtype,
+    **chat,
 ) -> Iterator[torch.Tensor]:
     """Samples the answers to one question.
 
     Args:
         images: of each answer the images that the question is about, the same number for each; [[]] asks without any.
+        question: a text, or the messages of a conversation (see PromptEncoder.chat).
         device, dtype: where and in which dtype the model computes.
+        chat: roles and system_prompt, see PromptEncoder.chat.
 
     Yields:
         int64 [B, n] after each token: the answers so far (see sampling.text).
@@ -36,10 +40,28 @@ def answer_steps(
         SamplingError: the model's logits are not finite.
     """
     siglip = model.params.siglip
-    tokens = prompts.question_ids(question, siglip.tokens, len(images[0]))
+    tokens = prompts.question_ids(question, siglip.tokens, len(images[0]), **chat)
     if images[0]:
         pixels = torch.stack([understanding_pixels(one, siglip.image_size) for group in images for one in group])
         embeds = question_embeds(model, tokens, model.embed_images(pixels.to(device, dtype)), dtype)
     else:
         embeds = model.embed_text(tokens.ids.to(device), dtype)[None]
     return sample_text(model, embeds, prompts.eos, settings)
+
+
+def image_groups(images) -> list[list[Image.Image]]:
+    """The images of each answer.
+
+    Args:
+        images: an image, or a list with one entry per answer, an image or a list of images; None for an answer without.
+
+    Raises:
+        ImageError: there is no image, or answers have different numbers of images.
+    """
+    if images is None:
+        return [[]]
+    groups = images if isinstance(images, (list, tuple)) else [images]
+    groups = [list(group) if isinstance(group, (list, tuple)) else [group] for group in groups]
+    if not groups or not groups[0] or len({len(group) for group in groups}) != 1:
+        raise ImageError("There must be an image to describe, and the same number of images for every answer.")
+    return groups

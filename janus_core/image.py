@@ -65,6 +65,28 @@ def array_to_image(array: torch.Tensor) -> Image.Image:
     return to_rgb(Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array))
 
 
+def truncated_image(array: torch.Tensor) -> Image.Image:
+    """As `array_to_image`, but values are rounded down to 8 bits, as Janus-Pro-R1's code does."""
+    slack = 1e-4  # float32's error of a value that was 8 bits before
+    return array_to_image((array.float().clamp(0, 1) * 255 + slack).floor() / 255)
+
+
+def cropped_pixels(image: Image.Image, size: int) -> torch.Tensor:
+    """The centre of an image for the VQ encoder: float32 [3, size, size] in [-1, 1].
+
+    As Janus-Pro-R1's code prepares an image to generate it again: halved by a box filter while the shorter edge is at
+    least twice `size`, then Pillow bicubic to `size` for the shorter edge, then a centre crop.
+    """
+    image = to_rgb(image)
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    w, h = (max(round(length * scale), size) for length in image.size)
+    left, top = (w - size) // 2, (h - size) // 2
+    resized = image.resize((w, h), Image.Resampling.BICUBIC)
+    return to_pixels(resized.crop((left, top, left + size, top + size)))
+
+
 def crop_to_multiple(pixels: torch.Tensor, multiple: int) -> torch.Tensor:
     """Centre crop of [B, C, H, W] to a height and width that are multiples of `multiple`.
 

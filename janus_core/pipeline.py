@@ -1,34 +1,37 @@
 """The Python API: load a checkpoint, generate images, describe images."""
 
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from .checkpoint import build_model, build_vq, quantized, quantized_layers, read_checkpoint
-from .describe import answer_steps
+from .describe import answer_steps, image_groups
 from .errors import DeviceError, ImageError, SamplingError
+from .finetunes.generation_prompt import GenerationPrompt, batch_rows
+from .finetunes.methods import FineTunedModels
 from .image import crop_to_multiple, to_images, to_pixels
 from .janusflow import VAE_DOWNSCALE, JanusFlow
 from .networks.vq import latent_to_tokens, tokens_to_latent
 from .operations import choose_operations, compute_dtype
-from .prompt import PromptEncoder, PromptTokens
+from .progress import Callback, report
+from .prompt import SYSTEM_PROMPT, Messages, PromptEncoder, PromptTokens
 from .sampling import flow
 from .sampling.cuda_graphs import capture_for
 from .sampling.decode_loop import decode_loop
-from .sampling.settings import FlowSamplerSettings, TextSamplerSettings, TokenSamplerSettings, check_range
+from .sampling.settings import (
+    FlowSamplerSettings,
+    TextSamplerSettings,
+    TokenSamplerSettings,
+    check_range,
+    settings_of,
+)
 from .sampling.text import strip_end
 from .sampling.tokens import sample_image_tokens
 from .vae import LatentVAE, load_vae
 
-
-class Cancelled(Exception):
-    """A callback returned False."""
-
-
-Callback = Callable[[int, int], bool | None]  # (steps done, steps in all); False cancels the run
+Prompt = str | GenerationPrompt | Sequence[str | GenerationPrompt]  # of JanusPipeline
 
 
 def usable_device(device=None) -> torch.device:
@@ -106,13 +109,24 @@ class Pipeline:
 
     @torch.inference_mode()
     def describe(
-        self, images, question: str = "Describe this picture.", *, callback: Callback | None = None, **settings
+        self,
+        images,
+        question: str | Messages = "Describe this picture.",
+        *,
+        roles: str = "auto",
+        system_prompt: str = SYSTEM_PROMPT,
+        callback: Callback | None = None,
+        **settings,
     ) -> list[str]:
         """Answers a question about images.
 
         Args:
             images: a Pillow image, or a list with one entry per answer; an entry may itself be a list of images that
-                the question is about together, the same number in every entry.
+                the question is about together, the same number in every entry. None asks without an image.
+            question: a text, or a conversation: a list of {"role": "user" or "assistant", "content": text}, perhaps
+                after one of "system". <image_placeholder> says where each image is; without it, they come first.
+            roles: "auto" for the checkpoint's own, "<|User|>" or "User".
+            system_prompt: the text in front of the conversation.
             callback: called after every token with (done, total); returning False cancels.
             settings: fields of TextSamplerSettings: max_new_tokens, temperature, top_k, top_p, seed.
 
@@ -122,43 +136,47 @@ class Pipeline:
         Raises:
             PromptError, ImageError, SamplingError, Cancelled.
         """
-        settings = _settings(TextSamplerSettings, settings)
-        entries = images if isinstance(images, (list, tuple)) else [images]
-        entries = [entry if isinstance(entry, (list, tuple)) else [entry] for entry in entries]
-        if not entries or not entries[0] or len({len(entry) for entry in entries}) != 1:
-            raise ImageError("There must be an image to describe, and the same number of images for every answer.")
-        with torch.inference_mode(False):
-            self.model.to(self.device)  # also the weights that are unused in generation
-        steps = answer_steps(
-            self.model, self.prompts, entries, question, settings, device=self.device, dtype=self.dtype
-        )
+        settings = settings_of(TextSamplerSettings, settings)
+        groups = image_groups(images)
+        self.load_unused()
+        place = {"device": self.device, "dtype": self.dtype}
+        chat = {"roles": roles, "system_prompt": system_prompt}
+        steps = answer_steps(self.model, self.prompts, groups, question, settings, **place, **chat)
         for ids in steps:
-            _report(callback, ids.shape[1], settings.max_new_tokens)
+            report(callback, ids.shape[1], settings.max_new_tokens)
         return [self.prompts.decode(strip_end(row, self.prompts.eos)) for row in ids]
 
+    def load_unused(self):
+        """Moves the weights that are unused in generation to the device as well."""
+        with torch.inference_mode(False):
+            self.model.to(self.device)
 
-class JanusPipeline(Pipeline):
-    """Janus and Janus-Pro. Latents are token latents: float32 codebook vectors [B, 8, h, w]."""
+
+class JanusPipeline(FineTunedModels, Pipeline):
+    """Janus and Janus-Pro. Latents are token latents: float32 codebook vectors [B, 8, h, w].
+
+    A prompt is a text, a GenerationPrompt (of `think` or `reflect`), or a list of these, one per image.
+    """
 
     def __init__(self, model, prompts, device, dtype, vq):
         super().__init__(model, prompts, device, dtype)
         self.vq = vq
         self.codebook = model.codebook.to(device)
 
-    def encode_prompt(self, prompt: str, negative_prompt: str = "") -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_prompt(self, prompt: str, negative_prompt: str = "", **chat) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings of the conditional and the unconditional row [1, L, hidden].
 
-        A negative prompt that is not empty takes the unconditional row's place.
+        A negative prompt that is not empty takes the unconditional row's place. `chat`: roles and system_prompt.
         """
-        cond, uncond = self.prompts.guidance_rows(prompt, negative_prompt)
+        cond, uncond = self.prompts.guidance_rows(prompt, negative_prompt, **chat)
         return self.embed(cond), self.embed(uncond)
 
     @torch.inference_mode()
-    def __call__(self, prompt: str, *, size: tuple[int, int] | None = None, **settings) -> list[Image.Image]:
+    def __call__(self, prompt: Prompt, *, size: tuple[int, int] | None = None, **settings) -> list[Image.Image]:
         """Generates images; the arguments are those of `generate_tokens`."""
         return self.decode_tokens(self.generate_tokens(prompt, size=size, **settings), size)
 
-    def generate_latents(self, prompt: str, *, size: tuple[int, int] | None = None, **settings) -> torch.Tensor:
+    def generate_latents(self, prompt: Prompt, *, size: tuple[int, int] | None = None, **settings) -> torch.Tensor:
         """Samples token latents, float32 [num_images, 8, h, w]; the arguments are those of `generate_tokens`."""
         grid = self.grid(size)
         return tokens_to_latent(self.generate_tokens(prompt, size=size, **settings), self.codebook, grid)
@@ -166,11 +184,13 @@ class JanusPipeline(Pipeline):
     @torch.inference_mode()
     def generate_tokens(
         self,
-        prompt: str,
+        prompt: Prompt,
         *,
         negative_prompt: str = "",
         num_images: int = 1,
         size: tuple[int, int] | None = None,
+        roles: str = "auto",
+        system_prompt: str = "",
         cuda_graphs: bool | None = None,
         triton: bool | None = None,
         callback: Callback | None = None,
@@ -179,8 +199,11 @@ class JanusPipeline(Pipeline):
         """Samples image tokens.
 
         Args:
-            num_images: images of one prompt; image k uses the random numbers of seed + k, whatever the number.
+            num_images: images of one prompt; image k uses the random numbers of seed + k, whatever the number. Of a
+                list of prompts each gives one image.
             size: (width, height) in pixels, multiples of 16; the native size when None.
+            roles: of prompts that are texts: "auto" for the checkpoint's own, "<|User|>" or "User".
+            system_prompt: of prompts that are texts, in front of them.
             cuda_graphs: on an NVIDIA GPU, capture the work of a token once and replay it. Experimental, since it has
                 not yet run on a GPU; None reads JANUS_CUDA_GRAPHS (1 is on).
             triton: let captured steps use the Triton decoder; likewise, None reads JANUS_TRITON_DECODER.
@@ -194,19 +217,28 @@ class JanusPipeline(Pipeline):
         Raises:
             PromptError, SamplingError, ImageError, Cancelled.
         """
-        settings = _settings(TokenSamplerSettings, settings)
+        settings = settings_of(TokenSamplerSettings, settings)
         check_range("num_images", num_images, 1, 4096, whole=True)
         h, w = self.grid(size)
+        prompts = prompt if isinstance(prompt, (list, tuple)) else [prompt]
+        if num_images > 1 < len(prompts):
+            raise SamplingError(f"A list of {len(prompts)} prompts gives one image of each: leave num_images at 1.")
+        chat = {"roles": roles, "system_prompt": system_prompt}
+        prompts = [self.generation_prompt(one, negative_prompt, **chat) for one in prompts]
+        cond, uncond, part, part_weight = batch_rows(prompts)
         steps = sample_image_tokens(
             self.model,
-            *self.encode_prompt(prompt, negative_prompt),
+            cond,
+            uncond,
             h * w,
             settings,
-            image_indices=range(num_images),
+            part=part,
+            part_weight=part_weight,
+            image_indices=range(max(num_images, len(prompts))),
             decode=decode_loop(settings.window, w, capture_for(self.device, cuda_graphs), triton),
         )
         for step in steps:
-            _report(callback, step.position + 1, h * w)
+            report(callback, step.position + 1, h * w)
         return step.tokens
 
     def grid(self, size=None) -> tuple[int, int]:
@@ -236,6 +268,10 @@ class JanusPipeline(Pipeline):
         """The token latent [1, 8, h, w] of an image, centre-cropped to multiples of 16 pixels."""
         pixels = crop_to_multiple(to_pixels(image)[None], self.vq.params.downscale)
         return self.vq.encode(pixels.to(self.device, self.vq_dtype))
+
+    def encode_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The tokens int64 [B, h * w] of pixels [B, 3, H, W] in [-1, 1], sides multiples of 16."""
+        return self.tokens_of(self.vq.encode(pixels.to(self.device, self.vq_dtype)))
 
     def tokens_of(self, latents: torch.Tensor) -> torch.Tensor:
         """int64 [B, h * w], the nearest codebook entries of token latents."""
@@ -300,7 +336,7 @@ class JanusFlowPipeline(Pipeline):
         Raises:
             PromptError, SamplingError, ImageError, Cancelled.
         """
-        settings = _settings(FlowSamplerSettings, settings)
+        settings = settings_of(FlowSamplerSettings, settings)
         check_range("num_images", num_images, 1, 4096, whole=True)
         times = flow.flow_times(settings.steps, settings.denoise)
         if latents is None and settings.denoise < 1:
@@ -328,7 +364,7 @@ class JanusFlowPipeline(Pipeline):
             capture_for(self.device, cuda_graphs),
         )
         for step in flow.integrate(lambda z, t: velocity(z.to(self.dtype), t).float(), z, times):
-            _report(callback, step.step + 1, settings.steps)
+            report(callback, step.step + 1, settings.steps)
         return step.z
 
     @staticmethod
@@ -360,21 +396,7 @@ class JanusFlowPipeline(Pipeline):
         return self.vae
 
 
-def _settings(kind: type, given: dict):
-    """A settings dataclass from keyword arguments. Raises SamplingError for one that it lacks."""
-    names = [field.name for field in fields(kind)]
-    unknown = [name for name in given if name not in names]
-    if unknown:
-        raise SamplingError(f"There is no setting {unknown[0]} here, only {', '.join(names)}.")
-    return kind(**given)
-
-
 def _divided(pixels: int, multiple: int) -> int:
     if not isinstance(pixels, int) or pixels < multiple or pixels % multiple:
         raise ImageError(f"The size {pixels} is not a multiple of {multiple} pixels.")
     return pixels // multiple
-
-
-def _report(callback: Callback | None, done: int, total: int):
-    if callback is not None and callback(done, total) is False:
-        raise Cancelled(f"Cancelled after {done} of {total} steps.")

@@ -3,6 +3,8 @@
 Source: the original VLChatProcessor with its `deepseek` and `deepseek_old` conversation templates.
 """
 
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +19,8 @@ SYSTEM_PROMPT = (
 BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
 IMAGE_PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE = "<image_placeholder>", "<begin_of_image>", "<end_of_image>"
 BEGIN_OF_GENERATION = "<｜begin▁of▁generation｜>"
+ROLES = {"<|User|>": ("<|User|>", "<|Assistant|>"), "User": ("User", "Assistant")}
+Messages = Sequence[Mapping[str, str]]  # {"role": "user" or "assistant", "content": text}, the user's first and last
 
 
 def _token_text(value, default: str) -> str:
@@ -105,7 +109,7 @@ class PromptEncoder:
             or processor_config.get("sft_format") == "deepseek_old"
             or self.tokenizer.token_to_id("<|User|>") is None
         )
-        self.user, self.assistant = ("User", "Assistant") if plain_roles else ("<|User|>", "<|Assistant|>")
+        self.user, self.assistant = ROLES["User" if plain_roles else "<|User|>"]
 
     @classmethod
     def of(cls, checkpoint) -> "PromptEncoder":
@@ -126,40 +130,78 @@ class PromptEncoder:
             raise CheckpointError(f"tokenizer.json lacks the token {token}: it belongs to another model.")
         return token_id
 
-    def chat(self, message: str) -> str:
-        """The chat text of one message without a system prompt, up to where the answer begins."""
-        message = message.strip()
-        user = f"{self.user}: {message}\n\n" if message else f"{self.user}:"
-        return f"{user}{self.assistant}:"
+    def chat(self, message: str | Messages, *, roles: str = "auto", system_prompt: str = "") -> str:
+        """The chat text of a message or a conversation, up to where the answer begins.
 
-    def ids(self, text: str) -> torch.Tensor:
-        """Token ids of bare text with BOS in front, int64 [L]."""
+        Args:
+            message: the user's message; or messages, where one with the role "system" may come first.
+            roles: "auto" for the checkpoint's own, or a key of ROLES.
+            system_prompt: text in front of the conversation; a system message takes its place.
+
+        Raises:
+            PromptError: there are no such roles, or the messages do not alternate from user to user.
+        """
+        if roles not in ("auto", *ROLES):
+            raise PromptError(f"There are no roles {roles}, only auto, {' and '.join(ROLES)}.")
+        user, assistant = (self.user, self.assistant) if roles == "auto" else ROLES[roles]
+        system, turns = _turns(message)
+        system_prompt = system_prompt if system is None else system
+        text = f"{system_prompt}\n\n" if system_prompt else ""
+        for k, content in enumerate(turns):
+            role, end = ((user, "\n\n"), (assistant, EOS))[k % 2]
+            text += f"{role}: {content}{end}" if content else f"{role}:"
+        return f"{text}{assistant}:".strip()
+
+    def with_tokens(self, tokens: Sequence[str], vocab_size: int) -> "PromptEncoder":
+        """An encoder whose tokenizer has the tokens: this one, or a copy to which the missing ones are added.
+
+        Raises:
+            PromptError: the model has no embeddings for them.
+        """
+        missing = [token for token in tokens if self.tokenizer.token_to_id(token) is None]
+        if not missing:
+            return self
+        encoder = copy.copy(self)
+        encoder.tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
+        encoder.tokenizer.add_tokens(missing)
+        if max(map(encoder._id, missing)) >= vocab_size:
+            raise PromptError(
+                f"This checkpoint lacks the tokens {' '.join(missing)}, and its model has no embeddings for them: use "
+                "one that was trained with them."
+            )
+        return encoder
+
+    def ids(self, text: str, bos: bool = True) -> torch.Tensor:
+        """Token ids of bare text, int64 [L], with BOS in front if the checkpoint wants it there and `bos` is true."""
         try:
             ids = self.tokenizer.encode(text, add_special_tokens=False).ids
         except (UnicodeError, TypeError) as error:
             raise PromptError(f"The text cannot be encoded ({error}).") from None
-        return torch.tensor([self.bos] * self.add_bos + ids, dtype=torch.long)
+        return torch.tensor([self.bos] * (bos and self.add_bos) + ids, dtype=torch.long)
 
     @property
     def special_ids(self) -> torch.Tensor:
         """Ids of begin-of-sentence, pad, and the token that starts generation: int64 [3]."""
         return torch.tensor([self.bos, self.pad, self.start])
 
-    def generation_text(self, prompt: str) -> str:
-        """The chat text that asks for an image of `prompt`, ending with the token that starts generation."""
-        return self.chat(prompt) + self.start_text
+    def generation_text(self, prompt: str, **chat) -> str:
+        """The chat text that asks for an image of `prompt`, ending with the token that starts generation.
 
-    def generation_ids(self, prompt: str) -> torch.Tensor:
+        Here and below, `chat` stands for the arguments roles and system_prompt of `chat`.
+        """
+        return self.chat(prompt, **chat) + self.start_text
+
+    def generation_ids(self, prompt: str, **chat) -> torch.Tensor:
         """Token ids of `generation_text`, int64 [L]. An empty prompt is allowed."""
-        return self.ids(self.generation_text(prompt))
+        return self.ids(self.generation_text(prompt, **chat))
 
     def model_ids(self, ids: torch.Tensor) -> torch.Tensor:
         """The generation ids that the language model reads: JanusFlow's time embedding replaces the last one."""
         return ids[:-1] if self.family == "janusflow" else ids
 
-    def conditional(self, prompt: str) -> PromptTokens:
+    def conditional(self, prompt: str, **chat) -> PromptTokens:
         """The row of a prompt, or of a negative prompt that is not empty."""
-        ids = self.model_ids(self.generation_ids(prompt))
+        ids = self.model_ids(self.generation_ids(prompt, **chat))
         return PromptTokens(ids, torch.ones(len(ids), dtype=torch.bool))
 
     def unconditional(self, length: int) -> PromptTokens:
@@ -167,32 +209,37 @@ class PromptEncoder:
         row, visible = unconditional_row(self.family, length)
         return PromptTokens(self.special_ids[row], visible)
 
-    def guidance_rows(self, prompt: str, negative_prompt: str = "") -> tuple[PromptTokens, PromptTokens]:
+    def guidance_rows(self, prompt: str, negative_prompt: str = "", **chat) -> tuple[PromptTokens, PromptTokens]:
         """The conditional row, and the row that guidance moves away from: of the negative prompt, or unconditional."""
-        cond = self.conditional(prompt)
+        cond = self.conditional(prompt, **chat)
         if negative_prompt.strip():
-            return cond, self.conditional(negative_prompt)
+            return cond, self.conditional(negative_prompt, **chat)
         return cond, self.unconditional(len(cond.ids))
 
-    def question_text(self, question: str, images: int = 1) -> str:
-        """The chat text of a question about `images` images.
+    def question_text(self, question: str | Messages, images: int = 1, **chat) -> str:
+        """The chat text of a question about `images` images, or of a conversation that ends with one.
 
-        Placeholders written in the question stay where they are; without any, they are put in front of it.
+        Placeholders written in it stay where they are; without any, they are put in front of the first message. The
+        system prompt is SYSTEM_PROMPT unless `chat` has another.
 
         Raises:
-            PromptError: the question has placeholders, but not one per image.
+            PromptError: there are placeholders, but not one per image; or see `chat`.
         """
-        written = question.count(IMAGE_PLACEHOLDER)
+        messages = [{"role": "user", "content": question}] if isinstance(question, str) else list(question)
+        system, turns = _turns(messages)
+        written = sum(turn.count(IMAGE_PLACEHOLDER) for turn in turns)
         if written not in (0, images):
             raise PromptError(f"The question has {written} {IMAGE_PLACEHOLDER} for {images} images.")
         if not written:
-            question = f"{IMAGE_PLACEHOLDER}\n" * images + question
-        return f"{SYSTEM_PROMPT}\n\n{self.chat(question)}"
+            first = 0 if system is None else 1
+            content = f"{IMAGE_PLACEHOLDER}\n" * images + messages[first]["content"]
+            messages[first] = {**messages[first], "content": content}
+        return self.chat(messages, **{"system_prompt": SYSTEM_PROMPT, **chat})
 
-    def question_ids(self, question: str, image_tokens: int, images: int = 1) -> Question:
+    def question_ids(self, question: str | Messages, image_tokens: int, images: int = 1, **chat) -> Question:
         """Token ids of `question_text`, each placeholder expanded to begin-of-image, `image_tokens`, end-of-image."""
         ids, is_image = [], []
-        for token in self.ids(self.question_text(question, images)).tolist():
+        for token in self.ids(self.question_text(question, images, **chat)).tolist():
             if token == self.placeholder:
                 ids += [self.begin] + [self.placeholder] * image_tokens + [self.end]
                 is_image += [self.family == "janusflow"] + [True] * image_tokens + [False]
@@ -201,9 +248,25 @@ class PromptEncoder:
                 is_image.append(False)
         return Question(torch.tensor(ids, dtype=torch.long), torch.tensor(is_image))
 
-    def decode(self, ids) -> str:
-        """Text of token ids, special tokens left out."""
-        return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+    def decode(self, ids, special_tokens: bool = False) -> str:
+        """Text of token ids, special tokens left out unless `special_tokens` is true."""
+        return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=not special_tokens)
+
+
+def _turns(message: str | Messages) -> tuple[str | None, list[str]]:
+    """The system message, if there is one, and the stripped contents of the others: of the user, assistant, user, …"""
+    messages = [{"role": "user", "content": message}] if isinstance(message, str) else list(message)
+    try:
+        roles = [one["role"] for one in messages]
+        contents = [one["content"].strip() for one in messages]
+    except (TypeError, KeyError, AttributeError):
+        raise PromptError("Every message of a conversation needs a role and a content, both text.") from None
+    system = None
+    if roles[:1] == ["system"]:
+        system, roles, contents = contents[0], roles[1:], contents[1:]
+    if roles != (["user", "assistant"] * len(roles))[: len(roles)] or len(roles) % 2 == 0:
+        raise PromptError("A conversation must alternate between user and assistant, and start and end with the user.")
+    return system, contents
 
 
 def check_context(length: int, max_positions: int):

@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension
 from . import folders, lora_keys
 from .caption_node import JanusCaptionFolder
 from .describe_node import JanusDescribeImage
+from .finetune_nodes import JanusImagePrompt, JanusReflect, JanusThink
 from .flow_nodes import JanusFlowSampler, JanusFlowScheduler
 from .loader_nodes import JanusFlowLoader, JanusProLoader
 from .prompt_node import JanusPromptEncode
@@ -26,6 +27,9 @@ class JanusExtension(ComfyExtension):
             JanusFlowScheduler,
             JanusDescribeImage,
             JanusCaptionFolder,
+            JanusImagePrompt,
+            JanusThink,
+            JanusReflect,
         ]
 
 

@@ -9,6 +9,7 @@ import comfy.sd
 import torch
 
 from ..janus_core.describe import answer_steps
+from ..janus_core.finetunes.generation_prompt import Embedder
 from ..janus_core.image import array_to_image
 from ..janus_core.prompt import PromptEncoder
 from ..janus_core.sampling.settings import MAX_NEW_TOKENS, TextSamplerSettings
@@ -27,12 +28,13 @@ class JanusTokenizer:
     def tokenize_with_weights(self, text, return_word_ids=False, **kwargs):
         """Tokenizes a prompt; with an `image` argument, which stock text generation gives, a question.
 
-        `(words:1.2)` is literal text: every weight is 1.
+        `(words:1.2)` is literal text: every weight is 1. `roles` and `system_prompt` are those of PromptEncoder.chat.
         """
         tokens = {conditioning.TEXT: text}
         if "image" in kwargs:
             tokens[IMAGES] = kwargs["image"]
-        ids = self.prompts.generation_ids(text).tolist()
+        chat = {name: kwargs[name] for name in ("roles", "system_prompt") if name in kwargs}
+        ids = self.prompts.generation_ids(text, **chat).tolist()
         tokens[TOKENS] = [[(i, 1.0, k) if return_word_ids else (i, 1.0) for k, i in enumerate(ids)]]
         return tokens
 
@@ -86,18 +88,24 @@ class JanusTextModel:
     def memory_estimation_function(self, tokens, device=None):
         return self.answer_bytes(1, 512) if IMAGES in tokens else 0
 
-    def answers(self, images, question: str, settings: TextSamplerSettings):
+    def answers(self, images, question: str, settings: TextSamplerSettings, **chat):
         """Answers a question about each image.
 
         Args:
             images: IMAGE [B, H, W, C] in [0, 1], or None for a question without an image.
+            chat: roles and system_prompt, see PromptEncoder.chat.
 
         Yields:
             int64 [B, n] after each token, see janus_core.describe.
         """
         groups = [[]] if images is None else [[array_to_image(one)] for one in images]
         device, dtype = self.execution_device, self.model.get_dtype_inference()
-        return answer_steps(self.network, self.prompts, groups, question, settings, device=device, dtype=dtype)
+        return answer_steps(self.network, self.prompts, groups, question, settings, device=device, dtype=dtype, **chat)
+
+    @property
+    def embedder(self) -> Embedder:
+        """What makes the prompts of fine-tuned models."""
+        return Embedder(self.network, self.prompts, self.execution_device, self.model.get_dtype_inference())
 
     def generate(self, tokens, do_sample, max_length, temperature, top_k, top_p, seed=None, **kwargs):
         """Called by stock text generation: an answer about the first image, of at most MAX_NEW_TOKENS."""

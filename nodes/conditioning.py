@@ -4,6 +4,8 @@ The conditioning tensor is the prompt's input embeddings [1, L, hidden] (JanusFl
 stock conditioning nodes act on what the model reads. The dict beside it says how it was encoded.
 """
 
+from dataclasses import replace
+
 import torch
 
 from ..janus_core.errors import PromptError
@@ -12,6 +14,7 @@ from ..janus_core.prompt import unconditional_row
 FAMILY, TEXT, IDS = "janus_family", "janus_text", "janus_ids"
 ENCODED = "janus_encoded"  # the tensor as it was encoded, to detect changes by stock nodes
 SPECIAL = "janus_special"  # embeddings of begin-of-sentence, pad and start-of-generation, [3, hidden]
+PART = "janus_part"  # how the second conditional row differs from the tensor (janus_core.finetunes: Part)
 MASK = "attention_mask"
 TITLES = {"janus": "Janus-Pro", "janusflow": "JanusFlow"}
 LOADERS = {"janus": "Load Janus-Pro", "janusflow": "Load JanusFlow"}
@@ -39,6 +42,36 @@ def encode(prompts, text: str, ids, embed):
         SPECIAL: embedded[-3:],
         MASK: torch.ones(1, len(ids), dtype=torch.long),
     }
+
+
+def of_prompt(embedder, prompt, text: str, device):
+    """The two CONDITIONINGs of a GenerationPrompt of a fine-tuned model, and of a batch of them that differ in images.
+
+    Args:
+        prompt: a GenerationPrompt, or a list of them whose token ids and unconditional rows are the same.
+        text: what the user wrote.
+        device: for tensors that pass between nodes.
+
+    Returns:
+        (positive, negative). If guidance moves away from the unconditional row, the negative is an empty prompt, which
+        the sampler aligns to the positive.
+    """
+    prompts = prompt if isinstance(prompt, list) else [prompt]
+    first, encoder = prompts[0], embedder.prompts
+    special = embedder.text(encoder.special_ids).float().to(device)
+
+    def entry(embeds, tokens, text, **more):
+        tensor = embeds.float().to(device)
+        visible = tokens.visible.long()[None]
+        return tensor, {FAMILY: encoder.family, TEXT: text, IDS: tokens.ids, SPECIAL: special, MASK: visible, **more}
+
+    positive = entry(torch.stack([one.embeds for one in prompts]), first.tokens, text)
+    if first.part is not None:
+        positive[1][PART] = replace(first.part, pad=first.part.pad.float().to(device))
+    negative = entry(first.uncond_embeds[None], first.uncond_tokens, "")
+    if torch.equal(first.uncond_tokens.ids, encoder.unconditional(len(first.uncond_tokens.ids)).ids):
+        negative[1][ENCODED] = negative[0]
+    return [list(positive)], [list(negative)]
 
 
 def check(tensor, extra: dict, network):

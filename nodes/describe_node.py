@@ -6,18 +6,20 @@ import comfy.model_management
 import comfy.utils
 from comfy_api.latest import io
 
+from ..janus_core.prompt import SYSTEM_PROMPT
 from ..janus_core.sampling.settings import TextSamplerSettings
 from ..janus_core.sampling.text import strip_end
-from .inputs import seed_input, temperature_input, top_p_input
+from .inputs import chat_inputs, seed_input, temperature_input, top_p_input
 from .prompt_node import text_model
 
 QUESTION = "Describe this image in detail."
 
 
-def describe(clip, images, question: str, settings: TextSamplerSettings, progress: bool = True) -> list[str]:
+def describe(clip, images, question: str, settings: TextSamplerSettings, progress: bool = True, **chat) -> list[str]:
     """One answer per image of an IMAGE batch; as many images as fit in memory are answered together.
 
     Args:
+        chat: roles and system_prompt, see PromptEncoder.chat.
         progress: whether to move the node's progress bar.
     """
     model = text_model(clip)
@@ -34,7 +36,7 @@ def describe(clip, images, question: str, settings: TextSamplerSettings, progres
             chunk = images[start : start + chunk_size]
             before = max_new_tokens * (start // chunk_size)
             chunk_settings = replace(settings, seed=(settings.seed + start) % 2**64)
-            for ids in model.answers(chunk, question, chunk_settings):
+            for ids in model.answers(chunk, question, chunk_settings, **chat):
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 if progress:
                     bar.update_absolute(before + ids.shape[1])
@@ -75,11 +77,23 @@ class JanusDescribeImage(io.ComfyNode):
                     "With a temperature above 0: sample from the most likely tokens of this total probability.",
                 ),
                 seed_input("With a temperature above 0: the same seed gives the same answer."),
+                *chat_inputs(SYSTEM_PROMPT),
             ],
             outputs=[io.String.Output(display_name="answer", is_output_list=True, tooltip="One per image.")],
         )
 
     @classmethod
-    def execute(cls, clip, image, question, max_new_tokens, temperature, top_p, seed) -> io.NodeOutput:
+    def execute(
+        cls,
+        clip,
+        image,
+        question,
+        max_new_tokens,
+        temperature,
+        top_p,
+        seed,
+        roles="auto",
+        system_prompt=SYSTEM_PROMPT,
+    ) -> io.NodeOutput:
         settings = TextSamplerSettings(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
-        return io.NodeOutput(describe(clip, image, question, settings))
+        return io.NodeOutput(describe(clip, image, question, settings, roles=roles, system_prompt=system_prompt))

@@ -2,6 +2,8 @@
 
 from comfy_api.latest import io
 
+from ..janus_core.prompt import ROLES
+
 
 def prompt_inputs() -> list:
     """The conditional and the unconditional branch of guidance."""
@@ -27,6 +29,27 @@ def temperature_input(default: float, tooltip: str):
 
 def cfg_input(default: float, tooltip: str):
     return io.Float.Input("cfg", default=default, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=tooltip)
+
+
+def chat_inputs(system_prompt: str = "") -> list:
+    """How the chat template is filled."""
+    settings = dict(optional=True, advanced=True)
+    return [
+        io.Combo.Input(
+            "roles",
+            options=["auto", *ROLES],
+            default="auto",
+            tooltip="The names of user and assistant in the chat template. auto: as the checkpoint's files say.",
+            **settings,
+        ),
+        io.String.Input(
+            "system_prompt",
+            multiline=True,
+            default=system_prompt,
+            tooltip="The text in front of the chat. Empty leaves it out.",
+            **settings,
+        ),
+    ]
 
 
 def interval_inputs() -> list:

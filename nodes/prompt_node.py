@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..janus_core.errors import PromptError
 from .clip import JanusTextModel
+from .inputs import chat_inputs
 
 
 def text_model(clip) -> JanusTextModel:
@@ -39,6 +40,7 @@ class JanusPromptEncode(io.ComfyNode):
                     default="",
                     tooltip="What guidance moves away from. Leave it empty for guidance as in the paper.",
                 ),
+                *chat_inputs(),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive"),
@@ -47,6 +49,7 @@ class JanusPromptEncode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip, text, negative_text="") -> io.NodeOutput:
+    def execute(cls, clip, text, negative_text="", roles="auto", system_prompt="") -> io.NodeOutput:
         text_model(clip)
-        return io.NodeOutput(*(clip.encode_from_tokens_scheduled(clip.tokenize(t)) for t in (text, negative_text)))
+        tokens = [clip.tokenize(t, roles=roles, system_prompt=system_prompt) for t in (text, negative_text)]
+        return io.NodeOutput(*map(clip.encode_from_tokens_scheduled, tokens))

@@ -40,9 +40,11 @@ class JanusTokenModel(JanusBaseModel):
     def memory_required(self, input_shape, cond_shapes=None):
         """Bytes to sample latents of this shape: two rows per image, with prompts of up to 512 tokens."""
         B, _, h, w = input_shape
-        prompt = 512
-        rows = 2 * B
-        return self.cache_bytes(rows, prompt + h * w) + self.activation_bytes(2, prompt)
+        return self.sampling_bytes(2 * B, 512, h * w)
+
+    def sampling_bytes(self, rows: int, prompt: int, tokens: int) -> int:
+        """Bytes to sample `tokens` in this many rows, with prompts of at most `prompt` tokens."""
+        return self.cache_bytes(rows, prompt + tokens) + self.activation_bytes(2, prompt)
 
 
 def refuse_diffusion_sampling(executor, *args, **kwargs):

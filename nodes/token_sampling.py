@@ -1,6 +1,5 @@
 """Running janus_core's token sampler on ComfyUI's objects: latents, masks, memory, previews, cancelling."""
 
-import logging
 import time
 
 import comfy.model_management
@@ -11,19 +10,18 @@ import torch.nn.functional as F
 from comfy.cli_args import LatentPreviewMethod, args
 from PIL import Image
 
-from ..janus_core.errors import PromptError, SamplingError
+from ..janus_core.errors import SamplingError
 from ..janus_core.image import to_images
 from ..janus_core.networks.vq import latent_to_tokens, tokens_to_latent
 from ..janus_core.sampling.decode_loop import decode_loop
 from ..janus_core.sampling.settings import TokenSamplerSettings
 from ..janus_core.sampling.tokens import sample_image_tokens
-from . import conditioning
 from .residency import capture_for_network
 from .token_model import JanusTokenModel
+from .token_prompts import read_prompts, rows
 
 PREVIEW_SHARE = 0.1  # of the run's time, at most
 GREY = (127, 127, 127)
-IGNORED = ("area", "mask", "start_percent", "end_percent")  # of a conditioning: token sampling has no steps or regions
 
 
 def sample(model, positive, negative, latent: dict, settings: TokenSamplerSettings) -> dict:
@@ -46,7 +44,9 @@ def sample(model, positive, negative, latent: dict, settings: TokenSamplerSettin
     if len(image_indices) != batch:
         raise SamplingError(f"This latent holds {batch} images and {len(image_indices)} batch indices.")
 
-    one = model.model.memory_required((1, 0, *grid))
+    prompts = read_prompts(positive, negative, batch, network)
+    count = grid[0] * grid[1]
+    one = model.model.sampling_bytes(prompts.rows_per_image, max(512, prompts.longest), count)
     previewer = Previewer.of(model.model, grid)
     preview_bytes = 0 if previewer is None else previewer.memory_required()
     token_size = network.params.vq.downscale
@@ -56,10 +56,9 @@ def sample(model, positive, negative, latent: dict, settings: TokenSamplerSettin
         models, memory_required=one * batch + preview_bytes, minimum_memory_required=one + preview_bytes
     )
     device, dtype = model.load_device, model.model.get_dtype_inference()
-    cond, uncond = guidance_rows(positive, negative, batch, network, device, dtype)
+    prompts = prompts.to(device, dtype)
 
     chunk = max(1, min(batch, int((model.get_free_memory(device) - preview_bytes) // one)))
-    count = grid[0] * grid[1]
     progress = comfy.utils.ProgressBar(count * -(-batch // chunk))
     done = []
     model.pre_run()
@@ -70,10 +69,12 @@ def sample(model, positive, negative, latent: dict, settings: TokenSamplerSettin
                 part = slice(start, min(start + chunk, batch))
                 steps = sample_image_tokens(
                     network,
-                    rows(cond, part),
-                    rows(uncond, part),
+                    rows(prompts.cond, part),
+                    rows(prompts.uncond, part),
                     count,
                     settings,
+                    part=None if prompts.part is None else rows(prompts.part, part),
+                    part_weight=prompts.part_weight,
                     image_indices=image_indices[part],
                     given_tokens=None if given is None else tuple(t[part].to(device) for t in given),
                     decode=decode,
@@ -126,44 +127,6 @@ def given_tokens(samples, mask, codebook, grid):
     is_sampled = F.adaptive_max_pool2d(mask, grid) > 0.5
     is_sampled = comfy.utils.repeat_to_batch_size(is_sampled, len(tokens))
     return tokens, ~is_sampled.flatten(1)
-
-
-def guidance_rows(positive, negative, batch: int, network, device, dtype):
-    """Embeddings of the conditional and the unconditional rows on the device, from the two CONDITIONINGs.
-
-    An empty negative prompt becomes the unconditional row.
-    """
-    (tensor, _), (negative_tensor, extra) = (
-        single(c, name, network) for c, name in ((positive, "positive"), (negative, "negative"))
-    )
-    if conditioning.is_unconditional(negative_tensor, extra):
-        negative_tensor, _ = conditioning.unconditional(extra, tensor.shape[1])
-    for t in (tensor, negative_tensor):
-        if t.shape[0] not in (1, batch):
-            raise PromptError(f"The conditioning holds {t.shape[0]} prompts for a batch of {batch} images.")
-    return tensor.to(device, dtype), negative_tensor.to(device, dtype)
-
-
-def single(conds, name: str, network):
-    """The one (tensor, dict) of a CONDITIONING."""
-    if len(conds) != 1:
-        raise PromptError(
-            f"Janus Token Sampler takes one prompt as {name}, this conditioning holds {len(conds)}: join them with "
-            "Conditioning (Concat) or (Average) instead of (Combine)."
-        )
-    tensor, extra = conds[0]
-    conditioning.check(tensor, extra, network)
-    ignored = [key for key in IGNORED if extra.get(key) is not None]
-    if ignored:
-        logging.warning(
-            f"Janus Token Sampler generates the whole image from one prompt: {', '.join(ignored)} has no effect."
-        )
-    return tensor, extra
-
-
-def rows(prompts, part: slice):
-    """The rows of a part of the batch; a single row stands for the whole batch."""
-    return prompts if prompts.shape[0] == 1 else prompts[part]
 
 
 class Previewer:

@@ -22,16 +22,18 @@ class PlainDecoder:
     """One position of each row through the Llama itself; every cache slot is read, the unused ones masked.
 
     Args:
-        starts: int64 [rows], the first cache slot of each row's prompt.
+        starts: int64 [rows], the cache slot of each row's position 0.
+        first_slots: int64 [rows], the first filled slot of each row; `starts` when None.
     """
 
-    def __init__(self, llama: Llama, cache: KVCache, starts):
+    def __init__(self, llama: Llama, cache: KVCache, starts, first_slots=None):
         self.llama, self.cache, self.starts = llama, cache, starts[:, None]
+        self.first_slots = self.starts if first_slots is None else first_slots[:, None]
         self.slots = torch.arange(cache.keys.shape[3], device=starts.device)
 
     def __call__(self, x, slot):
         """Input embeddings [rows, hidden] at `slot`, int64 [1], to hidden states after the final norm."""
-        visible = (self.slots >= self.starts) & (self.slots <= slot)
+        visible = (self.slots >= self.first_slots) & (self.slots <= slot)
         mask = additive_mask(visible[:, None, None], x.dtype)
         return self.llama(x[:, None], slot - self.starts, GraphKVCache(self.cache, slot), mask)[:, 0]
 
@@ -99,7 +101,7 @@ def captured_step(state: DecodeState, position: int, capture: Capture, triton: b
 
     A captured step is used only if its hidden states agree with those of the plain step, which otherwise continues.
     """
-    args = (state.model.llama, state.cache, state.starts)
+    args = (state.model.llama, state.cache, state.starts, state.first_slots)
     plain = DecodeStep(state, PlainDecoder(*args), position)
     plain()
     finite = state.finite.clone()

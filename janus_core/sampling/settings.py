@@ -1,6 +1,6 @@
 """The settings of the samplers, checked when they are made."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from ..errors import SamplingError
 
@@ -112,3 +112,17 @@ class FlowSamplerSettings:
         check_range("denoise", self.denoise, 0, 1)
         if self.denoise == 0:
             raise SamplingError("denoise is 0, so there is nothing to sample.")
+
+
+def settings_of(kind: type, given: dict):
+    """A settings dataclass from keyword arguments. Raises SamplingError for one that it lacks."""
+    return kind(**known(kind, given))
+
+
+def known(kind: type, given: dict) -> dict:
+    """Keyword arguments for a settings dataclass. Raises SamplingError for one that it lacks."""
+    names = [field.name for field in fields(kind)]
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise SamplingError(f"There is no setting {unknown[0]} here, only {', '.join(names)}.")
+    return given

@@ -1,6 +1,6 @@
 """Sampling the text that answers a question about images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -14,13 +14,21 @@ from .settings import TextSamplerSettings
 
 
 def sample_text(
-    model: VisionLanguageModel, embeds: torch.Tensor, eos: int, settings: TextSamplerSettings
+    model: VisionLanguageModel,
+    embeds: torch.Tensor,
+    eos: int,
+    settings: TextSamplerSettings,
+    *,
+    stop_ids: Sequence[int] | None = None,
+    first_ids: Sequence[int] | None = None,
 ) -> Iterator[torch.Tensor]:
     """Continues each row until it writes `eos` or reaches `max_new_tokens`.
 
     Args:
         embeds: input embeddings [B, L, hidden]; all rows have one length. Row k uses the random numbers of (seed + k).
-        eos: token id that ends a row.
+        eos: token id that ends a row, and that fills up rows that have ended.
+        stop_ids: the token ids that end a row instead of `eos`.
+        first_ids: the only token ids that the first token may be.
 
     Yields:
         int64 [B, n] after each token: the answers so far. A row that has ended is filled up with `eos`.
@@ -37,15 +45,20 @@ def sample_text(
     keys = stream_keys(settings.seed, range(B), embeds.device)
     out = torch.full((B, max_new_tokens), eos, device=embeds.device)
     ended = torch.zeros(B, dtype=torch.bool, device=embeds.device)
+    stops = torch.tensor([eos] if stop_ids is None else list(stop_ids), device=embeds.device)
     hidden = model.llama(embeds, cache=cache)[:, -1]
     for position in range(max_new_tokens):
         logits = model.text_logits(hidden)
         if not logits.isfinite().all():
             raise SamplingError("The model's output is not finite: use bf16 or fp32 weights.")
+        if position == 0 and first_ids is not None:
+            allowed = logits[:, list(first_ids)]
+            logits = torch.full_like(logits, -torch.inf)
+            logits[:, list(first_ids)] = allowed
         noise = None if settings.temperature == 0 else gumbel(keys, position, logits.shape[-1])
         token = select_token(logits, settings, noise).masked_fill(ended, eos)
         out[:, position] = token
-        ended |= token == eos
+        ended |= torch.isin(token, stops)
         yield out[:, : position + 1]
         if ended.all():
             return
@@ -57,3 +70,10 @@ def strip_end(ids: torch.Tensor, eos: int) -> list[int]:
     """The ids of one answer up to its end-of-sentence token."""
     ids = ids.tolist()
     return ids[: ids.index(eos)] if eos in ids else ids
+
+
+def written_ids(ids: torch.Tensor, stop_ids: Sequence[int]) -> list[int]:
+    """The ids of one answer up to and with its first stop token."""
+    ids = ids.tolist()
+    ends = [ids.index(stop) for stop in stop_ids if stop in ids]
+    return ids[: min(ends) + 1] if ends else ids

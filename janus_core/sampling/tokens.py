@@ -6,7 +6,7 @@ decode_loop.py chooses among the three.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +24,23 @@ from .settings import TokenSamplerSettings
 CHECK_EVERY = 32  # passes between two looks at whether the logits are finite, each of which waits for the GPU
 
 
+class PromptRow(NamedTuple):
+    """A prompt as the decoder reads it.
+
+    Attributes:
+        embeds: input embeddings [L, hidden].
+        visible: bool [L], False where attention does not see a token; it keeps its position. None: all are visible.
+    """
+
+    embeds: torch.Tensor
+    visible: torch.Tensor | None = None
+
+    @property
+    def hidden_count(self) -> int:
+        """How many tokens attention does not see."""
+        return 0 if self.visible is None else len(self.visible) - int(self.visible.sum())
+
+
 class TokenStep(NamedTuple):
     """One position of a run."""
 
@@ -37,8 +54,8 @@ class TokenStep(NamedTuple):
 class DecodeState:
     """What a run keeps between decoder passes.
 
-    The first B rows are conditional; while guidance acts, as many unconditional rows follow. `tokens` and `finite` are
-    written in place.
+    The first B rows are conditional. B rows of the second conditional prompts follow, if there are any, and then, while
+    guidance acts, B unconditional rows. `tokens` and `finite` are written in place.
     """
 
     model: Janus
@@ -47,18 +64,26 @@ class DecodeState:
     keys: torch.Tensor  # int64 [B], the random stream of each image (noise.stream_keys)
     given: tuple[torch.Tensor, torch.Tensor] | None  # (tokens, where they are used), see sample_image_tokens
     cache: KVCache  # of the prompts and then of the image, [layers, rows, ...]
-    starts: torch.Tensor  # int64 [rows], the first cache slot of each row's prompt
+    starts: torch.Tensor  # int64 [rows], the cache slot of each row's position 0
     hidden: torch.Tensor  # [rows, hidden], the prompts' last hidden states
     tokens: torch.Tensor  # int64 [B, N]
     finite: torch.Tensor  # bool [], whether all logits so far were
+    first_slots: torch.Tensor | None = None  # int64 [rows], each row's first filled slot; None: `starts`
+    part_weight: float | None = None  # of the second conditional rows (see sample_image_tokens); None without them
 
     def __post_init__(self):
         self.prompt_length = self.cache.length
+        if self.first_slots is None:
+            self.first_slots = self.starts
 
     @property
     def rows(self) -> int:
         """Conditional and unconditional rows."""
         return len(self.starts)
+
+    @property
+    def conditional_rows(self) -> int:
+        return len(self.tokens) * (1 if self.part_weight is None else 2)
 
     def embed(self, tokens):
         """Image tokens [B, n] as input embeddings of every row, [rows, n, hidden]."""
@@ -66,10 +91,10 @@ class DecodeState:
         return embeds.repeat(self.rows // len(tokens), 1, 1)
 
     def visible_slots(self):
-        """Bool [rows, capacity], False in front of a row's prompt; None where all rows start at slot 0."""
-        if not self.starts.any():
+        """Bool [rows, capacity], False in front of a row's first slot; None where that is slot 0 for all rows."""
+        if not self.first_slots.any():
             return None
-        return torch.arange(self.cache.keys.shape[3], device=self.starts.device) >= self.starts[:, None]
+        return torch.arange(self.cache.keys.shape[3], device=self.starts.device) >= self.first_slots[:, None]
 
     def noise(self, positions):
         """Gumbel noise of positions int64 [1] or [P, 1]: float32 [B, V] or [P, B, V]; None for greedy decoding."""
@@ -79,47 +104,70 @@ class DecodeState:
 
     def drop_unconditional(self, position: int) -> bool:
         """Removes the unconditional rows once no token from `position` on needs them; whether it did."""
-        if self.rows == len(self.tokens) or position < self.guided[1]:
+        rows = self.conditional_rows
+        if self.rows == rows or position < self.guided[1]:
             return False
-        self.cache.keep_rows(len(self.tokens))
-        self.starts = self.starts[: len(self.tokens)]
+        self.cache.keep_rows(rows)
+        self.starts, self.first_slots = self.starts[:rows], self.first_slots[:rows]
         return True
 
 
 def prefill(model: Janus, prompts, new_tokens: int):
     """Computes the keys and values of prompts of any lengths, aligned at their ends.
 
-    Prompts of one length are computed in pairs: a conditional row and its unconditional one.
+    Prompts of one length are computed in pairs: a conditional row and its unconditional one. Hidden tokens are left
+    out; the tokens after them keep their positions.
 
     Args:
-        prompts: a list of (embeddings [L, hidden], rows): each prompt is computed once and serves that many rows.
+        prompts: a list of (PromptRow, rows): each prompt is computed once and serves that many rows.
         new_tokens: cache slots to reserve for generation.
 
     Returns:
-        (cache, starts, hidden): the cache of all rows; int64 [rows], the first slot of each row's prompt; the last
+        (cache, starts, hidden): the cache of all rows; int64 [rows], the slot of each row's position 0; the last
         hidden state of each row's prompt [rows, hidden].
     """
-    longest = max(len(embeds) for embeds, _ in prompts)
+    longest = max(len(prompt.embeds) for prompt, _ in prompts)
     check_context(longest + new_tokens, model.params.llama.max_positions)
-    like = prompts[0][0]
+    like = prompts[0][0].embeds
     rows = sum(count for _, count in prompts)
     cache = KVCache(model.params.llama, rows, longest + new_tokens, like.dtype, like.device)
     starts, hidden, row = [], like.new_empty(rows, like.shape[-1]), 0
     by_length = defaultdict(list)
-    for embeds, count in prompts:
-        by_length[len(embeds)].append((embeds, slice(row, row + count)))
-        starts += [longest - len(embeds)] * count
+    for prompt, count in prompts:
+        length = len(prompt.embeds) - prompt.hidden_count
+        by_length[length].append((prompt, slice(row, row + count)))
+        starts += [longest - len(prompt.embeds)] * count
         row += count
     for length, same in by_length.items():
         for pair in (same[k : k + 2] for k in range(0, len(same), 2)):
             pair_cache = KVCache(model.params.llama, len(pair), length, like.dtype, like.device)
-            states = model.llama(torch.stack([embeds for embeds, _ in pair]), cache=pair_cache)[:, -1]
+            embeds, positions = _visible_embeds([prompt for prompt, _ in pair])
+            states = model.llama(embeds, positions, pair_cache)[:, -1]
             for k, (_, served) in enumerate(pair):
                 hidden[served] = states[k]
                 cache.keys[:, served, :, longest - length : longest] = pair_cache.keys[:, k : k + 1]
                 cache.values[:, served, :, longest - length : longest] = pair_cache.values[:, k : k + 1]
     cache.length = longest
     return cache, torch.tensor(starts, device=like.device), hidden
+
+
+def as_row(prompt: torch.Tensor | PromptRow) -> PromptRow:
+    """A PromptRow of embeddings [L, hidden] that are all visible; a PromptRow as it is."""
+    return prompt if isinstance(prompt, PromptRow) else PromptRow(prompt)
+
+
+def _visible_embeds(prompts: list[PromptRow]):
+    """Embeddings [B, L, hidden] of the visible tokens, and their positions [B, L]; None for 0 to L - 1 in every row."""
+    if not any(prompt.hidden_count for prompt in prompts):
+        return torch.stack([prompt.embeds for prompt in prompts]), None
+    embeds, positions = [], []
+    for prompt in prompts:
+        places = torch.arange(len(prompt.embeds), device=prompt.embeds.device)
+        if prompt.visible is not None:
+            places = places[prompt.visible.to(places.device)]
+        embeds.append(prompt.embeds[places])
+        positions.append(places)
+    return torch.stack(embeds), torch.stack(positions)
 
 
 def decode_one_token(state: DecodeState, hidden, position, noise=None):
@@ -133,12 +181,14 @@ def decode_one_token(state: DecodeState, hidden, position, noise=None):
     Returns:
         (tokens int64 [B], guided logits float32 [B, V]).
     """
-    logits = state.model.image_logits(hidden)
-    if len(logits) > len(state.keys):
-        cond, uncond = logits.chunk(2)
-        guided = uncond + state.settings.guidance * (cond - uncond)
+    logits, *others = state.model.image_logits(hidden).split(len(state.keys))
+    if state.part_weight is not None:
+        logits = (logits + state.part_weight * others.pop(0)) / (1 + state.part_weight)
+    if others:
+        (uncond,) = others
+        guided = uncond + state.settings.guidance * (logits - uncond)
         first, end = state.guided
-        logits = torch.where((position >= first) & (position < end), guided, cond)
+        logits = torch.where((position >= first) & (position < end), guided, logits)
     token = select_token(logits, state.settings, state.noise(position) if noise is None else noise)
     if state.given is not None:
         given, is_given = (x.index_select(1, position)[:, 0] for x in state.given)
@@ -170,11 +220,13 @@ def decode_tokens(state: DecodeState) -> Iterator[torch.Tensor]:
 
 def sample_image_tokens(
     model: Janus,
-    cond: torch.Tensor,
-    uncond: torch.Tensor | None,
+    cond: torch.Tensor | Sequence[PromptRow],
+    uncond: torch.Tensor | Sequence[PromptRow] | None,
     num_tokens: int,
     settings: TokenSamplerSettings,
     *,
+    part: Sequence[PromptRow] | None = None,
+    part_weight: float = 0.0,
     image_indices=(0,),
     given_tokens: tuple[torch.Tensor, torch.Tensor] | None = None,
     decode: Callable[[DecodeState], Iterator[torch.Tensor]] = decode_tokens,
@@ -182,11 +234,15 @@ def sample_image_tokens(
     """Samples image tokens in raster order; stop iterating to cancel.
 
     Logits are guided by `uncond + guidance (cond - uncond)`. A guidance of exactly 1 leaves the unconditional row out.
+    With second conditional rows, `cond` is `(cond + part_weight part) / (1 + part_weight)`, guided or not (Janus-4o's
+    generation code, w2 = part_weight); a weight of 0 leaves them out.
 
     Args:
-        cond: prompt embeddings [1, L, hidden], or one prompt per image [B, L, hidden].
-        uncond: the unconditional row or a negative prompt, [1 or B, M, hidden]; may be None when guidance is 1.
+        cond: prompt embeddings [1, L, hidden], or one prompt per image [B, L, hidden]; or 1 or B rows of any lengths.
+        uncond: the unconditional row or a negative prompt, [1 or B, M, hidden] or 1 or B rows; may be None when
+            guidance is 1.
         num_tokens: N, how many to sample per image.
+        part: the second conditional prompts, 1 or B.
         image_indices: B numbers; image k uses the random numbers of (seed + image_indices[k]).
         given_tokens: (tokens int64 [B, N], bool [B, N]): where true, the token is taken from here, not sampled.
         decode: the decode loop (see decode_loop.py). All of them give the same tokens, up to rounding where two tokens
@@ -199,11 +255,16 @@ def sample_image_tokens(
         PromptError: prompt and image do not fit the context.
         SamplingError: the model's logits are not finite.
     """
-    B, device = len(image_indices), cond.device
+    B = len(image_indices)
     guided = tuple(round(fraction * num_tokens) for fraction in settings.guidance_interval)
-    branches = [cond, uncond] if settings.guidance != 1 and guided[0] < guided[1] else [cond]
-    prompts = [(row, B // len(branch)) for branch in branches for row in branch]
+    has_part = part is not None and part_weight > 0
+    branches = [cond, part] if has_part else [cond]
+    if settings.guidance != 1 and guided[0] < guided[1]:
+        branches.append(uncond)
+    prompts = [(as_row(row), B // len(branch)) for branch in branches for row in branch]
     cache, starts, hidden = prefill(model, prompts, num_tokens - 1)
+    device = hidden.device
+    hidden_counts = [prompt.hidden_count for prompt, count in prompts for _ in range(count)]
     state = DecodeState(
         model=model,
         settings=settings,
@@ -215,6 +276,8 @@ def sample_image_tokens(
         hidden=hidden,
         tokens=torch.zeros(B, num_tokens, dtype=torch.long, device=device),
         finite=torch.ones((), dtype=torch.bool, device=device),
+        first_slots=starts + torch.tensor(hidden_counts, device=device),
+        part_weight=part_weight if has_part else None,
     )
     done = 0
     for passes, logits in enumerate(decode(state), start=1):

@@ -20,12 +20,14 @@ class TritonDecoder:
 
     Args:
         starts: int64 [rows], the slot of each row's position 0.
+        first_slots: int64 [rows], the first filled slot of each row; `starts` when None.
     """
 
-    def __init__(self, llama: Llama, cache: KVCache, starts):
+    def __init__(self, llama: Llama, cache: KVCache, starts, first_slots=None):
         from . import kernels
 
         self.kernels, self.cache, self.starts = kernels, cache, starts
+        self.first_slots = starts if first_slots is None else first_slots
         self.norm = llama.norm
         p, rows, capacity = llama.params, len(starts), cache.keys.shape[3]
         positions = torch.arange(capacity, device=starts.device)
@@ -62,7 +64,7 @@ class TritonDecoder:
         states, residual, queries, attended, inner = self.buffers
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         k.qkv_projection(states, norms[0], qkv, self.rotary, starts, slot, keys, values, queries)
-        k.attention(queries, keys, values, starts, slot, attended)
+        k.attention(queries, keys, values, self.first_slots, slot, attended)
         k.linear_residual(attended, out, states, residual)
         k.gate_up(residual, norms[1], gate, up, inner)
         k.linear_residual(inner, down, residual, states)

@@ -152,7 +152,8 @@ def test_a_decode_step_touches_no_host_memory(golden):
     """A copy from the host cannot be captured; the meta device stands in for a GPU."""
     with torch.inference_mode():
         model = build_model(read_checkpoint(golden("ar-a").folder), torch.nn, dtype=torch.float32).to("meta")
-        rows = [(torch.empty(n, model.params.llama.hidden_size, device="meta"), 1) for n in (9, 12)]
+        width = model.params.llama.hidden_size
+        rows = [(tokens.PromptRow(torch.empty(n, width, device="meta")), 1) for n in (9, 12)]
         cache, starts, hidden = tokens.prefill(model, rows, 35)
         state = tokens.DecodeState(
             model=model,

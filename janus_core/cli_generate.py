@@ -1,0 +1,148 @@
+"""The commands generate and edit."""
+
+import json
+from pathlib import Path
+
+import torch
+from PIL.PngImagePlugin import PngInfo
+from tqdm import tqdm
+
+from . import __version__, pipeline
+from .errors import JanusError
+from .image import open_image
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+class Progress:
+    """A progress bar that a pipeline reports to."""
+
+    def __init__(self, unit: str):
+        self.bar = tqdm(unit=unit)
+
+    def __call__(self, done: int, total: int):
+        self.bar.total = total
+        self.bar.update(done - self.bar.n)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.bar.close()
+
+
+def load(args, **kwargs):
+    return pipeline.load(
+        args.model, device=args.device, dtype=DTYPES.get(args.dtype), weight_dtype=args.weights, **kwargs
+    )
+
+
+def generate(args):
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    pipe = load(args, vae=args.vae)
+    common = {
+        "negative_prompt": args.negative,
+        "num_images": args.count,
+        "seed": args.seed,
+        "size": args.size,
+        "guidance": args.cfg,
+    }
+    tokens = token_settings(args)
+    tuned = {name: getattr(args, name) for name in ("think", "reflect", "text_temperature", "max_new_tokens")}
+    steps = {"steps": args.steps, "denoise": args.denoise}
+    is_flow = isinstance(pipe, pipeline.JanusFlowPipeline)
+    foreign = {**tokens, **tuned} if is_flow else {**steps, "image": args.image, "vae": args.vae}
+    own = steps if is_flow else tokens
+    check_absent(pipe, foreign)
+    if is_flow and pipe.vae is None:
+        raise JanusError("JanusFlow needs the SDXL VAE for images: name it with --vae.")
+    if args.image and (args.denoise is None or args.denoise >= 1):
+        raise JanusError("--image needs a --denoise below 1, which says how much of the image changes.")
+    settings = given({**common, **own})
+    if args.think or args.reflect is not None:
+        return generate_tuned(args, pipe, settings)
+    if args.image:
+        settings["latents"] = pipe.encode(open_image(args.image))
+    with Progress("step" if is_flow else "token") as progress:
+        images = pipe(args.prompt, callback=progress, **settings)
+    settings.pop("latents", None)
+    metadata = {"prompt": args.prompt, "model": str(args.model), "image": args.image, **settings}
+    for k, image in enumerate(images):
+        save(image, args.out, {**metadata, "index": k}, k if len(images) > 1 else None)
+
+
+def generate_tuned(args, pipe, settings: dict):
+    """Plans first, and checks the image and generates it again, as --think and --reflect ask."""
+    if args.reflect is not None and (args.reflect < 0 or args.count != 1):
+        raise JanusError("--reflect takes a number from 0 on and works on one image: leave --count at 1.")
+    text = {"seed": args.seed, "temperature": args.text_temperature, "max_new_tokens": args.max_new_tokens}
+    text = {**given(text), **given({"roles": args.roles})}
+    prompts, planned = [args.prompt], [{}]
+    with Progress("token") as progress:
+        if args.think:
+            thoughts = pipe.think(args.prompt, args.think, num_thoughts=args.count, callback=progress, **text)
+            prompts = [thought.prompt for thought in thoughts]
+            planned = [{"recipe": args.think, "thought": thought.thought} for thought in thoughts]
+        settings = {**settings, "num_images": 1}
+        metadata = {"prompt": args.prompt, "model": str(args.model), **settings}
+        if args.reflect is None:
+            for k, image in enumerate(pipe(prompts, callback=progress, **settings)):
+                save(image, args.out, {**metadata, **planned[k], "index": k}, k if args.count > 1 else None)
+            return
+        rounds = pipe.generate_until_match(
+            args.prompt, args.reflect, first=prompts[0], text=text, callback=progress, **settings
+        )
+        for k, (image, reflection) in enumerate(rounds):
+            checked = {"round": k, "matches": reflection.matches, "reason": reflection.reason}
+            path = save(image, args.out, {**metadata, **planned[0], **checked}, k)
+            answer = f"{'Yes' if reflection.matches else 'No'}\n{reflection.reason}\n"
+            path.with_suffix(".txt").write_text(answer, encoding="utf-8")
+
+
+def edit(args):
+    pipe = load(args)
+    if not isinstance(pipe, pipeline.JanusPipeline):
+        raise JanusError(f"The command edit is not for {pipe.model.family}.")
+    settings = {
+        "negative_prompt": args.negative,
+        "num_images": args.count,
+        "seed": args.seed,
+        "size": args.size,
+        "guidance": args.cfg,
+        "image_guidance": args.image_guidance,
+        **token_settings(args),
+    }
+    settings = given(settings)
+    source = open_image(args.image)
+    with Progress("token") as progress:
+        images = pipe.edit(source, args.prompt, callback=progress, **settings)
+    for k, image in enumerate(images):
+        metadata = {"prompt": args.prompt, "model": str(args.model), "image": args.image, **settings, "index": k}
+        save(image, args.out, metadata, k if len(images) > 1 else None)
+
+
+def token_settings(args) -> dict:
+    return {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p, "roles": args.roles}
+
+
+def given(options: dict) -> dict:
+    """The options that are on the command line."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def check_absent(pipe, foreign: dict):
+    """Raises JanusError for an option that is given and is not for the pipeline's family."""
+    for name in given(foreign):
+        raise JanusError(f"--{name.replace('_', '-')} is not for {pipe.model.family}.")
+
+
+def save(image, out: Path, metadata: dict, number: int | None) -> Path:
+    """Saves an image with its settings, numbered unless `number` is None, and prints the path."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    info = PngInfo()
+    info.add_itxt("parameters", json.dumps(metadata, ensure_ascii=False))
+    info.add_itxt("Software", f"janus_core {__version__}")
+    path = out if number is None else out.with_stem(f"{out.stem}_{number:03}")
+    image.save(path, format="PNG", pnginfo=info)
+    print(path)
+    return path
