@@ -1,6 +1,6 @@
 """Checks of the fine-tunes' nodes that need ComfyUI's modules in the process.
 
-test_finetunes.py runs this file with ComfyUI's Python and folder, and the name of one check.
+test_finetune_nodes.py runs this file with ComfyUI's Python and folder, and the name of one check.
 """
 
 import json
