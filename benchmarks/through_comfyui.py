@@ -13,7 +13,9 @@ import argparse
 import itertools
 import json
 import random
+import signal
 import subprocess
+import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -236,4 +238,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the started processes end as well
     main()
