@@ -2,18 +2,19 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
 import torch
-from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from . import __version__, pipeline
-from .checkpoint import WEIGHT_FORMATS, quantized, read_checkpoint, save_single_file
+from .checkpoint import WEIGHT_FORMATS, check_checkpoint, quantized, read_checkpoint, save_single_file
 from .download import CHECKPOINTS, download_checkpoint, download_vae, models_folder
-from .errors import DownloadError, JanusError
-from .image import open_image
+from .errors import DownloadError, JanusError, is_out_of_memory
+from .files import check_output, os_reason
+from .image import open_image, write_image
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -31,7 +32,7 @@ def setting(text: str) -> tuple[str, object]:
         raise ValueError(text)
     try:
         return key, json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return key, value
 
 
@@ -127,7 +128,7 @@ def load(args, **kwargs):
 
 
 def generate(args):
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    check_output(args.out)
     pipe = load(args, vae=args.vae)
     common = {
         "negative_prompt": args.negative,
@@ -154,12 +155,11 @@ def generate(args):
         images = pipe(args.prompt, callback=progress, **settings)
     settings.pop("latents", None)
     metadata = {"prompt": args.prompt, "model": str(args.model), "image": args.image, **settings}
-    for k, image in enumerate(images):
-        info = PngInfo()
-        info.add_itxt("parameters", json.dumps({**metadata, "index": k}, ensure_ascii=False))
-        info.add_itxt("Software", f"janus_core {__version__}")
-        path = args.out if len(images) == 1 else args.out.with_stem(f"{args.out.stem}_{k:03}")
-        image.save(path, format="PNG", pnginfo=info)
+    count, out = len(images), args.out
+    paths = [out] if count == 1 else [out.with_stem(f"{out.stem}_{k:03}") for k in range(count)]
+    for k, (path, image) in enumerate(zip(paths, images)):
+        write_image(image, path, {**metadata, "index": k})
+    for path in paths:  # after all are saved: whoever reads these lines may stop
         print(path)
 
 
@@ -182,6 +182,7 @@ def describe(args):
 
 def convert(args):
     checkpoint = read_checkpoint(args.model)
+    check_checkpoint(checkpoint)
     if args.weights:
         checkpoint = quantized(checkpoint, args.weights)
     save_single_file(checkpoint, args.out)
@@ -205,22 +206,35 @@ def train(args):
 
 
 def main(argv=None) -> int:
-    """Runs the command line; a JanusError becomes one line on stderr and exit status 1."""
+    """Runs the command line; an expected error becomes one line on stderr and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # terminals that lack a character
     args = parser().parse_args(argv)
     try:
         args.function(args)
-    except JanusError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
-            raise
-        print("error: out of memory: use a smaller --count or --size, or --dtype bf16.", file=sys.stderr)
-        return 1
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads the output any more; the work is done
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("cancelled", file=sys.stderr)
         return 130
+    except Exception as error:
+        message = _message(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _message(error: Exception) -> str | None:
+    """The line for an error that a user can act on; None for a bug."""
+    if isinstance(error, JanusError):
+        return " ".join(str(error).split())
+    if is_out_of_memory(error):
+        return "out of memory: use a smaller --count or --size, or --dtype bf16."
+    if isinstance(error, OSError):
+        return f"{error.filename}: {os_reason(error)}." if error.filename else f"{os_reason(error)}."
+    return None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import fields
+from math import isqrt
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from PIL import Image
 
 from .checkpoint import build_model, build_vq, quantized, quantized_layers, read_checkpoint
 from .describe import answer_steps
-from .errors import DeviceError, ImageError, SamplingError
+from .errors import CheckpointError, DeviceError, ImageError, SamplingError, first_line
 from .image import crop_to_multiple, to_images, to_pixels
 from .janusflow import VAE_DOWNSCALE, JanusFlow
 from .networks.vq import latent_to_tokens, tokens_to_latent
@@ -21,7 +22,11 @@ from .sampling.decode_loop import decode_loop
 from .sampling.settings import FlowSamplerSettings, TextSamplerSettings, TokenSamplerSettings, check_range
 from .sampling.text import strip_end
 from .sampling.tokens import sample_image_tokens
+from .schema import shown
 from .vae import LatentVAE, load_vae
+
+DEVICES = ("cpu", "cuda", "mps", "xpu", "npu", "mlu")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Cancelled(Exception):
@@ -40,9 +45,12 @@ def usable_device(device=None) -> torch.device:
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # torch raises both for a device it lacks
-        raise DeviceError(f"There is no device {device} here ({str(error).splitlines()[0]}).") from None
+        found = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:  # torch raises any for a device it lacks
+        raise DeviceError(f"There is no device {shown(device)} here ({first_line(error)}).") from None
+    if found.type not in DEVICES:
+        raise DeviceError(f"The device {device} cannot compute images: use one of {', '.join(DEVICES[:3])}.")
+    return found
 
 
 def load(
@@ -72,15 +80,17 @@ def load(
     """
     checkpoint = read_checkpoint(path)
     device = usable_device(device)
-    dtype = dtype or compute_dtype(device, checkpoint.dtype)
-    if weight_dtype:
+    dtype = compute_dtype(device, checkpoint.dtype) if dtype is None else dtype
+    if dtype not in DTYPES:
+        raise CheckpointError(f"dtype is {shown(dtype)}, it must be one of {', '.join(map(str, DTYPES))}.")
+    if weight_dtype is not None:
         checkpoint = quantized(checkpoint, weight_dtype)
     operations = choose_operations(device, dtype, bool(quantized_layers(checkpoint.tensors)))
     model = build_model(checkpoint, operations, dtype=dtype, device=device, unused_device="cpu")
     prompts = PromptEncoder.of(checkpoint)
     vae_dtype = torch.float32 if dtype == torch.float16 else dtype  # image decoders overflow in float16
     if checkpoint.family == JanusFlow.family:
-        vae = None if vae is None else load_vae(vae, device, vae_dtype)
+        vae = None if vae is None else load_vae(vae, device, vae_dtype, model.params.uvit.latent_channels)
         return JanusFlowPipeline(model, prompts, device, dtype, vae)
     return JanusPipeline(model, prompts, device, dtype, build_vq(checkpoint, dtype=vae_dtype, device=device))
 
@@ -95,6 +105,26 @@ class Pipeline:
     def image_size(self) -> int:
         """Native width and height of an image, in pixels."""
         return self.model.params.siglip.image_size
+
+    def grid_of(self, size, multiple: int) -> tuple[int, int]:
+        """Rows and columns of patches of `multiple` pixels in an image of `size`, the native size when None.
+
+        Raises:
+            ImageError: size is not (width, height) in multiples of these, or the model has too few positions for it.
+        """
+        size = (self.image_size, self.image_size) if size is None else size
+        pair = isinstance(size, (tuple, list)) and len(size) == 2
+        if not pair or any(type(side) is not int or side < multiple or side % multiple for side in size):
+            raise ImageError(f"The size {shown(size)} is not (width, height), each a multiple of {multiple} pixels.")
+        width, height = size
+        positions = self.model.params.llama.max_positions
+        if (width // multiple) * (height // multiple) >= positions:
+            largest = isqrt(positions - 1) * multiple
+            raise ImageError(
+                f"An image of {width}x{height} is too large: the model has {positions} positions, enough for about "
+                f"{largest}x{largest}."
+            )
+        return height // multiple, width // multiple
 
     def embed(self, prompt: PromptTokens) -> torch.Tensor:
         """The input embeddings of a prompt, [1, L, hidden]."""
@@ -208,24 +238,29 @@ class JanusPipeline(Pipeline):
 
     def grid(self, size=None) -> tuple[int, int]:
         """Token rows and columns of an image size (width, height) in pixels, or of the native size."""
-        width, height = size or (self.image_size, self.image_size)
-        return _divided(height, self.vq.params.downscale), _divided(width, self.vq.params.downscale)
+        return self.grid_of(size, self.vq.params.downscale)
 
     @torch.inference_mode()
     def decode_tokens(self, tokens: torch.Tensor, size: tuple[int, int] | None = None) -> list[Image.Image]:
         """Images of tokens [B, N] that were generated at `size`, one at a time to keep memory low."""
         grid = self.grid(size)
+        h, w, entries = *grid, len(self.codebook)
+        whole = isinstance(tokens, torch.Tensor) and tokens.dtype == torch.int64 and tokens.dim() == 2
+        if not whole or tokens.shape[1] != h * w or not len(tokens) or tokens.min() < 0 or tokens.max() >= entries:
+            raise ImageError(f"Tokens must be int64 of shape [images, {h * w}], each from 0 to {entries - 1}.")
         pixels = [self.vq.decode_tokens(row[None], grid, self.vq_dtype) for row in tokens.to(self.device)]
         return to_images(torch.cat(pixels))
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
         """Images of token latents, one at a time to keep memory low."""
+        _check_latents(latents, self.vq.params.codebook_dim)
         return to_images(torch.cat([self.decode_pixels(latent[None]) for latent in latents]))
 
     @torch.inference_mode()
     def decode_pixels(self, latents: torch.Tensor) -> torch.Tensor:
         """Token latents [B, 8, h, w] to float32 pixels [B, 3, H, W] around [-1, 1], not clamped."""
+        _check_latents(latents, self.vq.params.codebook_dim)
         return self.vq.decode(latents.to(self.device, self.vq_dtype)).float()
 
     @torch.inference_mode()
@@ -236,6 +271,7 @@ class JanusPipeline(Pipeline):
 
     def tokens_of(self, latents: torch.Tensor) -> torch.Tensor:
         """int64 [B, h * w], the nearest codebook entries of token latents."""
+        _check_latents(latents, self.vq.params.codebook_dim)
         return latent_to_tokens(latents.to(self.device), self.codebook)
 
     @property
@@ -303,14 +339,15 @@ class JanusFlowPipeline(Pipeline):
         if latents is None and settings.denoise < 1:
             raise SamplingError("A denoise below 1 needs latents to start from.")
         channels, stride = self.model.params.uvit.latent_channels, self.model.params.uvit.stride
-        for given in (latents, noise):
-            if given is not None:
-                self._check_latents(given, channels, stride)
-        if noise is None:
-            width, height = size or (self.image_size, self.image_size)
-            h, w = (_divided(pixels, VAE_DOWNSCALE * stride) * stride for pixels in (height, width))
-            if latents is not None:
-                h, w = latents.shape[-2:]
+        h, w = (tokens * stride for tokens in self.grid_of(size, VAE_DOWNSCALE * stride))
+        if latents is not None:
+            _check_latents(latents, channels, stride, (1, num_images))
+            h, w = latents.shape[-2:]
+        if noise is not None:
+            _check_latents(noise, channels, stride, (num_images,))
+            if latents is not None and noise.shape[-2:] != latents.shape[-2:]:
+                raise ImageError(f"The noise is {list(noise.shape)}, the latents are {list(latents.shape)}.")
+        else:
             generator = torch.Generator("cpu").manual_seed(settings.seed)
             noise = torch.randn(num_images, channels, h, w, generator=generator)
         z = noise.to(self.device, torch.float32)
@@ -328,18 +365,11 @@ class JanusFlowPipeline(Pipeline):
             _report(callback, step.step + 1, settings.steps)
         return step.z
 
-    @staticmethod
-    def _check_latents(latents: torch.Tensor, channels: int, stride: int):
-        if latents.dim() != 4 or latents.shape[1] != channels or any(s % stride for s in latents.shape[2:]):
-            raise ImageError(
-                f"Latents of shape {list(latents.shape)} do not fit: they need {channels} channels, and a height and "
-                f"width that are multiples of {stride}."
-            )
-
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
         """Images of scaled latents, one at a time to keep memory low."""
         vae = self._need_vae()
+        _check_latents(latents, self.model.params.uvit.latent_channels)
         return to_images(torch.cat([vae.decode(latent[None]) for latent in latents]))
 
     @torch.inference_mode()
@@ -357,6 +387,26 @@ class JanusFlowPipeline(Pipeline):
         return self.vae
 
 
+def _check_latents(latents, channels: int, stride: int = 1, images: tuple[int, ...] = ()):
+    """Raises ImageError unless latents are finite numbers [B, channels, h, w], h and w multiples of `stride`.
+
+    Args:
+        images: the values that B may have; any when empty.
+    """
+    if not isinstance(latents, torch.Tensor) or not latents.is_floating_point():
+        raise ImageError(f"Latents must be a tensor of floating-point numbers, not {type(latents).__name__}.")
+    shape = list(latents.shape)
+    if latents.dim() != 4 or 0 in shape or shape[1] != channels or any(side % stride for side in shape[2:]):
+        raise ImageError(
+            f"Latents of shape {shape} do not fit: they need {channels} channels, and a height and width that are "
+            f"multiples of {stride}."
+        )
+    if images and shape[0] not in images:
+        raise ImageError(f"Latents of shape {shape} are not for {' or '.join(map(str, images))} images.")
+    if not latents.isfinite().all():
+        raise ImageError("The latents are not finite.")
+
+
 def _settings(kind: type, given: dict):
     """A settings dataclass from keyword arguments. Raises SamplingError for one that it lacks."""
     names = [field.name for field in fields(kind)]
@@ -364,12 +414,6 @@ def _settings(kind: type, given: dict):
     if unknown:
         raise SamplingError(f"There is no setting {unknown[0]} here, only {', '.join(names)}.")
     return kind(**given)
-
-
-def _divided(pixels: int, multiple: int) -> int:
-    if not isinstance(pixels, int) or pixels < multiple or pixels % multiple:
-        raise ImageError(f"The size {pixels} is not a multiple of {multiple} pixels.")
-    return pixels // multiple
 
 
 def _report(callback: Callback | None, done: int, total: int):
