@@ -31,7 +31,7 @@ def open_image(path) -> Image.Image:
     except ImageError as error:
         raise ImageError(f"{path} cannot be used: {error}") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{path} is damaged, or not an image in one of {', '.join(FORMATS)}.") from None
+        raise ImageError(f"{path} cannot be read: it is damaged, or not an image in {', '.join(FORMATS)}.") from None
     except MemoryError:
         raise ImageError(f"{path} is too large for the memory: use a smaller image.") from None
     except Exception as error:  # Pillow raises many types for damaged files
@@ -145,3 +145,23 @@ def crop_to_multiple(pixels: torch.Tensor, multiple: int) -> torch.Tensor:
         raise ImageError(f"The image is {W}x{H}: width and height must each be at least {multiple} pixels.")
     top, left = (H - h) // 2, (W - w) // 2
     return pixels[..., top : top + h, left : left + w]
+
+
+def check_latents(latents, channels: int, stride: int = 1, images: tuple[int, ...] = ()):
+    """Raises ImageError unless latents are finite numbers [B, channels, h, w], h and w multiples of `stride`.
+
+    Args:
+        images: the values that B may have; any when empty.
+    """
+    if not isinstance(latents, torch.Tensor) or not latents.is_floating_point():
+        raise ImageError(f"Latents must be a tensor of floating-point numbers, not {type(latents).__name__}.")
+    shape = list(latents.shape)
+    if latents.dim() != 4 or 0 in shape or shape[1] != channels or any(side % stride for side in shape[2:]):
+        raise ImageError(
+            f"Latents of shape {shape} do not fit: they need {channels} channels, and a height and width that are "
+            f"multiples of {stride}."
+        )
+    if images and shape[0] not in images:
+        raise ImageError(f"Latents of shape {shape} are not for {' or '.join(map(str, images))} images.")
+    if not latents.isfinite().all():
+        raise ImageError("The latents are not finite.")

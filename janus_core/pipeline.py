@@ -11,7 +11,7 @@ from PIL import Image
 from .checkpoint import build_model, build_vq, quantized, quantized_layers, read_checkpoint
 from .describe import answer_steps
 from .errors import CheckpointError, DeviceError, ImageError, SamplingError, first_line
-from .image import crop_to_multiple, to_images, to_pixels
+from .image import check_latents, crop_to_multiple, to_images, to_pixels
 from .janusflow import VAE_DOWNSCALE, JanusFlow
 from .networks.vq import latent_to_tokens, tokens_to_latent
 from .operations import choose_operations, compute_dtype
@@ -254,13 +254,13 @@ class JanusPipeline(Pipeline):
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
         """Images of token latents, one at a time to keep memory low."""
-        _check_latents(latents, self.vq.params.codebook_dim)
+        check_latents(latents, self.vq.params.codebook_dim)
         return to_images(torch.cat([self.decode_pixels(latent[None]) for latent in latents]))
 
     @torch.inference_mode()
     def decode_pixels(self, latents: torch.Tensor) -> torch.Tensor:
         """Token latents [B, 8, h, w] to float32 pixels [B, 3, H, W] around [-1, 1], not clamped."""
-        _check_latents(latents, self.vq.params.codebook_dim)
+        check_latents(latents, self.vq.params.codebook_dim)
         return self.vq.decode(latents.to(self.device, self.vq_dtype)).float()
 
     @torch.inference_mode()
@@ -271,7 +271,7 @@ class JanusPipeline(Pipeline):
 
     def tokens_of(self, latents: torch.Tensor) -> torch.Tensor:
         """int64 [B, h * w], the nearest codebook entries of token latents."""
-        _check_latents(latents, self.vq.params.codebook_dim)
+        check_latents(latents, self.vq.params.codebook_dim)
         return latent_to_tokens(latents.to(self.device), self.codebook)
 
     @property
@@ -341,10 +341,10 @@ class JanusFlowPipeline(Pipeline):
         channels, stride = self.model.params.uvit.latent_channels, self.model.params.uvit.stride
         h, w = (tokens * stride for tokens in self.grid_of(size, VAE_DOWNSCALE * stride))
         if latents is not None:
-            _check_latents(latents, channels, stride, (1, num_images))
+            check_latents(latents, channels, stride, (1, num_images))
             h, w = latents.shape[-2:]
         if noise is not None:
-            _check_latents(noise, channels, stride, (num_images,))
+            check_latents(noise, channels, stride, (num_images,))
             if latents is not None and noise.shape[-2:] != latents.shape[-2:]:
                 raise ImageError(f"The noise is {list(noise.shape)}, the latents are {list(latents.shape)}.")
         else:
@@ -369,7 +369,7 @@ class JanusFlowPipeline(Pipeline):
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
         """Images of scaled latents, one at a time to keep memory low."""
         vae = self._need_vae()
-        _check_latents(latents, self.model.params.uvit.latent_channels)
+        check_latents(latents, self.model.params.uvit.latent_channels)
         return to_images(torch.cat([vae.decode(latent[None]) for latent in latents]))
 
     @torch.inference_mode()
@@ -385,26 +385,6 @@ class JanusFlowPipeline(Pipeline):
                 "download --vae` fetches it)."
             )
         return self.vae
-
-
-def _check_latents(latents, channels: int, stride: int = 1, images: tuple[int, ...] = ()):
-    """Raises ImageError unless latents are finite numbers [B, channels, h, w], h and w multiples of `stride`.
-
-    Args:
-        images: the values that B may have; any when empty.
-    """
-    if not isinstance(latents, torch.Tensor) or not latents.is_floating_point():
-        raise ImageError(f"Latents must be a tensor of floating-point numbers, not {type(latents).__name__}.")
-    shape = list(latents.shape)
-    if latents.dim() != 4 or 0 in shape or shape[1] != channels or any(side % stride for side in shape[2:]):
-        raise ImageError(
-            f"Latents of shape {shape} do not fit: they need {channels} channels, and a height and width that are "
-            f"multiples of {stride}."
-        )
-    if images and shape[0] not in images:
-        raise ImageError(f"Latents of shape {shape} are not for {' or '.join(map(str, images))} images.")
-    if not latents.isfinite().all():
-        raise ImageError("The latents are not finite.")
 
 
 def _settings(kind: type, given: dict):
