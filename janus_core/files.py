@@ -13,18 +13,20 @@ from .errors import CheckpointError, JanusError, OutputError, first_line
 
 TEXT_BYTES = 64 * 2**20  # of a text file; tokenizer.json of the official checkpoints has 5 MB
 JSON_DEPTH = 32
+PATH_BYTES = 4095  # Linux's limit
 
 
 def user_path(path: str | Path, error: type[JanusError] = CheckpointError) -> Path:
     """A path that a user typed, with ~ expanded. Raises `error` for one that no file can have."""
     try:
         expanded = Path(path).expanduser()
-        os.fsencode(expanded)
+        if len(os.fsencode(expanded)) > PATH_BYTES:
+            raise ValueError("it is too long")
         if "\0" in str(expanded):
             raise ValueError("it contains a null character")
         return expanded
     except (TypeError, ValueError, RuntimeError) as reason:
-        raise error(f"{str(path)!r} is not a usable path ({first_line(reason)}): give another one.") from None
+        raise error(f"{str(path)[:80]!r} is not a usable path ({first_line(reason)}): give another one.") from None
 
 
 def regular_file(path: Path, error: type[JanusError] = CheckpointError) -> Path:
@@ -139,8 +141,12 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]):
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError, safetensors.SafetensorError) as reason:  # torch and safetensors have their own
+    except (OSError, safetensors.SafetensorError) as reason:
         raise _not_written(path, reason) from None
+    except RuntimeError as reason:  # of torch.save, which names neither the file nor the cause
+        if "PytorchStreamWriter" not in str(reason):
+            raise
+        raise _not_written(path, OSError("the disk is full or the file too large")) from None
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-PICKLE_BYTES = 16 * 2**20  # of the pickle in a .bin, without its tensors; Janus-Pro-7B's has 0.1 MB
+PICKLE_BYTES = 4 * 2**20  # of the pickle in a .bin, without its tensors; Janus-Pro-7B's has 0.1 MB
+PICKLE_READS = 2**20  # of an old .bin, whose pickle and tensors are not separate
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -95,7 +96,7 @@ class _BoundedReader:
 
     def _count(self):
         self.reads += 1
-        if self.reads > PICKLE_BYTES:
+        if self.reads > PICKLE_READS:
             raise ValueError("its pickle is too long")
 
     def __enter__(self):
@@ -177,7 +178,7 @@ def _read_shards(folder: Path, index_path: Path) -> dict[str, torch.Tensor]:
     if absent:
         raise CheckpointError(f"{folder}: the shards lack {absent[0]}, listed in {index_path.name}: download it again.")
     if unlisted:
-        log.warning("%s does not list %d tensors, which are ignored, %s first.", index_path, len(unlisted), unlisted[0])
+        log.warning("%s does not list %d tensors, which are ignored, %s first.", index_path, len(unlisted), unlisted[0][:100])
     return tensors
 
 
