@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable
@@ -44,7 +45,8 @@ def regular_file(path: Path, error: type[JanusError] = CheckpointError) -> Path:
 
 def os_reason(error: BaseException) -> str:
     """What the operating system says, without the error's number and path."""
-    return getattr(error, "strerror", None) or first_line(error)
+    text = getattr(error, "strerror", None) or first_line(error)
+    return re.sub(r"^Error while \w+: (I/O error: )?| \(os error \d+\)", "", text)  # of safetensors
 
 
 def read_text(path: Path, error: type[JanusError] = CheckpointError) -> str:
@@ -144,7 +146,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]):
     except (OSError, safetensors.SafetensorError) as reason:
         raise _not_written(path, reason) from None
     except RuntimeError as reason:  # of torch.save, which names neither the file nor the cause
-        if "PytorchStreamWriter" not in str(reason):
+        if not any(sign in str(reason) for sign in ("PytorchStreamWriter", "inline_container", "iostream")):
             raise
         raise _not_written(path, OSError("the disk is full or the file too large")) from None
     finally:

@@ -150,7 +150,9 @@ def _checked(tensors: dict, reference: torch.nn.Module, path) -> dict:
     if unsupported:
         raise CheckpointError(f"{path}: {unsupported[0]} is not part of the model, which would ignore it.")
     if extra:
-        log.warning("%s: %d tensors are not part of the model and are ignored, %s first.", path, len(extra), extra[0][:100])
+        log.warning(
+            "%s: %d tensors are not part of the model and are ignored, %s first.", path, len(extra), extra[0][:100]
+        )
     return {name: tensor for name, tensor in tensors.items() if name in known}
 
 

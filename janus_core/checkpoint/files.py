@@ -178,7 +178,9 @@ def _read_shards(folder: Path, index_path: Path) -> dict[str, torch.Tensor]:
     if absent:
         raise CheckpointError(f"{folder}: the shards lack {absent[0]}, listed in {index_path.name}: download it again.")
     if unlisted:
-        log.warning("%s does not list %d tensors, which are ignored, %s first.", index_path, len(unlisted), unlisted[0][:100])
+        log.warning(
+            "%s does not list %d tensors, which are ignored, %s first.", index_path, len(unlisted), unlisted[0][:100]
+        )
     return tensors
 
 

@@ -17,7 +17,9 @@ def find_faults(seed: str, seconds: float) -> bool:
         print(f"{name}: {function.__doc__}")
         if report.failures:
             case, answer = report.failures[0]
-            print(f"    found after {report.cases} cases, {time.monotonic() - began:.0f} s: {answer['outcome']} in {case}")
+            print(
+                f"    found after {report.cases} cases, {time.monotonic() - began:.0f} s: {answer['outcome']} in {case}"
+            )
             print(f"    {answer['label'][:150]}: {answer['detail'][:150]}", flush=True)
         else:
             print(f"    NOT FOUND in {report.cases} cases", flush=True)

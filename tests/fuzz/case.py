@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from janus_core.errors import JanusError
 
 REFUSED, SAME, OK = "refused", "same", "ok"
-FORBIDDEN = ("[Errno", "weights_only", "Traceback", " object at 0x", "'NoneType'", "object has no attribute", "unexpected keyword")
+FORBIDDEN = (
+    "[Errno",
+    "weights_only",
+    "Traceback",
+    " object at 0x",
+    "'NoneType'",
+    "object has no attribute",
+    "unexpected keyword",
+)
 
 # Values that no numeric setting takes.
 NOT_NUMBERS = ("5", "", [], [1], {}, {"a": 1}, True, None, math.nan, math.inf, -math.inf, 10**5000, "\ud800")

@@ -3,7 +3,6 @@
 import io
 import os
 import random
-
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
@@ -16,10 +15,48 @@ from janus_core.errors import JanusError
 from .case import OK, REFUSED, Case, pick
 from .models import write_tiny
 
-MISSING = ("", "nowhere", "~nosuchuser/x", "/", ".", "..", "/dev/null", "/dev/zero", "x" * 300, "x" * 5000, "nowhere/x",
-           "a\0b", "\udcff", "file/x", "fifo", "loop", "dangling", "file", "new\nline", "~", "empty")  # fmt: skip
-OUTPUTS = ("/", ".", "..", "", "/dev/null", "/dev/full", "/proc/x.png", "file/x.png", "x" * 300 + ".png", "fifo", "a\0b",
-           "~nosuchuser/x.png", "folder", "folder/", "\udcff.png", "loop/x.png", "/dev/null/x.png")  # fmt: skip
+MISSING = (
+    "",
+    "nowhere",
+    "~nosuchuser/x",
+    "/",
+    ".",
+    "..",
+    "/dev/null",
+    "/dev/zero",
+    "x" * 300,
+    "x" * 5000,
+    "nowhere/x",
+    "a\0b",
+    "\udcff",
+    "file/x",
+    "fifo",
+    "loop",
+    "dangling",
+    "file",
+    "new\nline",
+    "~",
+    "empty",
+)
+OUTPUTS = (
+    "/",
+    ".",
+    "..",
+    "",
+    "/dev/null",
+    "/dev/full",
+    "/proc/x.png",
+    "file/x.png",
+    "x" * 300 + ".png",
+    "fifo",
+    "a\0b",
+    "~nosuchuser/x.png",
+    "folder",
+    "folder/",
+    "\udcff.png",
+    "loop/x.png",
+    "/dev/null/x.png",
+)
 NAMES = ("\udcff.png",)  # strange, but a file can have it
 NUMBERS = ("nan", "inf", "-1", "1e400", "x", "", "101", "1" * 300)
 
@@ -83,8 +120,25 @@ def output(rng, model):
 
 def value(rng, model):
     arguments = ["generate", "a", "--model", model, "--out", "old.png", "--device", "cpu"]
-    name = pick(rng, ("--cfg", "--temperature", "--top-k", "--top-p", "--seed", "--count", "--size", "--steps", "--vae",
-                      "--device", "--dtype", "--weights", "--image", "--denoise"))  # fmt: skip
+    name = pick(
+        rng,
+        (
+            "--cfg",
+            "--temperature",
+            "--top-k",
+            "--top-p",
+            "--seed",
+            "--count",
+            "--size",
+            "--steps",
+            "--vae",
+            "--device",
+            "--dtype",
+            "--weights",
+            "--image",
+            "--denoise",
+        ),
+    )
     return [*arguments, f"{name}={pick(rng, (*NUMBERS, '0x0', '16', 'ax16', '1x1', '160000x160000'))}"], (
         (REFUSED, OK) if name in ("--seed", "--top-k", "--temperature", "--top-p", "--cfg", "--count") else (REFUSED,)
     )
@@ -105,7 +159,9 @@ def converted(rng, model):
 
 
 def downloaded(rng, model):
-    return ["download", *pick(rng, ([], ["x"], ["janus-pro-1b", "--to", "file"], ["--vae", "--to", "a\0b"]))], (REFUSED,)
+    return ["download", *pick(rng, ([], ["x"], ["janus-pro-1b", "--to", "file"], ["--vae", "--to", "a\0b"]))], (
+        REFUSED,
+    )
 
 
 def trained(rng, model):

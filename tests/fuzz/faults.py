@@ -3,9 +3,8 @@
 import json
 
 from janus_core import errors, files, image, schema
-from janus_core.checkpoint import build
+from janus_core.checkpoint import build, params, quantize
 from janus_core.checkpoint import files as weight_files
-from janus_core.checkpoint import params, quantize
 from janus_core.sampling import settings
 
 

@@ -30,7 +30,12 @@ def reading(path: Path) -> tuple:
     assert pixels.shape == (3, 32, 32) and pixels.isfinite().all()
     values = torch.from_numpy(np.array(image)).float().mean(-1)
     h, w = values.shape
-    quarters = [values[:h // 2, :w // 2], values[:h // 2, w // 2:], values[h // 2:, :w // 2], values[h // 2:, w // 2:]]
+    quarters = [
+        values[: h // 2, : w // 2],
+        values[: h // 2, w // 2 :],
+        values[h // 2 :, : w // 2],
+        values[h // 2 :, w // 2 :],
+    ]
     return image.size, tuple(round(float(q.mean()) / 8) for q in quarters if q.numel())
 
 
@@ -84,8 +89,12 @@ def cut(path, rng):
 def chunks(path, rng):
     """PNG chunks that are too short, too long, or expand to gigabytes."""
     data = encode(ramp(pick(rng, ("RGB", "L", "RGBA"))), "PNG")
-    kind = pick(rng, (b"pHYs", b"gAMA", b"tRNS", b"cHRM", b"iCCP", b"zTXt", b"tEXt", b"iTXt", b"eXIf", b"PLTE", b"acTL"))
-    value = pick(rng, (b"", b"\0", b"\0\0\0", rng.randbytes(8), rng.randbytes(40), b"key\0\0" + zlib.compress(bytes(2**26))))
+    kind = pick(
+        rng, (b"pHYs", b"gAMA", b"tRNS", b"cHRM", b"iCCP", b"zTXt", b"tEXt", b"iTXt", b"eXIf", b"PLTE", b"acTL")
+    )
+    value = pick(
+        rng, (b"", b"\0", b"\0\0\0", rng.randbytes(8), rng.randbytes(40), b"key\0\0" + zlib.compress(bytes(2**26)))
+    )
     position = pick(rng, (33, len(data) - 12))
     path.write_bytes(data[:position] + chunk(kind, value) + data[position:])
     return f"{kind} of {len(value)} bytes", (REFUSED, OK)
@@ -100,14 +109,18 @@ def deep(path, rng):
 
 def modes(path, rng):
     """All other modes of the same ramp."""
-    mode, form = pick(rng, (("L", "PNG"), ("P", "PNG"), ("LA", "PNG"), ("RGBA", "PNG"), ("CMYK", "TIFF"), ("L", "TIFF")))
+    mode, form = pick(
+        rng, (("L", "PNG"), ("P", "PNG"), ("LA", "PNG"), ("RGBA", "PNG"), ("CMYK", "TIFF"), ("L", "TIFF"))
+    )
     path.write_bytes(encode(ramp(mode), form))
     return f"{mode} {form}", (SAME,)
 
 
 def others(path, rng):
     form = pick(rng, OTHER)
-    path.write_bytes(flip(rng, encode(ramp("RGB"), form), 0, pick(rng, (1, 60))) if rng.random() < 0.5 else encode(ramp("RGB"), form))
+    path.write_bytes(
+        flip(rng, encode(ramp("RGB"), form), 0, pick(rng, (1, 60))) if rng.random() < 0.5 else encode(ramp("RGB"), form)
+    )
     return form, (REFUSED,)
 
 
@@ -145,7 +158,12 @@ def tags(path, rng):
     if rng.random() < 0.5:
         w, h = pick(rng, ((2**31 - 1, 1), (100000, 100000), (0, 5), (1, 2**31 - 1), (2**16, 2**16)))
         head = struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0)
-        path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b""))
+        path.write_bytes(
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", head)
+            + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+            + chunk(b"IEND", b"")
+        )
         return f"{w}x{h}", (REFUSED,)
     exif = pick(rng, (b"Exif\0\0" + rng.randbytes(30), b"Exif\0\0II*\0" + rng.randbytes(30), b"\xff" * 100))
     path.write_bytes(encode(ramp("RGB"), pick(rng, ("JPEG", "WEBP")), exif=exif))

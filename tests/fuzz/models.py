@@ -8,8 +8,17 @@ import torch
 from tokenizers import Tokenizer
 
 from demo.recipe import new_models
-from janus_core.checkpoint import build_model, build_vq, check_checkpoint, detect_family, read_checkpoint, save_folder
+from janus_core.checkpoint import (
+    build_model,
+    build_vq,
+    check_checkpoint,
+    detect_family,
+    quantized_layers,
+    read_checkpoint,
+    save_folder,
+)
 from janus_core.networks.vq import VQModel, VQParams
+from janus_core.operations.quantized import operations_over
 from janus_core.prompt import PromptEncoder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,7 +26,14 @@ TOKENIZER = ROOT / "tests" / "data" / "goldens" / "ar-a" / "tokenizer.json"
 FAMILIES = ("janus", "janusflow")
 VQ = VQParams(16, codebook_dim=8, z_channels=32, channels=(32, 32), res_blocks=1, base_channels=32)
 SIZES = {
-    "llama": {"hidden_size": 32, "intermediate_size": 48, "layers": 3, "heads": 2, "head_dim": 16, "max_positions": 512},
+    "llama": {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "layers": 3,
+        "heads": 2,
+        "head_dim": 16,
+        "max_positions": 512,
+    },
     "siglip": {"width": 32, "mlp_width": 48, "layers": 2, "heads": 2, "patch_size": 8, "tokens": 4},
     "uvit": {
         "latent_channels": 4,
@@ -59,7 +75,8 @@ def digest(path: Path) -> str:
     detected = detect_family(path)
     checkpoint = read_checkpoint(path)
     check_checkpoint(checkpoint)
-    model = build_model(checkpoint, dtype=torch.float32)
+    quantized = bool(quantized_layers(checkpoint.tensors))
+    model = build_model(checkpoint, operations_over(torch.nn) if quantized else torch.nn, dtype=torch.float32)
     prompts = PromptEncoder.of(checkpoint)
     parts = [repr(model.params), checkpoint.family, str(detected), prompts.user, str(prompts.special_ids.tolist())]
     parts += [str(prompts.generation_ids("a red circle").tolist()), str(prompts.question_ids("What?", 4).ids.tolist())]

@@ -30,11 +30,26 @@ TOP = {
     "stage": (*BAD_WHOLE, None, 0, 4, 9),
     "rows": (*BAD_WHOLE, None, 0, 1),
     "ratio": ("x", 5, [], [1], [1, 2, 3], ["a", 1], [-1, 2], [0, 0], [1e300, 1], [None, 1], {}),
-    "lora": ("x", 5, [1], {"rnak": 4}, {"rank": 0}, {"rank": 1.5}, {"rank": "4"}, {"rank": 10**9}, {"targets": []},
-             {"targets": ["x"]}, {"targets": "q_proj"}, {"targets": [5]}, {"alpha": 0}, {"alpha": "x"}, {"alpha": True}),
+    "lora": (
+        "x",
+        5,
+        [1],
+        {"rnak": 4},
+        {"rank": 0},
+        {"rank": 1.5},
+        {"rank": "4"},
+        {"rank": 10**9},
+        {"targets": []},
+        {"targets": ["x"]},
+        {"targets": "q_proj"},
+        {"targets": [5]},
+        {"alpha": 0},
+        {"alpha": "x"},
+        {"alpha": True},
+    ),
     "loop": ("x", 5, [], {}, None, {"steps": None}),
     "stgae": (3,),
-}  # fmt: skip
+}
 LOOP = {
     "steps": (*BAD_WHOLE, 0),
     "lr": (*BAD_NUMBER, 0, 11),
@@ -137,9 +152,19 @@ def state(config, work, rng):
     """A saved state that is damaged, of another run, or no state at all."""
     folder = work / "out" / "run"
     folder.mkdir(parents=True)
-    value = pick(rng, ({}, [], None, 5, {"step": 1}, {"step": -1, "log": [], "ema": {}, "weights": {}, "optimizer": {}},
-                       {"step": "1", "log": [], "ema": {}, "weights": {}, "optimizer": {}},
-                       {"step": 1, "log": [], "ema": {"a": torch.zeros(3)}, "weights": {}, "optimizer": {}}))  # fmt: skip
+    value = pick(
+        rng,
+        (
+            {},
+            [],
+            None,
+            5,
+            {"step": 1},
+            {"step": -1, "log": [], "ema": {}, "weights": {}, "optimizer": {}},
+            {"step": "1", "log": [], "ema": {}, "weights": {}, "optimizer": {}},
+            {"step": 1, "log": [], "ema": {"a": torch.zeros(3)}, "weights": {}, "optimizer": {}},
+        ),
+    )
     file = folder / "state.pt"
     torch.save(value, file)
     action = pick(rng, ("value", "value", "cut", "flip", "html", "folder"))

@@ -34,7 +34,7 @@ def main(seed: str, fault: str):
 
     torch.set_num_threads(1)
     from . import faults
-    from .case import judge
+    from .case import Case, judge
 
     if fault:
         faults.FAULTS[fault]()
@@ -46,8 +46,12 @@ def main(seed: str, fault: str):
         work.mkdir()
         os.chdir(root)
         before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-        case = importlib.import_module(f".{area}", __package__).make(random.Random(f"{seed} {area} {number}"), work)
-        outcome, detail = judge(case)
+        case = Case("", None, ())
+        try:
+            case = importlib.import_module(f".{area}", __package__).make(random.Random(f"{seed} {area} {number}"), work)
+            outcome, detail = judge(case)
+        except Exception as error:  # a mistake in the fuzzer
+            outcome, detail = "broken case", repr(error)[:500]
         grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
         if grown > GROWTH:
             outcome, detail = "memory", f"{grown / 2**30:.1f} GB"
