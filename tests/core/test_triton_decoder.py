@@ -76,6 +76,7 @@ def test_kernels_read_8_bit_weights(golden, weights):
 
 @pytest.mark.parametrize("num_images", [1, 2])
 def test_kernels_sample_the_same_tokens(golden, monkeypatch, num_images):
+    monkeypatch.setattr("janus_core.pipeline.choose_operations", lambda *_: torch.nn)  # float32 weights, as on a GPU
     pipe = janus_core.load(golden("ar-a").folder, device=DEVICE, dtype=torch.float32)
     settings = dict(num_images=num_images, seed=3, guidance_interval=(0.0, 0.6), negative_prompt="a blurry photo")
     settings["size"] = (48, 48) if num_images == 1 else None
