@@ -110,7 +110,7 @@ def tokenizers(folder: Folder, rng):
     if action == "regex":
         value["pre_tokenizer"] = {
             "type": "Split",
-            "pattern": {"Regex": pick(rng, ("(a|a)*$x", "(.*)*\\d\\1", "(", "a{99999}"))},
+            "pattern": {"Regex": pick(rng, ("(a|a)*$", "(.*)*\\d\\1", "(", "a{99999}"))},
             "behavior": "Isolated",
             "invert": False,
         }
