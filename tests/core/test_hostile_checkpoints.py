@@ -295,6 +295,15 @@ def test_files_that_are_something_else(folder, file, name):
     refused(folder, file, words)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("unable to mmap 9 bytes: Cannot allocate memory (12)"), MemoryError()])
+def test_too_little_memory_is_not_told_as_damage(folder, monkeypatch, error):
+    def refuse(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("safetensors.torch.load_file", refuse)
+    refused(folder, "does not fit in memory")
+
+
 def tokenizer_without(token, in_vocabulary):
     value = json.loads(TOKENIZER.read_text(encoding="utf-8"))
     ids = {one["content"]: one["id"] for one in value["added_tokens"]}
