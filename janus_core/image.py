@@ -117,12 +117,17 @@ def to_images(pixels: torch.Tensor) -> list[Image.Image]:
     """Pixels [B, 3, H, W] in [-1, 1], clamped, as Pillow images.
 
     Raises:
-        ImageError: they are not finite, as when the image decoder overflows.
+        ImageError: see check_pixels.
     """
-    if not pixels.isfinite().all():
-        raise ImageError("The decoded image is not finite: use bf16 or fp32 weights, or another VAE.")
+    check_pixels(pixels)
     array = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(a) for a in array]
+
+
+def check_pixels(pixels: torch.Tensor):
+    """Raises ImageError unless decoded pixels are finite; an image decoder that overflows would give a black image."""
+    if not pixels.isfinite().all():
+        raise ImageError("The decoded image is not finite: use bf16 or fp32 weights, or another VAE.")
 
 
 def array_to_image(array: torch.Tensor) -> Image.Image:

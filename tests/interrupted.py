@@ -217,14 +217,14 @@ def small_disk(size: int):
                 subprocess.run(["umount", folder], check=True)
 
 
-def small_disk_round(kind, model: Path, rng: random.Random) -> str:
-    """A real full disk: what the old files leave of it is not enough for the new ones."""
+def small_disk_round(kind, model: Path, rng: random.Random, largest: int) -> str:
+    """A real full disk, which has less room than the largest new file needs."""
     with small_disk(16 * 2**20) as disk:
         if disk is None:
             return "not allowed here"
         task = kind(model, disk / "task")
         free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-        (disk / "filler").write_bytes(bytes(max(0, free - rng.randrange(200_000))))
+        (disk / "filler").write_bytes(bytes(max(0, free - rng.randrange(largest))))
         status = wait(child(task.work))
         assert status in (0, REPORTED), f"exit status {status}"
         assert not list(disk.rglob("*.tmp"))
@@ -240,19 +240,18 @@ def rounds(count: int, seed: int, names=TASKS) -> dict[str, Counter]:
     with tempfile.TemporaryDirectory() as root:
         root = Path(root)
         model = write_tiny("janus", root / "model")
-        largest = max(path.stat().st_size for path in model.iterdir())
         for name in names:
             kind, folder = TASKS[name], root / name
             trial = kind(model, folder / "trial")
             began = time.monotonic()
             assert wait(child(trial.work)) == 0 and trial.check() == "new"
             duration = time.monotonic() - began
+            largest = max(path.stat().st_size for path in trial.folder.rglob("*") if path.is_file())
             kills, disks, small = Counter(), Counter(), Counter()
             for k in range(count):
                 kills[killed(kind(model, folder / f"kill-{k}"), rng, duration)] += 1
-                size = max(p.stat().st_size for p in trial.folder.rglob("*")) if name != "train" else largest
-                disks[full_disk(kind(model, folder / f"disk-{k}"), rng, size)] += 1
-                small[small_disk_round(kind, model, rng)] += 1
+                disks[full_disk(kind(model, folder / f"disk-{k}"), rng, largest)] += 1
+                small[small_disk_round(kind, model, rng, largest)] += 1
             outcomes |= {f"{name}, killed": kills, f"{name}, file size limit": disks, f"{name}, full disk": small}
         if "convert" in names:
             outcomes["convert, two writers"] = Counter(two_writers(model, root / f"two-{k}") for k in range(count))

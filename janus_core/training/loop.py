@@ -17,6 +17,8 @@ from ..errors import TrainingError, library_errors
 from ..files import write_atomically, write_text
 from .settings import LoopSettings
 
+STATE = ("step", "weights", "optimizer", "ema", "log")  # what state.pt holds
+
 __all__ = ["EMA", "LoopSettings", "learning_rate", "train"]
 
 
@@ -170,6 +172,9 @@ def _resume(folder, objective, optimizer, ema, device):
         return 0, []
     state = read_pickle(path, TrainingError)
     with library_errors(TrainingError, f"{path} is not the state of this run, remove it or name another folder"):
+        missing = [key for key in STATE if not isinstance(state, dict) or key not in state]
+        if missing:
+            raise ValueError(f"it lacks {missing[0]}")
         step, log, weights = state["step"], state["log"], state["ema"]
         if type(step) is not int or step < 0 or not isinstance(log, list):
             raise ValueError("its steps are not a number")

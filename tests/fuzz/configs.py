@@ -105,15 +105,15 @@ def tokenizers(folder: Folder, rng):
     """A tokenizer.json that is damaged, of another model, or explodes when it is used."""
     file = folder.path / "tokenizer.json"
     value = json.loads(file.read_text(encoding="utf-8"))
-    action = pick(rng, ("regex", "added", "ids", "field", "flip", "cut", "deep", "vocab", "merges", "split special"))
+    action = pick(
+        rng,
+        ("regex", "regex", "regex", "added", "ids", "field", "flip", "cut", "deep", "vocab", "merges", "split special"),
+    )
     expected = (REFUSED,)
     if action == "regex":
-        value["pre_tokenizer"] = {
-            "type": "Split",
-            "pattern": {"Regex": pick(rng, ("(a|a)*$x", "(.*)*\\d\\1", "(", "a{99999}"))},
-            "behavior": "Isolated",
-            "invert": False,
-        }
+        pattern = pick(rng, ("(a|a)*$", "(a|aa)+$", "((a+)+)+\\d", "(.*)*\\d\\1", "(", "a{99999}"))
+        split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+        value["pre_tokenizer"] = split
         expected = (REFUSED, OK)
     elif action == "added":
         gone = pick(rng, ("<image_placeholder>", "<begin_of_image>", "<｜▁pad▁｜>", "<end_of_image>"))

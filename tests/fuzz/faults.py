@@ -83,7 +83,7 @@ def no_panics():
             yield
         except errors.JanusError:
             raise
-        except (ValueError, OSError) as error:
+        except Exception as error:
             raise kind(f"{message} ({errors.first_line(error)}).") from None
 
     prompt.library_errors = library_errors
