@@ -119,7 +119,8 @@ def _unreadable(path: Path, reason: Exception, error: type[JanusError] = Checkpo
         return error(
             f"{path} was not loaded, for safety: it is damaged, or holds more than weights. Use a .safetensors file."
         )
-    return error(f"{path} is damaged or incomplete, download it again ({os_reason(reason)}).")
+    internal = isinstance(reason, (AttributeError, TypeError, LookupError))  # of the reader, and of no use to a user
+    return error(f"{path} is damaged or incomplete, download it again{'' if internal else f' ({os_reason(reason)})'}.")
 
 
 def _first_bytes(path: Path) -> bytes:
