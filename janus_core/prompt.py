@@ -233,7 +233,7 @@ class PromptEncoder:
         Raises:
             PromptError: there are placeholders, but not one per image; or see `chat`.
         """
-        messages = [{"role": "user", "content": question}] if isinstance(question, str) else list(question)
+        messages = _messages(question)
         system, turns = _turns(messages)
         written = sum(turn.count(IMAGE_PLACEHOLDER) for turn in turns)
         if written not in (0, images):
@@ -262,13 +262,18 @@ class PromptEncoder:
             return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=not special_tokens)
 
 
+def _messages(message: str | Messages) -> list:
+    """A conversation as a list; a text is one message of the user."""
+    if isinstance(message, (list, tuple)):
+        return list(message)
+    check("The prompt", message, Text(empty=True), PromptError)
+    return [{"role": "user", "content": message}]
+
+
 def _turns(message: str | Messages) -> tuple[str | None, list[str]]:
     """The system message, if there is one, and the stripped contents of the others: of the user, assistant, user, …"""
-    if isinstance(message, str):
-        check("The prompt", message, Text(empty=True), PromptError)
-        message = [{"role": "user", "content": message}]
+    messages = _messages(message)
     try:
-        messages = list(message)
         roles = [one["role"] for one in messages]
         contents = [one["content"].strip() for one in messages]
     except (TypeError, KeyError, AttributeError):

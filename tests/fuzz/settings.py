@@ -54,7 +54,7 @@ BAD_TENSORS = (
     torch.zeros(1, 4, 2, 2, dtype=torch.complex64),
 )
 BAD_TEXTS = (None, 5, b"a", True, {}, "\ud800", "word " * 3000)
-BAD_IMAGES = (None, "x.png", 5, [], [[]], [None], Image.new("RGB", (0, 5)), [[Image.new("RGB", (8, 8))], []], b"x")
+BAD_IMAGES = ("x.png", 5, [], [[]], [None], Image.new("RGB", (0, 5)), [[Image.new("RGB", (8, 8))], []], b"x")
 COMMON = {
     "seed": ((0, 7, 2**64 - 1), BAD_WHOLE),
     "guidance": ((0, 1, 5.0, 100), (*NOT_NUMBERS, -1, 100.1, 1e300)),
