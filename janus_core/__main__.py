@@ -1,3 +1,12 @@
-from .cli import main
+"""python -m janus_core."""
 
-raise SystemExit(main())
+import sys
+
+try:
+    from .cli import main
+
+    status = main()
+except KeyboardInterrupt:  # while importing, which takes seconds
+    print("cancelled", file=sys.stderr)
+    status = 130
+raise SystemExit(status)

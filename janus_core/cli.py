@@ -2,14 +2,16 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
 from . import __version__
-from .checkpoint import WEIGHT_FORMATS, quantized, read_checkpoint, save_single_file
+from .checkpoint import WEIGHT_FORMATS, check_checkpoint, quantized, read_checkpoint, save_single_file
 from .cli_generate import DTYPES, Progress, edit, generate, load
 from .download import CHECKPOINTS, download_checkpoint, download_vae, models_folder
-from .errors import DownloadError, JanusError
+from .errors import DownloadError, JanusError, is_out_of_memory
+from .files import os_reason
 from .finetunes.think import RECIPES
 from .image import open_image
 from .prompt import ROLES
@@ -28,7 +30,7 @@ def setting(text: str) -> tuple[str, object]:
         raise ValueError(text)
     try:
         return key, json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return key, value
 
 
@@ -139,6 +141,7 @@ def describe(args):
 
 def convert(args):
     checkpoint = read_checkpoint(args.model)
+    check_checkpoint(checkpoint)
     if args.weights:
         checkpoint = quantized(checkpoint, args.weights)
     save_single_file(checkpoint, args.out)
@@ -162,22 +165,35 @@ def train(args):
 
 
 def main(argv=None) -> int:
-    """Runs the command line; a JanusError becomes one line on stderr and exit status 1."""
+    """Runs the command line; an expected error becomes one line on stderr and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # terminals that lack a character
     args = parser().parse_args(argv)
     try:
         args.function(args)
-    except JanusError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
-            raise
-        print("error: out of memory: use a smaller --count or --size, or --dtype bf16.", file=sys.stderr)
-        return 1
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads the output any more; the work is done
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("cancelled", file=sys.stderr)
         return 130
+    except Exception as error:
+        message = _message(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _message(error: Exception) -> str | None:
+    """The line for an error that a user can act on; None for a bug."""
+    if isinstance(error, JanusError):
+        return " ".join(str(error).split())
+    if is_out_of_memory(error):
+        return "out of memory: use a smaller --count or --size, or --dtype bf16."
+    if isinstance(error, OSError):
+        return f"{error.filename}: {os_reason(error)}." if error.filename else f"{os_reason(error)}."
+    return None

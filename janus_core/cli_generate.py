@@ -1,15 +1,14 @@
 """The commands generate and edit."""
 
-import json
 from pathlib import Path
 
 import torch
-from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from . import __version__, pipeline
+from . import pipeline
 from .errors import JanusError
-from .image import open_image
+from .files import check_output, write_text
+from .image import open_image, write_image
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -38,7 +37,7 @@ def load(args, **kwargs):
 
 
 def generate(args):
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    check_output(args.out)
     pipe = load(args, vae=args.vae)
     common = {
         "negative_prompt": args.negative,
@@ -66,9 +65,7 @@ def generate(args):
     with Progress("step" if is_flow else "token") as progress:
         images = pipe(args.prompt, callback=progress, **settings)
     settings.pop("latents", None)
-    metadata = {"prompt": args.prompt, "model": str(args.model), "image": args.image, **settings}
-    for k, image in enumerate(images):
-        save(image, args.out, {**metadata, "index": k}, k if len(images) > 1 else None)
+    save_all(images, args.out, {"prompt": args.prompt, "model": str(args.model), "image": args.image, **settings})
 
 
 def generate_tuned(args, pipe, settings: dict):
@@ -86,20 +83,21 @@ def generate_tuned(args, pipe, settings: dict):
         settings = {**settings, "num_images": 1}
         metadata = {"prompt": args.prompt, "model": str(args.model), **settings}
         if args.reflect is None:
-            for k, image in enumerate(pipe(prompts, callback=progress, **settings)):
-                save(image, args.out, {**metadata, **planned[k], "index": k}, k if args.count > 1 else None)
-            return
+            return save_all(pipe(prompts, callback=progress, **settings), args.out, metadata, planned)
         rounds = pipe.generate_until_match(
             args.prompt, args.reflect, first=prompts[0], text=text, callback=progress, **settings
         )
         for k, (image, reflection) in enumerate(rounds):
             checked = {"round": k, "matches": reflection.matches, "reason": reflection.reason}
-            path = save(image, args.out, {**metadata, **planned[0], **checked}, k)
+            path = numbered(args.out, k)
+            write_image(image, path, {**metadata, **planned[0], **checked})
             answer = f"{'Yes' if reflection.matches else 'No'}\n{reflection.reason}\n"
-            path.with_suffix(".txt").write_text(answer, encoding="utf-8")
+            write_text(path.with_suffix(".txt"), answer)
+            print(path, flush=True)
 
 
 def edit(args):
+    check_output(args.out)
     pipe = load(args)
     if not isinstance(pipe, pipeline.JanusPipeline):
         raise JanusError(f"The command edit is not for {pipe.model.family}.")
@@ -116,9 +114,7 @@ def edit(args):
     source = open_image(args.image)
     with Progress("token") as progress:
         images = pipe.edit(source, args.prompt, callback=progress, **settings)
-    for k, image in enumerate(images):
-        metadata = {"prompt": args.prompt, "model": str(args.model), "image": args.image, **settings, "index": k}
-        save(image, args.out, metadata, k if len(images) > 1 else None)
+    save_all(images, args.out, {"prompt": args.prompt, "model": str(args.model), "image": args.image, **settings})
 
 
 def token_settings(args) -> dict:
@@ -136,13 +132,18 @@ def check_absent(pipe, foreign: dict):
         raise JanusError(f"--{name.replace('_', '-')} is not for {pipe.model.family}.")
 
 
-def save(image, out: Path, metadata: dict, number: int | None) -> Path:
-    """Saves an image with its settings, numbered unless `number` is None, and prints the path."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    info = PngInfo()
-    info.add_itxt("parameters", json.dumps(metadata, ensure_ascii=False))
-    info.add_itxt("Software", f"janus_core {__version__}")
-    path = out if number is None else out.with_stem(f"{out.stem}_{number:03}")
-    image.save(path, format="PNG", pnginfo=info)
-    print(path)
-    return path
+def save_all(images, out: Path, metadata: dict, own: list[dict] | None = None):
+    """Saves images with their settings, numbered if there are several, and then prints their paths.
+
+    Args:
+        own: more settings of each image.
+    """
+    paths = [out] if len(images) == 1 else [numbered(out, k) for k in range(len(images))]
+    for k, (image, path) in enumerate(zip(images, paths)):
+        write_image(image, path, {**metadata, **(own[k] if own else {}), "index": k})
+    for path in paths:  # after all are saved: whoever reads these lines may stop
+        print(path)
+
+
+def numbered(out: Path, k: int) -> Path:
+    return out.with_stem(f"{out.stem}_{k:03}")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from .checkpoint.files import INDEXES, WHOLE
 from .errors import DownloadError, first_line
+from .files import os_reason, user_path
 
 PACK = Path(__file__).resolve().parents[1]
 TEXTS = ("config.json", "tokenizer.json", "tokenizer_config.json", "processor_config.json")
@@ -86,10 +87,10 @@ def _fetch(release: Release, models: Path, choose) -> Path:
     except ImportError:
         raise DownloadError("Downloading needs huggingface_hub: run `pip install huggingface_hub`.") from None
 
-    folder = models / release.folder
+    folder = user_path(models, DownloadError) / release.folder
     with _download_errors(release.repo):
         info = HfApi().model_info(release.repo, files_metadata=True)
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings}
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     files = choose(list(sizes))
     if not files:
         raise DownloadError(f"{release.repo} on the Hugging Face hub has no {' and '.join(release.weights)}.")
@@ -114,7 +115,7 @@ def _download_errors(repo: str):
         raise DownloadError(f"The Hugging Face hub refused {repo} ({first_line(error)}): try again later.") from None
     except Exception as error:  # of the HTTP client, the disk, or the library itself
         raise DownloadError(
-            f"{repo} could not be downloaded ({first_line(error)}): check the network and rerun the command, "
+            f"{repo} could not be downloaded ({os_reason(error)}): check the network and rerun the command, "
             "which resumes the download."
         ) from None
 

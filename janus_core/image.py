@@ -1,32 +1,93 @@
-"""Conversion between Pillow images and pixel tensors."""
+"""Image files, and conversion between Pillow images and pixel tensors."""
+
+import json
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
-from .errors import ImageError
+from . import __version__
+from .errors import ImageError, library_errors
+from .files import os_reason, regular_file, user_path, write_atomically
 
+Image.init()
+FORMATS = tuple(name for name in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF") if name in Image.OPEN)
 MIN_SIZE = 14  # of an image that the vision tower reads, before padding
 GREY = (127, 127, 127)
 
 
 def open_image(path) -> Image.Image:
-    """Reads an image file as RGB, rotated as its EXIF data says. Raises ImageError when it cannot be read."""
+    """Reads an image file as RGB with 8 bits, rotated as its EXIF data says.
+
+    Raises:
+        ImageError: there is no such file, it is damaged, too large, or not of one of FORMATS.
+    """
+    path = regular_file(user_path(path, ImageError), ImageError)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return to_rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError:
-        raise ImageError(f"There is no image at {path}.") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path} cannot be read as an image ({error}).") from None
+    except ImageError as error:
+        raise ImageError(f"{path} cannot be used: {error}") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{path} cannot be read: it is damaged, or not an image in {', '.join(FORMATS)}.") from None
+    except MemoryError:
+        raise ImageError(f"{path} is too large for the memory: use a smaller image.") from None
+    except Exception as error:  # Pillow raises many types for damaged files
+        raise ImageError(f"{path} cannot be read as an image ({os_reason(error)}).") from None
+
+
+def write_image(image: Image.Image, path: Path, settings: dict):
+    """Writes a PNG file as a whole, with the settings that it was made with in its metadata.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    info = PngInfo()
+    info.add_itxt("parameters", json.dumps(settings, ensure_ascii=False).encode("utf-8", "replace").decode())
+    info.add_itxt("Software", f"janus_core {__version__}")
+    write_atomically(path, lambda file: image.save(file, format="PNG", pnginfo=info))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of any mode; transparent images are composited onto white."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    return image.convert("RGB")
+    """RGB with 8 bits of any mode; transparent images are composited onto white.
+
+    Integers of 16 bits are divided by 257, float values are taken as 0 to 1, or as 0 to 255 where they exceed 1.
+
+    Raises:
+        ImageError: it is not a Pillow image, it is empty, or its values are outside of these ranges.
+    """
+    if not isinstance(image, Image.Image):
+        raise ImageError(f"An image must be a Pillow image, not {type(image).__name__}.")
+    if 0 in image.size:
+        raise ImageError(f"The image is {image.width}x{image.height}: it is empty.")
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _from_deep_grey(image)
+    with library_errors(ImageError, "The image cannot be converted to RGB"):
+        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+        return image.convert("RGB")
+
+
+def _from_deep_grey(image: Image.Image) -> Image.Image:
+    """RGB of a grey image with 16 or 32 bits."""
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
+        raise ImageError("Its values are not finite, negative or over 65535: save it with 8 or 16 bits.")
+    if image.mode == "F":
+        if values.max() > 255:
+            raise ImageError("Its float values are over 255: scale them to 0 to 1.")
+        scale = 255 if values.max() <= 1 else 1
+    else:
+        is_8_bit = image.mode == "I" and image.format != "PNG" and values.max() <= 255
+        scale = 1 if is_8_bit else 1 / 257
+    grey = (values * scale).round().astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[values == transparent] = 255
+    return Image.fromarray(grey).convert("RGB")
 
 
 def understanding_pixels(image: Image.Image, size: int) -> torch.Tensor:
@@ -35,12 +96,13 @@ def understanding_pixels(image: Image.Image, size: int) -> torch.Tensor:
     As in the original VLMImageProcessor: Pillow bicubic on 8-bit RGB resizes the longer edge to `size` and the other
     in proportion, rounded down and at least 14; grey 127 pads the image, centred, to a square.
     """
+    image = to_rgb(image)
     width, height = image.size
     scale = max(width, height)
     w, h = (max(int(length / scale * size), MIN_SIZE) for length in (width, height))
     canvas_size = max(w, h)
     canvas = Image.new("RGB", (canvas_size, canvas_size), GREY)
-    resized = to_rgb(image).resize((w, h), Image.Resampling.BICUBIC)
+    resized = image.resize((w, h), Image.Resampling.BICUBIC)
     canvas.paste(resized, ((canvas_size - w) // 2, (canvas_size - h) // 2))
     return to_pixels(canvas)
 
@@ -52,9 +114,20 @@ def to_pixels(image: Image.Image) -> torch.Tensor:
 
 
 def to_images(pixels: torch.Tensor) -> list[Image.Image]:
-    """Pixels [B, 3, H, W] in [-1, 1], clamped, as Pillow images."""
+    """Pixels [B, 3, H, W] in [-1, 1], clamped, as Pillow images.
+
+    Raises:
+        ImageError: see check_pixels.
+    """
+    check_pixels(pixels)
     array = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(a) for a in array]
+
+
+def check_pixels(pixels: torch.Tensor):
+    """Raises ImageError unless decoded pixels are finite; an image decoder that overflows would give a black image."""
+    if not pixels.isfinite().all():
+        raise ImageError("The decoded image is not finite: use bf16 or fp32 weights, or another VAE.")
 
 
 def array_to_image(array: torch.Tensor) -> Image.Image:
@@ -99,3 +172,23 @@ def crop_to_multiple(pixels: torch.Tensor, multiple: int) -> torch.Tensor:
         raise ImageError(f"The image is {W}x{H}: width and height must each be at least {multiple} pixels.")
     top, left = (H - h) // 2, (W - w) // 2
     return pixels[..., top : top + h, left : left + w]
+
+
+def check_latents(latents, channels: int, stride: int = 1, images: tuple[int, ...] = ()):
+    """Raises ImageError unless latents are finite numbers [B, channels, h, w], h and w multiples of `stride`.
+
+    Args:
+        images: the values that B may have; any when empty.
+    """
+    if not isinstance(latents, torch.Tensor) or not latents.is_floating_point():
+        raise ImageError(f"Latents must be a tensor of floating-point numbers, not {type(latents).__name__}.")
+    shape = list(latents.shape)
+    if latents.dim() != 4 or 0 in shape or shape[1] != channels or any(side % stride for side in shape[2:]):
+        raise ImageError(
+            f"Latents of shape {shape} do not fit: they need {channels} channels, and a height and width that are "
+            f"multiples of {stride}."
+        )
+    if images and shape[0] not in images:
+        raise ImageError(f"Latents of shape {shape} are not for {' or '.join(map(str, images))} images.")
+    if not latents.isfinite().all():
+        raise ImageError("The latents are not finite.")

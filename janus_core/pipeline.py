@@ -1,6 +1,7 @@
 """The Python API: load a checkpoint, generate images, describe images."""
 
 from collections.abc import Sequence
+from math import isqrt
 from pathlib import Path
 
 import torch
@@ -8,10 +9,10 @@ from PIL import Image
 
 from .checkpoint import build_model, build_vq, quantized, quantized_layers, read_checkpoint
 from .describe import answer_steps, image_groups
-from .errors import DeviceError, ImageError, SamplingError
+from .errors import CheckpointError, DeviceError, ImageError, SamplingError, first_line
 from .finetunes.generation_prompt import GenerationPrompt, batch_rows
 from .finetunes.methods import FineTunedModels
-from .image import crop_to_multiple, to_images, to_pixels
+from .image import check_latents, crop_to_multiple, to_images, to_pixels
 from .janusflow import VAE_DOWNSCALE, JanusFlow
 from .networks.vq import latent_to_tokens, tokens_to_latent
 from .operations import choose_operations, compute_dtype
@@ -29,7 +30,11 @@ from .sampling.settings import (
 )
 from .sampling.text import strip_end
 from .sampling.tokens import sample_image_tokens
+from .schema import shown
 from .vae import LatentVAE, load_vae
+
+DEVICES = ("cpu", "cuda", "mps", "xpu", "npu", "mlu")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 Prompt = str | GenerationPrompt | Sequence[str | GenerationPrompt]  # of JanusPipeline
 
@@ -43,9 +48,12 @@ def usable_device(device=None) -> torch.device:
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # torch raises both for a device it lacks
-        raise DeviceError(f"There is no device {device} here ({str(error).splitlines()[0]}).") from None
+        found = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:  # torch raises any for a device it lacks
+        raise DeviceError(f"There is no device {shown(device)} here ({first_line(error)}).") from None
+    if found.type not in DEVICES:
+        raise DeviceError(f"The device {device} cannot compute images: use one of {', '.join(DEVICES[:3])}.")
+    return found
 
 
 def load(
@@ -75,15 +83,17 @@ def load(
     """
     checkpoint = read_checkpoint(path)
     device = usable_device(device)
-    dtype = dtype or compute_dtype(device, checkpoint.dtype)
-    if weight_dtype:
+    dtype = compute_dtype(device, checkpoint.dtype) if dtype is None else dtype
+    if dtype not in DTYPES:
+        raise CheckpointError(f"dtype is {shown(dtype)}, it must be one of {', '.join(map(str, DTYPES))}.")
+    if weight_dtype is not None:
         checkpoint = quantized(checkpoint, weight_dtype)
     operations = choose_operations(device, dtype, bool(quantized_layers(checkpoint.tensors)))
     model = build_model(checkpoint, operations, dtype=dtype, device=device, unused_device="cpu")
     prompts = PromptEncoder.of(checkpoint)
     vae_dtype = torch.float32 if dtype == torch.float16 else dtype  # image decoders overflow in float16
     if checkpoint.family == JanusFlow.family:
-        vae = None if vae is None else load_vae(vae, device, vae_dtype)
+        vae = None if vae is None else load_vae(vae, device, vae_dtype, model.params.uvit.latent_channels)
         return JanusFlowPipeline(model, prompts, device, dtype, vae)
     vq = build_vq(checkpoint, dtype=vae_dtype, device=device)
     if device.type == "cpu":
@@ -101,6 +111,26 @@ class Pipeline:
     def image_size(self) -> int:
         """Native width and height of an image, in pixels."""
         return self.model.params.siglip.image_size
+
+    def grid_of(self, size, multiple: int) -> tuple[int, int]:
+        """Rows and columns of patches of `multiple` pixels in an image of `size`, the native size when None.
+
+        Raises:
+            ImageError: size is not (width, height) in multiples of these, or the model has too few positions for it.
+        """
+        size = (self.image_size, self.image_size) if size is None else size
+        pair = isinstance(size, (tuple, list)) and len(size) == 2
+        if not pair or any(type(side) is not int or side < multiple or side % multiple for side in size):
+            raise ImageError(f"The size {shown(size)} is not (width, height), each a multiple of {multiple} pixels.")
+        width, height = size
+        positions = self.model.params.llama.max_positions
+        if (width // multiple) * (height // multiple) >= positions:
+            largest = isqrt(positions - 1) * multiple
+            raise ImageError(
+                f"An image of {width}x{height} is too large: the model has {positions} positions, enough for about "
+                f"{largest}x{largest}."
+            )
+        return height // multiple, width // multiple
 
     def embed(self, prompt: PromptTokens) -> torch.Tensor:
         """The input embeddings of a prompt, [1, L, hidden]."""
@@ -243,24 +273,29 @@ class JanusPipeline(FineTunedModels, Pipeline):
 
     def grid(self, size=None) -> tuple[int, int]:
         """Token rows and columns of an image size (width, height) in pixels, or of the native size."""
-        width, height = size or (self.image_size, self.image_size)
-        return _divided(height, self.vq.params.downscale), _divided(width, self.vq.params.downscale)
+        return self.grid_of(size, self.vq.params.downscale)
 
     @torch.inference_mode()
     def decode_tokens(self, tokens: torch.Tensor, size: tuple[int, int] | None = None) -> list[Image.Image]:
         """Images of tokens [B, N] that were generated at `size`, one at a time to keep memory low."""
         grid = self.grid(size)
+        h, w, entries = *grid, len(self.codebook)
+        whole = isinstance(tokens, torch.Tensor) and tokens.dtype == torch.int64 and tokens.dim() == 2
+        if not whole or tokens.shape[1] != h * w or not len(tokens) or tokens.min() < 0 or tokens.max() >= entries:
+            raise ImageError(f"Tokens must be int64 of shape [images, {h * w}], each from 0 to {entries - 1}.")
         pixels = [self.vq.decode_tokens(row[None], grid, self.vq_dtype) for row in tokens.to(self.device)]
         return to_images(torch.cat(pixels))
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
         """Images of token latents, one at a time to keep memory low."""
+        check_latents(latents, self.vq.params.codebook_dim)
         return to_images(torch.cat([self.decode_pixels(latent[None]) for latent in latents]))
 
     @torch.inference_mode()
     def decode_pixels(self, latents: torch.Tensor) -> torch.Tensor:
         """Token latents [B, 8, h, w] to float32 pixels [B, 3, H, W] around [-1, 1], not clamped."""
+        check_latents(latents, self.vq.params.codebook_dim)
         return self.vq.decode(latents.to(self.device, self.vq_dtype)).float()
 
     @torch.inference_mode()
@@ -275,6 +310,7 @@ class JanusPipeline(FineTunedModels, Pipeline):
 
     def tokens_of(self, latents: torch.Tensor) -> torch.Tensor:
         """int64 [B, h * w], the nearest codebook entries of token latents."""
+        check_latents(latents, self.vq.params.codebook_dim)
         return latent_to_tokens(latents.to(self.device), self.codebook)
 
     @property
@@ -342,14 +378,15 @@ class JanusFlowPipeline(Pipeline):
         if latents is None and settings.denoise < 1:
             raise SamplingError("A denoise below 1 needs latents to start from.")
         channels, stride = self.model.params.uvit.latent_channels, self.model.params.uvit.stride
-        for given in (latents, noise):
-            if given is not None:
-                self._check_latents(given, channels, stride)
-        if noise is None:
-            width, height = size or (self.image_size, self.image_size)
-            h, w = (_divided(pixels, VAE_DOWNSCALE * stride) * stride for pixels in (height, width))
-            if latents is not None:
-                h, w = latents.shape[-2:]
+        h, w = (tokens * stride for tokens in self.grid_of(size, VAE_DOWNSCALE * stride))
+        if latents is not None:
+            check_latents(latents, channels, stride, (1, num_images))
+            h, w = latents.shape[-2:]
+        if noise is not None:
+            check_latents(noise, channels, stride, (num_images,))
+            if latents is not None and noise.shape[-2:] != latents.shape[-2:]:
+                raise ImageError(f"The noise is {list(noise.shape)}, the latents are {list(latents.shape)}.")
+        else:
             generator = torch.Generator("cpu").manual_seed(settings.seed)
             noise = torch.randn(num_images, channels, h, w, generator=generator)
         z = noise.to(self.device, torch.float32)
@@ -367,18 +404,11 @@ class JanusFlowPipeline(Pipeline):
             report(callback, step.step + 1, settings.steps)
         return step.z
 
-    @staticmethod
-    def _check_latents(latents: torch.Tensor, channels: int, stride: int):
-        if latents.dim() != 4 or latents.shape[1] != channels or any(s % stride for s in latents.shape[2:]):
-            raise ImageError(
-                f"Latents of shape {list(latents.shape)} do not fit: they need {channels} channels, and a height and "
-                f"width that are multiples of {stride}."
-            )
-
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
         """Images of scaled latents, one at a time to keep memory low."""
         vae = self._need_vae()
+        check_latents(latents, self.model.params.uvit.latent_channels)
         return to_images(torch.cat([vae.decode(latent[None]) for latent in latents]))
 
     @torch.inference_mode()
@@ -394,9 +424,3 @@ class JanusFlowPipeline(Pipeline):
                 "download --vae` fetches it)."
             )
         return self.vae
-
-
-def _divided(pixels: int, multiple: int) -> int:
-    if not isinstance(pixels, int) or pixels < multiple or pixels % multiple:
-        raise ImageError(f"The size {pixels} is not a multiple of {multiple} pixels.")
-    return pixels // multiple

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from tokenizers import Tokenizer
 
-from .errors import CheckpointError, PromptError
+from .errors import CheckpointError, PromptError, library_errors
+from .schema import FLAG, Text, check
 
 SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
@@ -27,6 +28,7 @@ def _token_text(value, default: str) -> str:
     """A tokenizer_config token, which is a string or a dict with its content."""
     if isinstance(value, dict):
         value = value.get("content")
+    check("tokenizer_config.json: a special token", value or default, Text(), CheckpointError)
     return value or default
 
 
@@ -90,17 +92,18 @@ class PromptEncoder:
     """
 
     def __init__(self, tokenizer: str, tokenizer_config: dict, processor_config: dict, family: str):
-        try:
+        with library_errors(CheckpointError, "tokenizer.json cannot be read, download it again"):
             self.tokenizer = Tokenizer.from_str(tokenizer)
-        except Exception as error:  # the library raises bare Exception
-            raise CheckpointError(f"tokenizer.json cannot be read ({error}).") from None
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
+            self.tokenizer.no_truncation()
+            self.tokenizer.no_padding()
         self.family = family
         self.bos = self._id(_token_text(tokenizer_config.get("bos_token"), BOS))
         self.eos = self._id(_token_text(tokenizer_config.get("eos_token"), EOS))
         self.pad = self._id(PAD)
-        self.add_bos = tokenizer_config.get("add_bos_token") is not False
+        self.add_bos = tokenizer_config.get("add_bos_token")
+        if self.add_bos is None:
+            self.add_bos = True
+        check("tokenizer_config.json: add_bos_token", self.add_bos, FLAG, CheckpointError)
         self.start_text = BEGIN_OF_GENERATION if family == "janusflow" else BEGIN_OF_IMAGE
         self.start = self._id(self.start_text)
         self.placeholder, self.begin, self.end = map(self._id, (IMAGE_PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE))
@@ -110,13 +113,16 @@ class PromptEncoder:
             or self.tokenizer.token_to_id("<|User|>") is None
         )
         self.user, self.assistant = ROLES["User" if plain_roles else "<|User|>"]
+        for token in (self.start_text, IMAGE_PLACEHOLDER):
+            if self._encode(token, CheckpointError) != [self._id(token)]:
+                raise CheckpointError(f"tokenizer.json does not read {token} as one token: download it again.")
 
     @classmethod
     def of(cls, checkpoint) -> "PromptEncoder":
         """The encoder of a Checkpoint. Raises CheckpointError when the tokenizer has ids that the model lacks."""
         encoder = cls(checkpoint.tokenizer, checkpoint.tokenizer_config, checkpoint.processor_config, checkpoint.family)
         largest = max(encoder.tokenizer.get_vocab(with_added_tokens=True).values())
-        rows = len(checkpoint.tensors["language_model.model.embed_tokens.weight"])
+        rows = len(checkpoint.weight("language_model.model.embed_tokens.weight"))
         if largest >= rows:
             raise CheckpointError(
                 f"{checkpoint.path}: tokenizer.json belongs to another model: it has ids up to {largest}, the model "
@@ -125,7 +131,8 @@ class PromptEncoder:
         return encoder
 
     def _id(self, token: str) -> int:
-        token_id = self.tokenizer.token_to_id(token)
+        with library_errors(CheckpointError, "tokenizer.json cannot be used"):
+            token_id = self.tokenizer.token_to_id(token)
         if token_id is None:
             raise CheckpointError(f"tokenizer.json lacks the token {token}: it belongs to another model.")
         return token_id
@@ -173,11 +180,11 @@ class PromptEncoder:
 
     def ids(self, text: str, bos: bool = True) -> torch.Tensor:
         """Token ids of bare text, int64 [L], with BOS in front if the checkpoint wants it there and `bos` is true."""
-        try:
-            ids = self.tokenizer.encode(text, add_special_tokens=False).ids
-        except (UnicodeError, TypeError) as error:
-            raise PromptError(f"The text cannot be encoded ({error}).") from None
-        return torch.tensor([self.bos] * (bos and self.add_bos) + ids, dtype=torch.long)
+        return torch.tensor([self.bos] * (bos and self.add_bos) + self._encode(text, PromptError), dtype=torch.long)
+
+    def _encode(self, text: str, error) -> list[int]:
+        with library_errors(error, "tokenizer.json cannot encode the text"):
+            return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     @property
     def special_ids(self) -> torch.Tensor:
@@ -212,6 +219,7 @@ class PromptEncoder:
     def guidance_rows(self, prompt: str, negative_prompt: str = "", **chat) -> tuple[PromptTokens, PromptTokens]:
         """The conditional row, and the row that guidance moves away from: of the negative prompt, or unconditional."""
         cond = self.conditional(prompt, **chat)
+        check("The negative prompt", negative_prompt, Text(empty=True), PromptError)
         if negative_prompt.strip():
             return cond, self.conditional(negative_prompt, **chat)
         return cond, self.unconditional(len(cond.ids))
@@ -225,7 +233,7 @@ class PromptEncoder:
         Raises:
             PromptError: there are placeholders, but not one per image; or see `chat`.
         """
-        messages = [{"role": "user", "content": question}] if isinstance(question, str) else list(question)
+        messages = _messages(question)
         system, turns = _turns(messages)
         written = sum(turn.count(IMAGE_PLACEHOLDER) for turn in turns)
         if written not in (0, images):
@@ -250,12 +258,21 @@ class PromptEncoder:
 
     def decode(self, ids, special_tokens: bool = False) -> str:
         """Text of token ids, special tokens left out unless `special_tokens` is true."""
-        return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=not special_tokens)
+        with library_errors(CheckpointError, "tokenizer.json cannot decode the answer"):
+            return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=not special_tokens)
+
+
+def _messages(message: str | Messages) -> list:
+    """A conversation as a list; a text is one message of the user."""
+    if isinstance(message, (list, tuple)):
+        return list(message)
+    check("The prompt", message, Text(empty=True), PromptError)
+    return [{"role": "user", "content": message}]
 
 
 def _turns(message: str | Messages) -> tuple[str | None, list[str]]:
     """The system message, if there is one, and the stripped contents of the others: of the user, assistant, user, …"""
-    messages = [{"role": "user", "content": message}] if isinstance(message, str) else list(message)
+    messages = _messages(message)
     try:
         roles = [one["role"] for one in messages]
         contents = [one["content"].strip() for one in messages]
@@ -269,8 +286,18 @@ def _turns(message: str | Messages) -> tuple[str | None, list[str]]:
     return system, contents
 
 
-def check_context(length: int, max_positions: int):
-    """Raises PromptError when a prompt and what will be generated exceed the model's context."""
+def check_context(length: int, max_positions: int, image_tokens: int = 0):
+    """Raises PromptError when a prompt and what will be generated exceed the model's context.
+
+    Args:
+        length: of both together.
+        image_tokens: how many of them are an image to generate.
+    """
+    if length > max_positions and image_tokens > max_positions // 2:
+        raise PromptError(
+            f"The image is too large: its {image_tokens} tokens and the {length - image_tokens} of the prompt exceed "
+            f"the model's {max_positions} positions."
+        )
     if length > max_positions:
         raise PromptError(
             f"The prompt is too long: {length} tokens with the answer, the model has room for {max_positions}."

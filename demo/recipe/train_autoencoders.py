@@ -123,7 +123,7 @@ def _phases(config, folder, objective_of, reconstruct):
 def _grid(path, reconstruct):
     pixels = autoencoders.image_batch(99, 0, 8)["pixels"]
     rows = image.to_images(torch.cat((pixels, reconstruct(pixels).float())))
-    image_grid(rows, 8).save(path)
+    image_grid(rows, 8).save(path, format="PNG")
 
 
 def image_grid(images, columns: int, gap: int = 2) -> Image.Image:

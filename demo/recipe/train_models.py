@@ -79,7 +79,7 @@ def train_model(config: dict, folder: Path) -> Path:
 
     def sample(path):
         images = [pipe(prompt, seed=k)[0] for k, prompt in enumerate(SAMPLE_PROMPTS)]
-        image_grid(images, 4).save(path)
+        image_grid(images, 4).save(path, format="PNG")
 
     ends = []
     for number, stage in enumerate(config["stages"]):

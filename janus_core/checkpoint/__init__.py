@@ -1,6 +1,6 @@
 """Reading and writing checkpoints, quantising them, and building models from them."""
 
-from .build import build_model, build_vq
+from .build import build_model, build_vq, check_checkpoint
 from .quantize import FORMATS as WEIGHT_FORMATS
 from .quantize import quantized, quantized_layers
 from .read import SAVED_PREFIX, VQ_PREFIX, Checkpoint, detect_family, read_checkpoint
@@ -13,6 +13,7 @@ __all__ = [
     "Checkpoint",
     "build_model",
     "build_vq",
+    "check_checkpoint",
     "config_of",
     "detect_family",
     "metadata_of",

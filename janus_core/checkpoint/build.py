@@ -10,9 +10,12 @@ from ..errors import CheckpointError
 from ..janus import Janus, JanusParams
 from ..janusflow import JanusFlow, JanusFlowParams
 from ..networks.vq import VQModel, normalised_codebook
+from ..prompt import PromptEncoder
+from ..schema import check_fields
+from .config import PROCESSOR
 from .params import janus_params, janusflow_params
 from .quantize import COMFY_QUANT, QUANTIZED_PARTS, WEIGHT_SCALE, quantized_layers
-from .read import VQ_PREFIX, Checkpoint
+from .read import VQ_PREFIX, WEIGHT_DTYPES, Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +47,10 @@ def build_model(
     Raises:
         CheckpointError: the weights do not fit together, or not the config.
     """
-    base = JanusFlow if checkpoint.family == JanusFlow.family else Janus
+    base = _model_class(checkpoint)
     params = _params(checkpoint)
+    tensors = _model_tensors(checkpoint, params)
     model = (network or base)(params, operations, attention, device="meta", dtype=dtype)
-    tensors = {k: v for k, v in checkpoint.tensors.items() if not k.startswith(VQ_PREFIX)}
-    tensors = _checked(tensors, base(params, device="meta"), checkpoint.path)
 
     def device_of(name):
         unused = unused_device is not None and name.startswith(base.unused_in_generation)
@@ -64,20 +66,54 @@ def build_vq(
     checkpoint: Checkpoint, operations=torch.nn, attention=default_attention, dtype=None, device="cpu"
 ) -> VQModel:
     """The image tokenizer of a Janus checkpoint; arguments and errors are those of build_model."""
-    params = _params(checkpoint).vq
-    model = VQModel(params, operations, attention, device="meta", dtype=dtype)
-    tensors = {k[len(VQ_PREFIX) :]: v for k, v in checkpoint.tensors.items() if k.startswith(VQ_PREFIX)}
-    tensors = _checked(tensors, VQModel(params, device="meta"), checkpoint.path)
+    params = _params(checkpoint)
+    tensors = _vq_tensors(checkpoint, params)
+    model = VQModel(params.vq, operations, attention, device="meta", dtype=dtype)
     _load_weights(model, tensors, dtype, lambda name: device)
     return model
+
+
+def check_checkpoint(checkpoint: Checkpoint):
+    """Checks that everything can be built from a checkpoint: the model, its VQ tokenizer, and the prompt encoder.
+
+    Raises:
+        CheckpointError: something cannot.
+    """
+    params = _params(checkpoint)
+    _model_tensors(checkpoint, params)
+    if checkpoint.family == Janus.family:
+        _vq_tensors(checkpoint, params)
+    PromptEncoder.of(checkpoint).generation_ids("a cat")
+
+
+def _model_class(checkpoint: Checkpoint):
+    return JanusFlow if checkpoint.family == JanusFlow.family else Janus
+
+
+def _model_tensors(checkpoint: Checkpoint, params) -> dict:
+    tensors = {k: v for k, v in checkpoint.tensors.items() if not k.startswith(VQ_PREFIX)}
+    return _checked(tensors, _model_class(checkpoint)(params, device="meta"), checkpoint.path)
+
+
+def _vq_tensors(checkpoint: Checkpoint, params: JanusParams) -> dict:
+    tensors = {k[len(VQ_PREFIX) :]: v for k, v in checkpoint.tensors.items() if k.startswith(VQ_PREFIX)}
+    return _checked(tensors, VQModel(params.vq, device="meta"), checkpoint.path)
 
 
 def _params(checkpoint: Checkpoint) -> JanusParams | JanusFlowParams:
     read = janusflow_params if checkpoint.family == JanusFlow.family else janus_params
     try:
-        return read(checkpoint.tensors, checkpoint.config)
+        params = read(checkpoint.tensors, checkpoint.config)
+        processor = checkpoint.processor_config
+        check_fields(processor, PROCESSOR, "processor_config.json", CheckpointError)
+        if processor.get("num_image_tokens") not in (None, params.siglip.tokens):
+            raise CheckpointError(
+                f"the weights do not fit processor_config.json: num_image_tokens is {processor['num_image_tokens']}, "
+                f"but the vision tower has {params.siglip.tokens}."
+            )
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from None
+    return params
 
 
 def _checked(tensors: dict, reference: torch.nn.Module, path) -> dict:
@@ -102,11 +138,27 @@ def _checked(tensors: dict, reference: torch.nn.Module, path) -> dict:
                 f"{path}: the weights do not fit together: {name} is {list(tensors[name].shape)}, "
                 f"the model needs {list(shape)}."
             )
+    not_weights = [name for name in shapes if not _is_weight(tensors[name], name, quantized)]
+    if not_weights:
+        raise CheckpointError(
+            f"{path}: {not_weights[0]} is {tensors[not_weights[0]].dtype}: weights must be floating-point numbers of "
+            f"16 or more bits, or quantised with a scale and {COMFY_QUANT}."
+        )
     known = {*shapes, *(f"{layer}.{part}" for layer in quantized for part in QUANTIZED_PARTS)}
     extra = [name for name in tensors if name not in known and not any(part in name for part in UNUSED)]
+    unsupported = [name for name in extra if name.endswith(".bias") and name[: -len("bias")] + "weight" in shapes]
+    if unsupported:
+        raise CheckpointError(f"{path}: {unsupported[0]} is not part of the model, which would ignore it.")
     if extra:
-        log.warning("%s: %d tensors are not part of the model and are ignored, %s first.", path, len(extra), extra[0])
+        log.warning(
+            "%s: %d tensors are not part of the model and are ignored, %s first.", path, len(extra), extra[0][:100]
+        )
     return {name: tensor for name, tensor in tensors.items() if name in known}
+
+
+def _is_weight(tensor: torch.Tensor, name: str, quantized: set[str]) -> bool:
+    layer, _, part = name.rpartition(".")
+    return tensor.dtype in WEIGHT_DTYPES or (part == "weight" and layer in quantized)
 
 
 def _load_weights(model: torch.nn.Module, tensors: dict, dtype: torch.dtype | None, device_of: Callable):

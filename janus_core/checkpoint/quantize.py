@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..errors import CheckpointError
+from ..files import parse_json
 
 WEIGHT_SCALE, COMFY_QUANT = "weight_scale", "comfy_quant"
 QUANTIZED_PARTS = (WEIGHT_SCALE, COMFY_QUANT, "input_scale")  # of a quantised layer, beside its weight
@@ -29,7 +30,11 @@ FORMATS = {
     "int8": Format("int8_tensorwise", torch.int8, per_channel=True),
     "fp8_e4m3fn": Format("float8_e4m3fn", torch.float8_e4m3fn, per_channel=False),
 }
-READABLE = ("int8_tensorwise", "float8_e4m3fn", "float8_e5m2")
+READABLE = {
+    "int8_tensorwise": torch.int8,
+    "float8_e4m3fn": torch.float8_e4m3fn,
+    "float8_e5m2": torch.float8_e5m2,
+}
 
 
 @torch.no_grad()
@@ -64,7 +69,7 @@ def quantized(checkpoint, weight_dtype: str):
     Raises:
         CheckpointError: weight_dtype is not one of these.
     """
-    if weight_dtype not in FORMATS:
+    if not isinstance(weight_dtype, str) or weight_dtype not in FORMATS:
         raise CheckpointError(f"Weights cannot be stored as {weight_dtype}: choose one of {', '.join(FORMATS)}.")
     format = FORMATS[weight_dtype]
     settings = {"format": format.name}
@@ -74,7 +79,7 @@ def quantized(checkpoint, weight_dtype: str):
     tensors = dict(checkpoint.tensors)
     for name, weight in checkpoint.tensors.items():
         layer = name.removesuffix(".weight")
-        is_linear = name.startswith(DECODER_LAYERS) and weight.dim() == 2 and layer != name
+        is_linear = name.startswith(DECODER_LAYERS) and weight.dim() == 2 and weight.numel() and layer != name
         if is_linear and f"{layer}.{COMFY_QUANT}" not in tensors:
             tensors[name], tensors[f"{layer}.{WEIGHT_SCALE}"] = quantize_weight(weight, format)
             tensors[f"{layer}.{COMFY_QUANT}"] = comfy_quant
@@ -85,27 +90,47 @@ def quantized_layers(tensors) -> set[str]:
     """Names of the quantised layers in a state dict.
 
     Raises:
-        CheckpointError: a layer has an unsupported format, or no scale.
+        CheckpointError: a layer has an unsupported format, a weight of another dtype, or no usable scale.
     """
     layers = {name.removesuffix(f".{COMFY_QUANT}") for name in tensors if name.endswith(f".{COMFY_QUANT}")}
     for layer in layers:
         format = quant_settings(tensors[f"{layer}.{COMFY_QUANT}"]).get("format")
-        if format not in READABLE:
+        if not isinstance(format, str) or format not in READABLE:
             raise CheckpointError(
                 f"{layer} is quantised as {format}, which is not supported: use one of {', '.join(READABLE)}."
             )
         if f"{layer}.{WEIGHT_SCALE}" not in tensors:
             raise CheckpointError(f"The weights lack {layer}.{WEIGHT_SCALE}, which a quantised layer needs.")
+        _check_layer(layer, READABLE[format], tensors)
     return layers
+
+
+def _check_layer(layer: str, dtype: torch.dtype, tensors):
+    """Raises CheckpointError unless a quantised layer's weight and scales fit each other."""
+    weight, scale = tensors.get(f"{layer}.weight"), tensors[f"{layer}.{WEIGHT_SCALE}"]
+    if weight is None or weight.dtype != dtype or weight.dim() != 2:
+        raise CheckpointError(f"{layer}.weight is not the {dtype} matrix that its {COMFY_QUANT} says.")
+    for name in (WEIGHT_SCALE, "input_scale"):
+        one = tensors.get(f"{layer}.{name}")
+        if one is None:
+            continue
+        per_channel = name == WEIGHT_SCALE and one.shape in ((len(weight),), (len(weight), 1))
+        if not one.dtype.is_floating_point or not (one.numel() == 1 or per_channel):
+            raise CheckpointError(
+                f"{layer}.{name} is {list(one.shape)} of {one.dtype}: it must be a number, or one per output channel."
+            )
+    if not scale.float().isfinite().all():
+        raise CheckpointError(f"{layer}.{WEIGHT_SCALE} is not finite: download the checkpoint again.")
 
 
 def quant_settings(comfy_quant: torch.Tensor) -> dict:
     """The decoded JSON of a layer's `comfy_quant`, {} if it cannot be read."""
-    try:
-        settings = json.loads(bytes(comfy_quant.tolist()))
-    except ValueError:
+    if comfy_quant.dtype != torch.uint8 or comfy_quant.dim() != 1 or len(comfy_quant) > 10000:
         return {}
-    return settings if isinstance(settings, dict) else {}
+    try:
+        return parse_json(bytes(comfy_quant.tolist()).decode("utf-8", "replace"), COMFY_QUANT)
+    except CheckpointError:
+        return {}
 
 
 def is_rotated(comfy_quant: torch.Tensor) -> bool:

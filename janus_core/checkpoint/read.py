@@ -4,22 +4,28 @@ The layouts are a folder in the original layout (`model_type: multi_modality`), 
 (`model_type: janus`), and one .safetensors file with config and tokenizer in its metadata (`write.save_single_file`).
 """
 
-import json
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from ..errors import CheckpointError
+from ..files import os_reason, parse_json, read_optional_json, read_text, user_path
 from ..janus import Janus
 from ..janusflow import JanusFlow
+from ..schema import shown
 from . import transformers_layout
-from .files import read_folder_names, read_folder_tensors, read_header, read_json, read_tensors, read_text
+from .config import PREPROCESSOR
+from .files import read_folder_names, read_folder_tensors, read_header, read_tensors
+
+log = logging.getLogger(__name__)
 
 VQ_PREFIX = "gen_vision_model."
 MODEL_TYPES = ("multi_modality", "janus")
 METADATA = ("config", "tokenizer", "tokenizer_config", "processor_config")
 SAVED_PREFIX = "model.diffusion_model."  # of weights in a file written by ComfyUI's Model Save
+WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of weights that are not quantised
 TEXT_PREFIX = "janus."  # of the config and tokenizer in such a file, as tensors of bytes
 
 
@@ -41,7 +47,14 @@ class Checkpoint:
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the language model's weights that are not quantised."""
-        return self.tensors["language_model.model.norm.weight"].dtype
+        return self.weight("language_model.model.norm.weight").dtype
+
+    def weight(self, name: str) -> torch.Tensor:
+        """A floating-point weight. Raises CheckpointError if there is none."""
+        tensor = self.tensors.get(name)
+        if tensor is None or tensor.dtype not in WEIGHT_DTYPES or not tensor.dim():
+            raise CheckpointError(f"{self.path} lacks the weight {name} in floating point: download it again.")
+        return tensor
 
 
 def family_of_names(names) -> str | None:
@@ -70,18 +83,21 @@ def detect_family(path: str | Path) -> str | None:
         "janus", "janusflow", or None for another model.
 
     Raises:
-        CheckpointError: a file is damaged, or a folder does not say which model it is.
+        CheckpointError: a file is damaged or cannot be opened, or a folder does not say which model it is.
     """
-    path = Path(path)
-    if path.is_dir():
-        config = read_json(path / "config.json")
+    path = user_path(path)
+    try:
+        if not path.is_dir():
+            return family_of_names(read_header(path)[1])
+        config = read_optional_json(path / "config.json")
         if config.get("model_type", "multi_modality") not in MODEL_TYPES:
             return None
         family = family_of_config(config) or family_of_names(read_folder_names(path))
-        if family is None:
-            raise CheckpointError(f"{path} does not say which model it is: its config.json is missing or incomplete.")
-        return family
-    return family_of_names(read_header(path)[1])
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({os_reason(error)}).") from None
+    if family is None:
+        raise CheckpointError(f"{path} does not say which model it is: its config.json is missing or incomplete.")
+    return family
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -90,12 +106,16 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: there is no checkpoint, it is of another model, or a file is missing, truncated or corrupt.
     """
-    path = Path(path).expanduser()
-    if path.is_dir():
-        return _read_folder(path)
-    if path.is_file() and path.suffix == ".safetensors":
+    path = user_path(path)
+    try:
+        if path.is_dir():
+            return _read_folder(path)
+        exists = path.exists()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({os_reason(error)}).") from None
+    if exists and path.suffix == ".safetensors":
         return _read_single_file(path)
-    if path.is_file():
+    if exists:
         raise CheckpointError(f"{path} is neither a checkpoint folder nor a .safetensors file.")
     raise CheckpointError(
         f"There is no checkpoint at {path}: `python -m janus_core download NAME` downloads an official one."
@@ -103,17 +123,21 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _read_folder(folder: Path) -> Checkpoint:
-    config = read_json(folder / "config.json")
+    config = read_optional_json(folder / "config.json")
     if config.get("model_type", "multi_modality") not in MODEL_TYPES:
         raise CheckpointError(
             f"{folder} is not a Janus or JanusFlow checkpoint (its config.json says model_type "
-            f"{config.get('model_type')!r})."
+            f"{shown(config.get('model_type'))})."
         )
     tokenizer = folder / "tokenizer.json"
-    if not tokenizer.is_file():
+    if not tokenizer.exists():
         raise CheckpointError(f"{folder} lacks tokenizer.json: download it from the model's repository.")
-    tokenizer_config = read_json(folder / "tokenizer_config.json")
-    processor_config = read_json(folder / "processor_config.json")
+    tokenizer_config = read_optional_json(folder / "tokenizer_config.json")
+    processor_config = read_optional_json(folder / "processor_config.json")
+    for name, value in read_optional_json(folder / "preprocessor_config.json").items():
+        problem = PREPROCESSOR[name].problem(value) if name in PREPROCESSOR else None
+        if problem:
+            log.warning("%s: %s %s is ignored: it is always %s.", folder, name, shown(value), problem)
     tensors = read_folder_tensors(folder)
     if transformers_layout.is_converted(tensors):
         template = _chat_template(folder, processor_config, tokenizer_config)
@@ -124,9 +148,9 @@ def _read_folder(folder: Path) -> Checkpoint:
 
 def _chat_template(folder: Path, *configs: dict) -> str:
     jinja = folder / "chat_template.jinja"
-    if jinja.is_file():
+    if jinja.exists():
         return read_text(jinja)
-    for config in (read_json(folder / "chat_template.json"), *configs):
+    for config in (read_optional_json(folder / "chat_template.json"), *configs):
         if isinstance(config.get("chat_template"), str):
             return config["chat_template"]
     return ""
@@ -136,27 +160,29 @@ def _read_single_file(path: Path) -> Checkpoint:
     metadata, names = read_header(path)
     tensors = None
     if TEXT_PREFIX + "tokenizer" in names:
-        tensors, metadata = _read_saved_by_comfyui(read_tensors(path))
+        tensors, metadata = _read_saved_by_comfyui(path)
     if "tokenizer" not in metadata:
         raise CheckpointError(
             f"{path} has no tokenizer in it: load its folder instead, or convert that to one file with "
             "`python -m janus_core convert FOLDER OUT.safetensors`."
         )
-    try:
-        config, tokenizer_config, processor_config = (
-            json.loads(metadata.get(key, "{}")) for key in ("config", "tokenizer_config", "processor_config")
-        )
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path} has damaged metadata ({error}): download or convert it again.") from None
+    config, tokenizer_config, processor_config = (
+        parse_json(metadata.get(key, "{}"), f"The metadata {key!r} of {path}")
+        for key in ("config", "tokenizer_config", "processor_config")
+    )
     if tensors is None:
         tensors = read_tensors(path)
     return _checkpoint(path, tensors, config, metadata["tokenizer"], tokenizer_config, processor_config)
 
 
-def _read_saved_by_comfyui(tensors: dict) -> tuple[dict, dict[str, str]]:
+def _read_saved_by_comfyui(path: Path) -> tuple[dict, dict[str, str]]:
     """Weights under their original names, and the metadata, of a file written by Model Save."""
+    tensors = read_tensors(path)
     texts = {key: tensors[TEXT_PREFIX + key] for key in METADATA if TEXT_PREFIX + key in tensors}
-    metadata = {key: bytes(text.tolist()).decode("utf-8") for key, text in texts.items()}
+    try:
+        metadata = {key: bytes(text.tolist()).decode("utf-8") for key, text in texts.items()}
+    except (ValueError, TypeError):
+        raise CheckpointError(f"{path} has damaged texts ({TEXT_PREFIX}…): save or convert it again.") from None
     weights = {name: t for name, t in tensors.items() if name.startswith(SAVED_PREFIX)}
     return {name.removeprefix(SAVED_PREFIX): tensor for name, tensor in weights.items()}, metadata
 

@@ -28,6 +28,7 @@ _RULES = [
     (r"^(gen_vision_model\.\w+\.mid)\.attn_1\.", r"\1.1."),
     (r"^(gen_vision_model\.\w+\.mid)\.block_2\.", r"\1.2."),
 ]
+_VISION = ("image_size", "num_attention_heads", "num_hidden_layers", "layer_norm_eps", "hidden_act")
 _ALIGNERS = {"generation_aligner": "gen_aligner", "aligner": "aligner"}
 
 
@@ -38,7 +39,7 @@ def is_converted(names) -> bool:
 
 def original_name(name: str) -> str:
     """The original name of a tensor; q, k and v of the vision tower stay separate."""
-    aligner = re.match(r"^model\.(generation_aligner|aligner)\.(fc1|hidden_layers\.(\d+))\.(weight|bias)$", name)
+    aligner = re.match(r"^model\.(generation_aligner|aligner)\.(fc1|hidden_layers\.([0-9]{1,4}))\.(weight|bias)$", name)
     if aligner:
         index = 0 if aligner[2] == "fc1" else 2 * (int(aligner[3]) + 1)
         return f"{_ALIGNERS[aligner[1]]}.layers.{index}.{aligner[4]}"
@@ -62,6 +63,10 @@ def original_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
     for name, qkv in parts.items():
         if len(qkv) != 3:
             raise CheckpointError(f"The weights lack q, k or v of {name}: download the checkpoint again.")
+        if len({(part.shape, part.dtype) for part in qkv.values()}) > 1 or not qkv["q"].dim():
+            raise CheckpointError(
+                f"The shapes or dtypes of q, k and v of {name} differ: download the checkpoint again."
+            )
         out[name] = torch.cat([qkv["q"], qkv["k"], qkv["v"]])
     embedding = out.get("language_model.model.embed_tokens.weight")
     if embedding is not None:
@@ -75,13 +80,15 @@ def original_config(config: dict, chat_template: str) -> tuple[dict, dict]:
     Returns:
         (config, processor_config).
     """
-    vision, vq = config.get("vision_config") or {}, config.get("vq_config") or {}
+    sections = {name: config.get(name) or {} for name in ("text_config", "vision_config", "vq_config")}
+    for name, section in sections.items():
+        if not isinstance(section, dict):
+            raise CheckpointError(f"config.json: {name} must be an object.")
+    text, vision, vq = sections.values()
     original = {
         "model_type": "multi_modality",
-        "language_config": config.get("text_config") or {},
-        "vision_config": {
-            "params": {k: vision[k] for k in ("image_size", "num_attention_heads", "layer_norm_eps") if k in vision}
-        },
+        "language_config": text,
+        "vision_config": {"params": {name: vision[name] for name in _VISION if name in vision}},
         "gen_vision_config": {"params": {"image_token_size": vq.get("num_embeddings"), "n_embed": vq.get("embed_dim")}},
     }
     plain = bool(chat_template) and "<|User|>" not in chat_template

@@ -7,7 +7,8 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from ..errors import CheckpointError
+from ..errors import OutputError
+from ..files import user_path, write_atomically, write_text
 from ..janusflow import JanusFlow
 from ..prompt import BEGIN_OF_IMAGE, BOS, END_OF_IMAGE, EOS, IMAGE_PLACEHOLDER, PAD
 from .read import METADATA, TEXT_PREFIX, VQ_PREFIX, Checkpoint
@@ -33,6 +34,7 @@ def config_of(model) -> dict:
         "image_size": siglip.image_size,
         "model_name": "siglip_large_patch16_384",
         "num_attention_heads": siglip.heads,
+        "num_hidden_layers": siglip.layers,
         "select_feature": "same",
         "select_layer": -1,
     }
@@ -91,9 +93,12 @@ def config_of(model) -> dict:
 
 
 def save_folder(checkpoint: Checkpoint, folder: str | Path, dtype: torch.dtype = torch.bfloat16):
-    """Writes a checkpoint as a folder in the original layout."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes a checkpoint as a folder in the original layout, the weights last.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    folder = user_path(folder, OutputError)
     vision = checkpoint.config.get("vision_config") or checkpoint.config["vision_und_enc_config"]
     texts = {
         "config": checkpoint.config,
@@ -117,11 +122,15 @@ def save_folder(checkpoint: Checkpoint, folder: str | Path, dtype: torch.dtype =
         },
     }
     for name, value in texts.items():
-        text = json.dumps(value, ensure_ascii=False, indent=2) + "\n"
-        (folder / f"{name}.json").write_text(text, encoding="utf-8")
-    (folder / "tokenizer.json").write_text(checkpoint.tokenizer, encoding="utf-8")
+        write_text(folder / f"{name}.json", json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    write_text(folder / "tokenizer.json", checkpoint.tokenizer)
     tensors = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in checkpoint.tensors.items()}
-    safetensors.torch.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]):
+    """Writes one .safetensors file. Raises OutputError when it cannot be written."""
+    write_atomically(path, lambda file: safetensors.torch.save_file(tensors, file, metadata=metadata))
 
 
 def save_model(model, like: Checkpoint, vq, folder: str | Path):
@@ -153,23 +162,15 @@ def save_single_file(checkpoint: Checkpoint, path: str | Path):
     """Writes weights (under their original names), config and tokenizer into one .safetensors file.
 
     Raises:
-        CheckpointError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
-    path = Path(path)
+    path = user_path(path, OutputError)
     if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path} cannot be written: its name must end in .safetensors.")
+        raise OutputError(f"{path} cannot be written: its name must end in .safetensors.")
     tensors, pointers = {}, set()
     for name, tensor in checkpoint.tensors.items():
         tensor = tensor.contiguous()
         # Tied weights share memory, which the format does not allow.
         tensors[name] = tensor.clone() if tensor.data_ptr() in pointers else tensor
         pointers.add(tensor.data_ptr())
-    partial = path.with_suffix(".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file(tensors, partial, metadata=metadata_of(checkpoint))
-        partial.replace(path)
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        if partial.exists():
-            partial.unlink()
-        raise CheckpointError(f"{path} could not be written ({error}).") from None
+    save_tensors(tensors, path, metadata_of(checkpoint))

@@ -21,7 +21,7 @@ class FineTunedModels:
 
     def generation_prompt(self, prompt: str | GenerationPrompt, negative_prompt: str = "", **chat) -> GenerationPrompt:
         """A prompt's rows; a negative prompt that is not empty takes the unconditional one's place."""
-        if isinstance(prompt, str):
+        if not isinstance(prompt, GenerationPrompt):
             cond, uncond = self.prompts.guidance_rows(prompt, negative_prompt, **chat)
             return GenerationPrompt(cond, self.embed(cond)[0], uncond, self.embed(uncond)[0])
         if not negative_prompt.strip():

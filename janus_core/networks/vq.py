@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..attention import attention as default_attention
+from ..errors import SamplingError
 
 GROUPS = 32
 NORM_EPS = 1e-6
@@ -194,8 +195,14 @@ class VQModel(nn.Module):
         return normalised_codebook(self.quantize.embedding.weight.to(like.device))
 
     def encode(self, pixels):
-        """pixels: [B, 3, H, W] in [-1, 1], H and W multiples of `params.downscale`. Returns the token latent."""
+        """pixels: [B, 3, H, W] in [-1, 1], H and W multiples of `params.downscale`. Returns the token latent.
+
+        Raises:
+            SamplingError: the encoder's output is not finite.
+        """
         z = self.quant_conv(self.encoder(pixels)).float()
+        if not z.isfinite().all():  # the nearest entry would still be one
+            raise SamplingError("The VQ encoder's output is not finite: use bf16 or fp32 weights.")
         codebook = self.codebook(z)
         return tokens_to_latent(latent_to_tokens(z, codebook), codebook, z.shape[-2:])
 

@@ -75,7 +75,8 @@ def guided_velocity(
     image_tokens = model.image_tokens(H, W)
 
     def encode(prompt: PromptEmbeds):
-        check_context(prompt.embeds.shape[1] + 1 + image_tokens, model.params.llama.max_positions)
+        length = prompt.embeds.shape[1] + 1 + image_tokens
+        check_context(length, model.params.llama.max_positions, image_tokens + 1)
         return model.encode_prompt(prompt.embeds, prompt.visible, image_tokens)
 
     if guidance == 1:

@@ -3,31 +3,35 @@
 from dataclasses import dataclass, fields
 
 from ..errors import SamplingError
+from ..schema import Items, Number, Whole, check
 
 MAX_NEW_TOKENS = 4096
+MIN_TEMPERATURE = 1e-6  # below, logits divided by it could overflow; the most likely token is certain long before
+
+SEED = Whole(0, 2**64 - 1)
+FRACTION = Number(0, 1)
+TEMPERATURE = Number(MIN_TEMPERATURE, 5, or_zero=True)
 
 
 def check_range(name: str, value, low, high, whole: bool = False):
     """Raises SamplingError unless value is a number (a whole one if asked) and low <= value <= high."""
-    if not isinstance(value, int if whole else (int, float)) or not low <= value <= high:  # also false for NaN
-        raise SamplingError(f"{name} is {value}, it must be a {'whole ' * whole}number between {low} and {high}.")
+    check(name, value, Whole(low, high) if whole else Number(low, high), SamplingError)
 
 
 def check_guidance(guidance: float, interval: tuple[float, float]):
     """Raises SamplingError unless guidance is in 0 to 100 and the interval in order within 0 to 1."""
     check_range("guidance", guidance, 0, 100)
-    for value in interval:
-        check_range("guidance_interval", value, 0, 1)
+    check("guidance_interval", interval, Items(FRACTION, 2, 2), SamplingError)
     if interval[0] > interval[1]:
         raise SamplingError(f"guidance_interval starts at {interval[0]}, after its end at {interval[1]}.")
 
 
 def _check_selection(settings):
     """Of a dataclass with a seed and the settings of select_token."""
-    check_range("seed", settings.seed, 0, 2**64 - 1, whole=True)
-    check_range("temperature", settings.temperature, 0, 5)
+    check("seed", settings.seed, SEED, SamplingError)
+    check("temperature", settings.temperature, TEMPERATURE, SamplingError)
     check_range("top_k", settings.top_k, 0, 2**31, whole=True)
-    check_range("top_p", settings.top_p, 0, 1)
+    check("top_p", settings.top_p, FRACTION, SamplingError)
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class TokenSamplerSettings:
         guidance: w of classifier-free guidance, 0 to 100; 1 turns it off and halves the work.
         guidance_interval: the fractions of the run between which guidance acts (arXiv 2404.07724); after it the
             unconditional row is no longer computed.
-        temperature: 0 selects the most likely token.
+        temperature: 0 selects the most likely token; else 1e-6 to 5.
         top_k: only the k most likely tokens; 0 is off.
         top_p: only the smallest set of tokens that together have this probability; 1 is off.
         window: positions per pass of the decoder; over 1 decodes speculatively (Jacobi window).
@@ -106,10 +110,10 @@ class FlowSamplerSettings:
     denoise: float = 1.0
 
     def __post_init__(self):
-        check_range("seed", self.seed, 0, 2**64 - 1, whole=True)
+        check("seed", self.seed, SEED, SamplingError)
         check_guidance(self.guidance, self.guidance_interval)
         check_range("steps", self.steps, 1, 10000, whole=True)
-        check_range("denoise", self.denoise, 0, 1)
+        check("denoise", self.denoise, Number(1e-6, 1, or_zero=True), SamplingError)
         if self.denoise == 0:
             raise SamplingError("denoise is 0, so there is nothing to sample.")
 

@@ -127,7 +127,7 @@ def prefill(model: Janus, prompts, new_tokens: int):
         hidden state of each row's prompt [rows, hidden].
     """
     longest = max(len(prompt.embeds) for prompt, _ in prompts)
-    check_context(longest + new_tokens, model.params.llama.max_positions)
+    check_context(longest + new_tokens, model.params.llama.max_positions, new_tokens)
     like = prompts[0][0].embeds
     rows = sum(count for _, count in prompts)
     cache = KVCache(model.params.llama, rows, longest + new_tokens, like.dtype, like.device)

@@ -2,27 +2,27 @@
 
 from pathlib import Path
 
-from ..checkpoint.files import read_json
-from ..errors import JanusError
+from ..errors import OutputError, TrainingError
+from ..files import os_reason, read_json, user_path
 
 
 class Config(dict):
-    """A training config; reading a setting that it lacks raises JanusError."""
+    """A training config; reading a setting that it lacks raises TrainingError."""
 
     def __missing__(self, key):
-        raise JanusError(f"The training config lacks the setting {key!r}.")
+        raise TrainingError(f"The training config lacks the setting {key!r}.")
 
 
 def read_config(path: str | Path, changes: dict | None = None) -> Config:
     """Reads a JSON config; `changes` replace settings that it has.
 
     Raises:
-        JanusError: the file cannot be read, or has no setting of a changed name.
+        TrainingError: the file cannot be read, or has no setting of a changed name.
     """
-    config = Config(read_json(Path(path)))
+    config = Config(read_json(user_path(path, TrainingError), TrainingError))
     for key, value in (changes or {}).items():
         if key not in config:
-            raise JanusError(f"{path} has no setting {key!r}, only {', '.join(config)}.")
+            raise TrainingError(f"{path} has no setting {key!r}, only {', '.join(config)}.")
         config[key] = value
     return config
 
@@ -40,11 +40,19 @@ def run(path: str | Path, folder: str | Path | None = None, changes: dict | None
     Raises:
         JanusError: the config, the checkpoint or the images cannot be used.
     """
-    from .finetune import finetune
+    from .settings import check_finetune
 
     config = read_config(path, changes)
     if config.get("task") != "finetune":
-        raise JanusError(f"{path} is not a fine-tuning config: its task is {config.get('task')!r}, not 'finetune'.")
-    folder = Path(folder or config["folder"])
-    folder.mkdir(parents=True, exist_ok=True)
+        raise TrainingError(f"{path} is not a fine-tuning config: its task is {config.get('task')!r}, not 'finetune'.")
+    check_finetune(config, path)
+    folder = user_path(folder or config["folder"] or "", TrainingError)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be a folder for the results ({os_reason(error)}): name another.") from None
+    try:
+        from .finetune import finetune
+    except ImportError as error:
+        raise TrainingError(f"Training needs {error.name}: run `pip install {error.name}`.") from None
     return finetune(config, folder)

@@ -96,4 +96,6 @@ def split_rows(count: int, ratio) -> tuple[int, int, int]:
     """Rows of understanding, generation and text in a batch of `count`; a ratio above 0 gives at least one row."""
     total = sum(ratio)
     understanding, text = (max(1, round(count * r / total)) if r else 0 for r in (ratio[0], ratio[2]))
+    if ratio[1]:
+        understanding = min(understanding, count - text - 1)
     return understanding, count - understanding - text, text

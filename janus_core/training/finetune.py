@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from .. import image
-from ..checkpoint import build_model, build_vq, read_checkpoint
-from ..checkpoint.write import save_model
-from ..errors import CheckpointError
+from ..checkpoint import build_model, build_vq, quantized_layers, read_checkpoint
+from ..checkpoint.write import save_model, save_tensors
+from ..errors import CheckpointError, TrainingError
 from ..janusflow import JanusFlow
 from ..networks.vq import latent_to_tokens
 from ..prompt import PromptEncoder
@@ -30,11 +29,15 @@ def finetune(config: dict, folder: Path) -> Path:
         The folder of the fine-tuned checkpoint; with `lora` the file of the LoRA.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read, or the VAE of a JanusFlow is not named.
+        CheckpointError: the checkpoint cannot be read or trained, or the VAE of a JanusFlow is not named.
         ImageError: an image or a caption is missing or cannot be read.
+        TrainingError: a loss is not finite, or the folder's state is of another run.
+        OutputError: the result cannot be written.
     """
     torch.manual_seed(config["seed"])
     checkpoint = read_checkpoint(config["checkpoint"])
+    if quantized_layers(checkpoint.tensors):
+        raise CheckpointError(f"{checkpoint.path} has 8-bit weights, which cannot be trained: use the original one.")
     model = build_model(checkpoint, dtype=torch.float32)
     prompts = PromptEncoder.of(checkpoint)
     flow = checkpoint.family == JanusFlow.family
@@ -46,7 +49,7 @@ def finetune(config: dict, folder: Path) -> Path:
         if flow:
             if not config.get("vae"):
                 raise CheckpointError("JanusFlow is trained on latents: name its VAE in the config.")
-            vae = load_vae(config["vae"])
+            vae = load_vae(config["vae"], channels=model.params.uvit.latent_channels)
             codes = torch.cat([vae.encode(one[None]) for one in pixels])
             image_tokens = model.image_tokens(*codes.shape[-2:])
         else:
@@ -54,13 +57,13 @@ def finetune(config: dict, folder: Path) -> Path:
             codes = torch.cat([latent_to_tokens(vq.encode(one[None]), vq.codebook(one)) for one in pixels])
             image_tokens = codes.shape[1]
 
-    lora = config.get("lora")
+    lora = {name: value for name, value in (config.get("lora") or {}).items() if value is not None}
     if lora:
         add_lora(model, **lora)
     else:
         stages.freeze(model, config["stage"])
     if flow:
-        objective = JanusFlowObjective(model, 0.0 if lora else config.get("repa", 1.0))
+        objective = JanusFlowObjective(model, 0.0 if lora else {"repa": 1.0, **config}["repa"] or 0.0)
     else:
         objective = JanusObjective(model)
     batch_at = FolderBatches(
@@ -71,13 +74,13 @@ def finetune(config: dict, folder: Path) -> Path:
         image_tokens,
         model.params.siglip.tokens,
         config["rows"],
-        config.get("ratio", stages.RATIOS[3][:2]),
+        config.get("ratio") or stages.RATIOS[3][:2],
         config["seed"],
     )
-    settings = LoopSettings(**config.get("loop", {}), seed=config["seed"])
+    settings = LoopSettings(**config["loop"], seed=config["seed"])
     train(objective, batch_at, settings, folder / "run")
     if lora:
-        save_file(lora_tensors(model), folder / "lora.safetensors", metadata={"format": "pt"})
+        save_tensors(lora_tensors(model), folder / "lora.safetensors", {"format": "pt"})
         return folder / "lora.safetensors"
     save_model(model, checkpoint, vq, folder / "checkpoint")
     return folder / "checkpoint"
@@ -85,7 +88,10 @@ def finetune(config: dict, folder: Path) -> Path:
 
 def add_lora(model: nn.Module, rank: int = 16, alpha: float | None = None, targets=ATTENTION):
     """Freezes a model and adds a LoRA (arXiv 2106.09685) to the language model's layers with these names."""
-    from peft import LoraConfig, inject_adapter_in_model
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise TrainingError("Training a LoRA needs peft: run `pip install peft`.") from None
 
     model.requires_grad_(False)
     pattern = r"language_model\.model\.layers\.\d+\..*\.(" + "|".join(targets) + ")"

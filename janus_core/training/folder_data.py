@@ -5,12 +5,12 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from .. import image
+from .. import captions, image
 from ..errors import ImageError
+from ..files import user_path
 from ..prompt import PromptEncoder
 from . import batches
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 QUESTION = "Describe this picture."
 
 
@@ -18,16 +18,19 @@ def read_folder(folder: str | Path) -> list[tuple[Path, str]]:
     """The image files of a folder and their captions, sorted by name.
 
     Raises:
-        ImageError: the folder has no images, or an image has no caption.
+        ImageError: the folder has no images, an image has no caption or shares one, or a caption is not UTF-8.
     """
-    folder = Path(folder)
-    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
-    if not found:
-        raise ImageError(f"{folder} has no images ({', '.join(SUFFIXES)}).")
-    bare = [path.name for path in found if not path.with_suffix(".txt").is_file()]
+    folder = user_path(folder, ImageError)
+    found = captions.image_files(folder)
+    for path, owner in captions.sharing_a_caption(found).items():
+        raise ImageError(f"{folder}: {path.name} and {owner.name} share one caption file: rename one of them.")
+    pairs = [(path, captions.read_caption(path)) for path in found]
+    bare = [path.name for path, caption in pairs if not caption]
     if bare:
-        raise ImageError(f"{folder}: {bare[0]} has no caption file beside it ({len(bare)} of {len(found)} lack one).")
-    return [(path, path.with_suffix(".txt").read_text(encoding="utf-8").strip()) for path in found]
+        raise ImageError(
+            f"{folder}: {bare[0]} has no caption in a .txt file beside it ({len(bare)} of {len(found)} lack one)."
+        )
+    return pairs
 
 
 def square_image(path: Path, size: int) -> Image.Image:

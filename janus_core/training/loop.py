@@ -7,37 +7,19 @@ random numbers depend on the seed and the step only, so a resumed run equals one
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
-from .. import errors
+from ..checkpoint.files import read_pickle
+from ..errors import TrainingError, library_errors
+from ..files import write_atomically, write_text
+from .settings import LoopSettings
 
+STATE = ("step", "weights", "optimizer", "ema", "log")  # what state.pt holds
 
-@dataclass(frozen=True)
-class LoopSettings:
-    """Settings of one run; the defaults are JanusFlow's (arXiv 2411.07975, table 1 and section 4.1).
-
-    `decay` is the share of the steps, at the end, over which the learning rate falls linearly to zero; 0 is a constant
-    rate. One step accumulates the gradients of `accumulate` batches.
-    """
-
-    steps: int
-    lr: float = 1e-4
-    warmup: int = 2000
-    decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    ema: float = 0.99
-    accumulate: int = 1
-    precision: str = "bf16"  # or "no"
-    seed: int = 0
-    log_every: int = 50
-    save_every: int = 500
-    sample_every: int = 0
+__all__ = ["EMA", "LoopSettings", "learning_rate", "train"]
 
 
 def learning_rate(settings: LoopSettings, step: int) -> float:
@@ -59,6 +41,12 @@ class EMA:
         for name, p in model.named_parameters():
             if name in self.weights:
                 self.weights[name].lerp_(p.detach(), 1 - self.decay)
+
+    def check_finite(self):
+        """Raises TrainingError for a weight that is not."""
+        for name, weight in self.weights.items():
+            if not weight.isfinite().all():
+                raise TrainingError(f"The weight {name} is not finite after training: use a lower learning rate.")
 
     @torch.no_grad()
     def swap(self, model: torch.nn.Module):
@@ -87,14 +75,17 @@ def train(
         objective: forward(batch) -> dict of scalar losses; parameters with requires_grad are trained.
         batch_at: the batch of an index, a dict of tensors; a pure function.
         folder: for state.pt, log.jsonl and samples.
-        sample: saves an image of samples to the given path; called with the averaged weights in place.
+        sample: writes a PNG image of samples to the given path, whatever its suffix; called with the averaged weights
+            in place.
         stop_at: stops after this many steps in all, as if the run had been killed there.
 
     Returns:
         The log: one dict per logged step, with losses averaged since the previous one.
 
     Raises:
-        JanusError: every weight is frozen.
+        TrainingError: every weight is frozen, the folder's state is damaged or of another run, or a loss, a gradient or
+            a weight is not finite.
+        OutputError: the state cannot be written.
     """
     accelerator = Accelerator(
         mixed_precision=settings.precision,
@@ -106,7 +97,7 @@ def train(
     objective.to(accelerator.device).train()
     trained = [p for p in objective.parameters() if p.requires_grad]
     if not trained:
-        raise errors.JanusError("Nothing to train: every weight is frozen.")
+        raise TrainingError("Nothing to train: every weight is frozen.")
     optimizer = torch.optim.AdamW(trained, settings.lr, settings.betas, weight_decay=settings.weight_decay)
     model, optimizer = accelerator.prepare(objective, optimizer)
     ema = EMA(objective, settings.ema)
@@ -122,9 +113,11 @@ def train(
             with accelerator.accumulate(model):
                 with accelerator.autocast():
                     losses = model(batch)
+                for name, value in losses.items():
+                    _check_finite(f"The loss {name}", value, step)
                 accelerator.backward(sum(losses.values()))
                 if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(trained, settings.clip)
+                    _check_finite("The gradient", accelerator.clip_grad_norm_(trained, settings.clip), step)
                 optimizer.step()
                 optimizer.zero_grad()
             for name, value in losses.items():
@@ -143,6 +136,7 @@ def train(
         if sample and accelerator.is_main_process and settings.sample_every and done % settings.sample_every == 0:
             _sample(sample, objective, ema, folder / f"samples_{done:06}.png")
     accelerator.wait_for_everyone()
+    ema.check_finite()
     ema.swap(objective)
     objective.eval()
     return log
@@ -152,7 +146,7 @@ def _sample(sample, objective, ema, path):
     state = torch.get_rng_state()
     ema.swap(objective)
     objective.eval()
-    sample(path)
+    write_atomically(path, sample)
     objective.train()
     ema.swap(objective)
     torch.set_rng_state(state)
@@ -166,18 +160,35 @@ def _save(folder, objective, optimizer, ema, done, log):
         "ema": ema.weights,
         "log": log,
     }
-    partial = folder / "state.partial"
-    torch.save(state, partial)
-    partial.replace(folder / "state.pt")
-    (folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in log))
+    ema.check_finite()
+    write_atomically(folder / "state.pt", lambda file: torch.save(state, file))
+    write_text(folder / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in log))
 
 
 def _resume(folder, objective, optimizer, ema, device):
+    """(steps done, log) of the state in a folder, which is loaded; (0, []) without one."""
     path = folder / "state.pt"
-    if not path.is_file():
+    if not path.exists():
         return 0, []
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    objective.load_state_dict(state["weights"])
-    optimizer.load_state_dict(state["optimizer"])
-    ema.weights = {name: weight.to(device) for name, weight in state["ema"].items()}
-    return state["step"], state["log"]
+    state = read_pickle(path, TrainingError)
+    with library_errors(TrainingError, f"{path} is not the state of this run, remove it or name another folder"):
+        missing = [key for key in STATE if not isinstance(state, dict) or key not in state]
+        if missing:
+            raise ValueError(f"it lacks {missing[0]}")
+        step, log, weights = state["step"], state["log"], state["ema"]
+        if type(step) is not int or step < 0 or not isinstance(log, list):
+            raise ValueError("its steps are not a number")
+        if {name: weight.shape for name, weight in weights.items()} != {n: w.shape for n, w in ema.weights.items()}:
+            raise ValueError("it trains other weights")
+        objective.load_state_dict(state["weights"])
+        optimizer.load_state_dict(state["optimizer"])
+        ema.weights = {name: weight.to(device) for name, weight in weights.items()}
+        ema.check_finite()
+    return step, log
+
+
+def _check_finite(what: str, value, step: int):
+    if value is not None and not torch.as_tensor(value).detach().isfinite().all():
+        raise TrainingError(
+            f"{what} is not finite at step {step + 1}: use a lower learning rate, or the weights of an earlier run."
+        )

@@ -7,6 +7,9 @@
 The VQ tokenizer and the VAE are separate models, frozen throughout.
 """
 
+from ..errors import TrainingError
+from ..schema import shown
+
 ENCODERS = {"janus": "vision_model.", "janusflow": "vision_und_enc_model."}
 LANGUAGE_MODEL = "language_model."
 
@@ -24,8 +27,8 @@ def is_trained(name: str, family: str, stage: int) -> bool:
 
 
 def freeze(model, stage: int):
-    """Sets requires_grad of every parameter of a Janus or JanusFlow model; ValueError unless the stage is 1 to 3."""
+    """Sets requires_grad of every parameter of a Janus or JanusFlow model; TrainingError unless the stage is 1 to 3."""
     if stage not in RATIOS:
-        raise ValueError(f"Stages are 1, 2 and 3, not {stage}.")
+        raise TrainingError(f"Stages are 1, 2 and 3, not {shown(stage)}.")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(is_trained(name, model.family, stage))

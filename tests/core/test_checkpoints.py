@@ -21,7 +21,7 @@ from janus_core.checkpoint import (
     text_tensors,
 )
 from janus_core.checkpoint.transformers_layout import original_tensors
-from janus_core.errors import CheckpointError
+from janus_core.errors import CheckpointError, OutputError
 
 
 @pytest.fixture(params=["ar-a", "flow-a"])
@@ -290,9 +290,9 @@ def test_a_written_config_describes_the_same_model(folder):
 
 def test_a_single_file_that_cannot_be_written(folder, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="could not be written"):
+    with pytest.raises(OutputError, match="could not be written"):
         save_single_file(read_checkpoint(folder), tmp_path / "file" / "x.safetensors")
-    with pytest.raises(CheckpointError, match="safetensors"):
+    with pytest.raises(OutputError, match="safetensors"):
         save_single_file(read_checkpoint(folder), tmp_path / "x.bin")
 
 
@@ -303,6 +303,6 @@ def test_a_failed_write_leaves_no_file(folder, tmp_path, monkeypatch):
 
     checkpoint = read_checkpoint(folder)
     monkeypatch.setattr("safetensors.torch.save_file", disk_full)
-    with pytest.raises(CheckpointError, match="No space left"):
+    with pytest.raises(OutputError, match="No space left"):
         save_single_file(checkpoint, tmp_path / "out" / "x.safetensors")
     assert not list((tmp_path / "out").iterdir())

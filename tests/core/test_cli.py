@@ -98,7 +98,7 @@ def test_convert_then_generate(golden, tmp_path):
         (["generate", "a", "--model", "{flow}"], "SDXL VAE"),
         (["generate", "a", "--model", "{ar}", "--cfg", "-1"], "guidance"),
         (["generate", "a", "--model", "{ar}", "--size", "30x30"], "multiple of 16"),
-        (["describe", "nowhere.png", "?", "--model", "{ar}"], "no image"),
+        (["describe", "nowhere.png", "?", "--model", "{ar}"], "no file nowhere.png"),
         (["convert", "{ar}", "x.bin"], ".safetensors"),
     ],
 )

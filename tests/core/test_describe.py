@@ -94,7 +94,7 @@ def test_eight_bit_images_survive_the_float_convention():
 
 
 def test_unreadable_files(tmp_path):
-    with pytest.raises(ImageError, match="no image"):
+    with pytest.raises(ImageError, match="no file"):
         open_image(tmp_path / "nowhere.png")
     (tmp_path / "x.png").write_bytes(b"not an image")
     with pytest.raises(ImageError, match="cannot be read"):

@@ -67,6 +67,7 @@ def test_flow_encoder_kernel_and_stride(folder, golden, kernel, stride, padding,
         encoder.pop("kernel_size")
         encoder.pop("padding")
         encoder.pop("stride")
+        values["vision_gen_dec_config"]["params"]["upsamples"] = upsamples
         if stride_in_config:
             encoder["stride"] = stride
         if padding is not None:

@@ -183,6 +183,7 @@ def test_rotated_weights(golden, settings):
 def test_a_quantised_embedding(golden):
     checkpoint = quantized(read_checkpoint(golden("ar-a").folder), "int8")
     name = "language_model.model.embed_tokens"
+    checkpoint.tensors[name + ".weight"] = checkpoint.tensors[name + ".weight"].to(torch.int8)
     checkpoint.tensors[name + ".comfy_quant"] = comfy_quant({"format": "int8_tensorwise"})
     checkpoint.tensors[name + ".weight_scale"] = torch.ones(())
     with pytest.raises(CheckpointError, match="embed_tokens is quantised"):

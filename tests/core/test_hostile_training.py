@@ -1,0 +1,111 @@
+"""Fine-tuning with wrong configs, data and states: each is refused by name; weights of NaN are never written."""
+
+import json
+import os
+import random
+import shutil
+
+import pytest
+import torch
+
+from janus_core.errors import JanusError, TrainingError
+from janus_core.training import batches
+from janus_core.training.settings import LOOP, LoopSettings, check_finetune
+from tests.fuzz import training
+from tests.fuzz.case import message_problem
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    work = tmp_path / "work"
+    config = training.config_of(work)
+    monkeypatch.chdir(work)
+    return config
+
+
+def refused(config, *words):
+    with open("config.json", "w", encoding="utf-8") as file:
+        json.dump(config, file)
+    with pytest.raises(JanusError) as error:
+        training.run("config.json")
+    assert message_problem(str(error.value)) is None, str(error.value)
+    assert all(word in str(error.value) for word in words), str(error.value)
+    assert not os.path.exists("out/checkpoint") and not os.path.exists("out/lora.safetensors")
+
+
+@pytest.mark.parametrize("name", sorted(set(training.TOP) - {"task", "checkpoint", "images", "folder"}))
+def test_a_setting(config, name):
+    for value in training.TOP[name]:
+        if name == "lora" and not value:
+            continue
+        with pytest.raises(TrainingError, match=name) as error:
+            check_finetune({**config, name: value}, "config.json")
+        assert message_problem(str(error.value)) is None
+
+
+@pytest.mark.parametrize("name", sorted(training.LOOP))
+def test_a_setting_of_the_loop(config, name):
+    for value in training.LOOP[name]:
+        with pytest.raises(TrainingError, match=name):
+            check_finetune({**config, "loop": {**config["loop"], name: value}}, "config.json")
+        if name in LOOP and name != "seed":
+            with pytest.raises(TrainingError, match=name):
+                LoopSettings(**{"steps": 1, name: value})
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "images", "seed", "rows", "loop", "stage"])
+def test_a_missing_setting(config, name):
+    del config[name]
+    refused(config, f"lacks the setting '{name}'")
+
+
+def test_paths(config):
+    for name in ("checkpoint", "images"):
+        for value in ("nowhere", "~nosuchuser/x", "a\0b", "/dev/null"):
+            refused({**config, name: value})
+    refused({**config, "folder": "config.json"}, "config.json")
+
+
+def test_a_config_that_is_missing(config):
+    with pytest.raises(TrainingError, match="no file nowhere.json"):
+        training.run("nowhere.json")
+
+
+@pytest.mark.parametrize("number", range(9))
+def test_images_and_captions(config, tmp_path, number):
+    label, _ = training.data(config, tmp_path / "work", random.Random(number))
+    refused(config)
+
+
+@pytest.mark.parametrize("number", range(16))
+def test_a_state_that_is_damaged_or_of_another_run(config, tmp_path, number):
+    training.state(config, tmp_path / "work", random.Random(number))
+    refused(config, "state.pt")
+
+
+def test_a_state_of_other_weights(config):
+    training.run(_written(config))
+    shutil.rmtree("out/checkpoint")
+    refused({**config, "stage": 3}, "state.pt", "not the state of this run")
+
+
+def _written(config):
+    with open("config.json", "w", encoding="utf-8") as file:
+        json.dump(config, file)
+    return "config.json"
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_weights_that_cannot_be_trained(config, tmp_path, number):
+    training.weights(config, tmp_path / "work", random.Random(number))
+    refused(config)
+
+
+def test_the_loss_that_is_not_finite_is_named(config, monkeypatch):
+    monkeypatch.setattr("janus_core.training.objectives.image_token_loss", lambda *a: torch.tensor(float("nan")))
+    refused(config, "The loss generation is not finite at step 1")
+
+
+def test_every_kind_with_a_share_has_a_row():
+    assert batches.split_rows(2, (1000, 1, 0)) == (1, 1, 0)
+    assert batches.split_rows(2, (1, 1000, 0)) == (1, 1, 0)
