@@ -86,7 +86,7 @@ class Pipeline:
     def __init__(self, workload: Workload, device: str):
         import torch
 
-        from janus_core.pipeline import usable_device
+        from janus_core.devices import usable_device
 
         self.torch, self.workload, self.device = torch, workload, usable_device(device)
         self.pipe = None

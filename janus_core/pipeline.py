@@ -9,7 +9,8 @@ from PIL import Image
 
 from .checkpoint import build_model, build_vq, quantized, quantized_layers, read_checkpoint
 from .describe import answer_steps, image_groups
-from .errors import CheckpointError, DeviceError, ImageError, SamplingError, first_line
+from .devices import usable_device
+from .errors import CheckpointError, ImageError, SamplingError
 from .finetunes.generation_prompt import GenerationPrompt, batch_rows
 from .finetunes.methods import FineTunedModels
 from .image import check_latents, crop_to_multiple, to_images, to_pixels
@@ -33,27 +34,9 @@ from .sampling.tokens import sample_image_tokens
 from .schema import shown
 from .vae import LatentVAE, load_vae
 
-DEVICES = ("cpu", "cuda", "mps", "xpu", "npu", "mlu")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 Prompt = str | GenerationPrompt | Sequence[str | GenerationPrompt]  # of JanusPipeline
-
-
-def usable_device(device=None) -> torch.device:
-    """The named device; for None CUDA where there is one, else Apple's GPU, else the CPU.
-
-    Raises:
-        DeviceError: there is no such device here.
-    """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        found = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, TypeError, ValueError) as error:  # torch raises any for a device it lacks
-        raise DeviceError(f"There is no device {shown(device)} here ({first_line(error)}).") from None
-    if found.type not in DEVICES:
-        raise DeviceError(f"The device {device} cannot compute images: use one of {', '.join(DEVICES[:3])}.")
-    return found
 
 
 def load(

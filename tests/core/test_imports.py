@@ -52,9 +52,11 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
     "progress": set(),
     "describe": {"errors", "image", "prompt", "sampling", "vision_language"},
     "finetunes": {"errors", "image", "janus", "progress", "prompt", "sampling"},
+    "devices": {"errors", "schema"},
     "pipeline": {
         "checkpoint",
         "describe",
+        "devices",
         "errors",
         "finetunes",
         "image",

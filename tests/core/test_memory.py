@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 import janus_core
-from janus_core import pipeline
 from janus_core.checkpoint.quantize import DECODER_LAYERS
 from janus_core.janus import Janus, JanusParams
 from janus_core.networks.llama import KVCache, LlamaParams
@@ -106,7 +105,7 @@ def test_peak_memory_of_loading(golden, tmp_path, kind):
 @pytest.mark.parametrize("name", ["ar-a", "flow-a"])
 def test_weights_unused_in_generation_move_to_the_gpu_when_describing(golden, monkeypatch, name):
     """The meta device stands in for a GPU."""
-    monkeypatch.setattr(pipeline, "DEVICES", ("meta",))
+    monkeypatch.setattr("janus_core.devices.DEVICES", ("meta",))
     pipe = janus_core.load(golden(name).folder, device="meta")
     parameters = dict(pipe.model.named_parameters())
     unused = {n for n in parameters if n.startswith(pipe.model.unused_in_generation)}

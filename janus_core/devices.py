@@ -1,0 +1,25 @@
+"""The devices that models run on."""
+
+import torch
+
+from .errors import DeviceError, first_line
+from .schema import shown
+
+DEVICES = ("cpu", "cuda", "mps", "xpu", "npu", "mlu")
+
+
+def usable_device(device=None) -> torch.device:
+    """The named device; for None CUDA where there is one, else Apple's GPU, else the CPU.
+
+    Raises:
+        DeviceError: there is no such device here.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        found = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:  # torch raises any for a device it lacks
+        raise DeviceError(f"There is no device {shown(device)} here ({first_line(error)}).") from None
+    if found.type not in DEVICES:
+        raise DeviceError(f"The device {device} cannot compute images: use one of {', '.join(DEVICES[:3])}.")
+    return found
