@@ -108,11 +108,9 @@ class Pipeline:
         width, height = size
         positions = self.model.params.llama.max_positions
         if (width // multiple) * (height // multiple) >= positions:
-            largest = isqrt(positions - 1) * multiple
-            raise ImageError(
-                f"An image of {width}x{height} is too large: the model has {positions} positions, enough for about "
-                f"{largest}x{largest}."
-            )
+            side = isqrt(positions - 1) * multiple
+            most = f"the model's {positions} positions are enough for about {side}x{side}"
+            raise ImageError(f"An image of {width}x{height} is too large: {most}.")
         return height // multiple, width // multiple
 
     def embed(self, prompt: PromptTokens) -> torch.Tensor:

@@ -39,7 +39,7 @@ def any_temperature():
 
 def clipped_greys():
     """Grey of 16 bits is clipped, not scaled."""
-    image._from_deep_grey = lambda picture: picture.convert("RGB")
+    image._from_deep_grey = lambda deep: deep.convert("RGB")
 
 
 def any_file():
