@@ -10,6 +10,7 @@ import torch
 from comfy_api.latest import io
 
 from ..janus_core.errors import ImageError
+from ..janus_core.files import write_text
 from ..janus_core.image import open_image
 from ..janus_core.sampling.settings import TextSamplerSettings
 from .describe_node import QUESTION, describe
@@ -90,7 +91,7 @@ def caption_folder(clip, folder: Path, question, max_new_tokens, prefix, overwri
         pixels = torch.from_numpy(np.array(image, dtype=np.float32) / 255)[None]
         (answer,) = describe(clip, pixels, question, settings, progress=False)
         captions.append(prefix + answer.strip())
-        path.with_suffix(".txt").write_text(captions[-1], encoding="utf-8")
+        write_text(path.with_suffix(".txt"), captions[-1])
     progress.update_absolute(len(images))
     report = f"{len(captions)} written, {len(images) - len(todo)} skipped, {len(failed)} not readable"
     return captions, "\n".join([report, *failed])
