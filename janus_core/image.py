@@ -1,6 +1,7 @@
 """Image files, and conversion between Pillow images and pixel tensors."""
 
 import json
+from math import isqrt
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,20 @@ def crop_to_multiple(pixels: torch.Tensor, multiple: int) -> torch.Tensor:
         raise ImageError(f"The image is {W}x{H}: width and height must each be at least {multiple} pixels.")
     top, left = (H - h) // 2, (W - w) // 2
     return pixels[..., top : top + h, left : left + w]
+
+
+def check_size(width: int, height: int, patch: int, positions: int):
+    """Raises ImageError when an image of this size is too large to generate.
+
+    Args:
+        width, height: of the image, in pixels.
+        patch: edge of the square that one position of the model stands for, in pixels.
+        positions: of the model, for prompt and image.
+    """
+    if -(-width // patch) * -(-height // patch) >= positions:
+        side = isqrt(positions - 1) * patch
+        most = f"the model's {positions} positions are enough for about {side}x{side}"
+        raise ImageError(f"An image of {width}x{height} is too large: {most}.")
 
 
 def check_latents(latents, channels: int, stride: int = 1, images: tuple[int, ...] = ()):
