@@ -31,7 +31,8 @@ CLIENTS = 2
 EVERY = 25  # runs between two looks at the server
 SETTLED = 100  # runs after which memory should not grow
 GROWTH = 0.05
-INTERRUPTED, FREED = 0.2, 0.05  # shares of the runs
+INTERRUPTED, FREED = 0.3, 0.05  # shares of the runs
+LATEST = 1.0  # seconds after a run's start until it is interrupted, at most; most runs take longer
 DONE, STOPPED, FAILED = "done", "interrupted", "failed"
 ENDS = {"execution_success": DONE, "execution_interrupted": STOPPED, "execution_error": FAILED}
 
@@ -86,7 +87,7 @@ def run_one(client: Client, name: str, rng: random.Random) -> tuple[str, str, bo
     Returns:
         (DONE, STOPPED or FAILED; the error's message; whether models were unloaded).
     """
-    moment = rng.uniform(0, 3) if rng.random() < INTERRUPTED else None  # seconds after the start
+    moment = rng.uniform(0, LATEST) if rng.random() < INTERRUPTED else None
     is_freed = rng.random() < FREED
     prompt_id = client.queue(graph(name, rng.randrange(1, 2**63)))
     if is_freed:
