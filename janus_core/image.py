@@ -16,6 +16,7 @@ from .files import os_reason, regular_file, user_path, write_atomically
 Image.init()
 FORMATS = tuple(name for name in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF") if name in Image.OPEN)
 MIN_SIZE = 14  # of an image that the vision tower reads, before padding
+MAX_RATIO = 32  # of the edges of an image that is scaled by its shorter one
 GREY = (127, 127, 127)
 
 
@@ -150,8 +151,13 @@ def cropped_pixels(image: Image.Image, size: int) -> torch.Tensor:
 
     As Janus-Pro-R1's code prepares an image to generate it again: halved by a box filter while the shorter edge is at
     least twice `size`, then Pillow bicubic to `size` for the shorter edge, then a centre crop.
+
+    Raises:
+        ImageError: it cannot be used (see to_rgb), or one edge is over MAX_RATIO times the other.
     """
     image = to_rgb(image)
+    if max(image.size) > MAX_RATIO * min(image.size):
+        raise ImageError(f"The image is {image.width}x{image.height}, too narrow to be generated again: crop it.")
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)

@@ -142,7 +142,7 @@ def roles_of(prompts: PromptEncoder, model: str, own: str, asked: str) -> str:
     """
     if asked != "auto":
         return asked
-    if own != "User" and (missing := [role for role in ROLES[own] if prompts.tokenizer.token_to_id(role) is None]):
+    if own != "User" and (missing := [role for role in ROLES[own] if prompts.find(role) is None]):
         raise PromptError(
             f"This checkpoint's tokenizer lacks {missing[0]}, which the prompts of {model} need: load {model}, or a "
             "model that was fine-tuned in the same way."
