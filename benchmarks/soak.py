@@ -156,14 +156,13 @@ def text(soak: Soak, info: dict, seed: int) -> str:
     """The result as Markdown."""
     outcomes = soak.outcomes
     total = sum(outcomes[kind] for kind in (DONE, STOPPED, FAILED))
-    growth = "not known yet" if soak.growth is None else f"{100 * soak.growth:.1f} %"
+    growth = "" if soak.growth is None else f" Memory grew by {100 * soak.growth:.1f} % after run {SETTLED}."
     lines = [
         report.header(info),
         "",
         f"{total} runs of {len(GRAPHS)} templates on the demo checkpoints in {soak.seconds / 60:.0f} minutes, from "
         f"{CLIENTS} clients at once, seed {seed}: {outcomes[DONE]} done, {outcomes[STOPPED]} interrupted at a random "
-        f"moment, {outcomes[FAILED]} failed; models were unloaded {outcomes['freed']} times. Memory grew by {growth} "
-        f"after run {SETTLED}.",
+        f"moment, {outcomes[FAILED]} failed; models were unloaded {outcomes['freed']} times.{growth}",
         "",
         "| runs | private memory (MB) | reference images |",
         "|---|---|---|",

@@ -173,7 +173,7 @@ def prepare_flow_sampling(executor, noise, latent_image, sampler, sigmas, *args,
 
 def check_end(model_sampling, sigmas):
     """Raises SamplingError where the last sigma leaves no latent: at 1, ComfyUI divides by 1 - sigma."""
-    if not model_sampling.inverse_noise_scaling(sigmas[-1:], torch.ones(1, 1, 1, 1)).isfinite().all():
+    if not model_sampling.inverse_noise_scaling(sigmas[-1:].cpu(), torch.ones(1, 1, 1, 1)).isfinite().all():
         raise SamplingError(
             f"This run ends at sigma {float(sigmas[-1]):g}, where a latent is nothing but noise: end it lower "
             "(FlipSigmas ends at 1, and so does the high half of SplitSigmas at step 0)."
