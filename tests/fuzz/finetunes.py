@@ -75,8 +75,6 @@ def edit(rng, pipe):
 def think(rng, pipe):
     values, bad = chosen(rng, THINK)
     given = {"prompt": "a cat", "recipe": "reasongen-r1", "max_new_tokens": 2, **values}
-    if bad == "prompt" or given["max_new_tokens"] == 0:
-        given["recipe"] = "reasongen-r1"
 
     def call():
         made = pipe.think(**given)
