@@ -16,7 +16,7 @@ from .files import os_reason, regular_file, user_path, write_atomically
 Image.init()
 FORMATS = tuple(name for name in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF") if name in Image.OPEN)
 MIN_SIZE = 14  # of an image that the vision tower reads, before padding
-MAX_RATIO = 32  # of the edges of an image that is scaled by its shorter one
+MAX_RATIO = 100  # of the edges of an image that is scaled by its shorter one
 GREY = (127, 127, 127)
 
 
