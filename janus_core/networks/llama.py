@@ -32,7 +32,8 @@ class LlamaParams:
 class KVCache:
     """Keys and values of all layers for `batch` rows and at most `capacity` positions.
 
-    `keys` and `values` are [layers, batch, kv_heads, capacity, head_dim]. Positions before `length` are filled; a
+    `keys` and `values` are [layers, batch, kv_heads, capacity, head_dim]; on a CPU each channel of the values is
+    contiguous in memory, which makes the attention of a single query faster. Positions before `length` are filled; a
     forward pass writes from `length` on and then advances it.
 
     Args:
@@ -43,7 +44,11 @@ class KVCache:
         shape = (params.layers, batch, params.kv_heads, capacity, params.head_dim)
         dtype = self.cache_dtype(dtype, device)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        if torch.device(device).type == "cpu":
+            shape = (*shape[:3], params.head_dim, capacity)
+            self.values = torch.zeros(shape, dtype=dtype, device=device).transpose(-1, -2)
+        else:
+            self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.length = 0
 
     @staticmethod

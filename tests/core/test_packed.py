@@ -169,3 +169,12 @@ def test_attention_in_blocks(dtype, rows):
     expected = torch.nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask.float())
     computed = attention.attention(q, k, v, mask)
     assert torch.allclose(computed.float(), expected, atol=1e-5 if dtype == torch.float32 else 0.02)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_of_one_query(masked):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 3, 1, 16), torch.randn(2, 3, 20, 16), torch.randn(2, 3, 16, 20).transpose(-1, -2)
+    mask = attention.additive_mask(torch.rand(2, 1, 1, 20) > 0.4, q.dtype) if masked else None
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask)
+    torch.testing.assert_close(attention.attention(q, k, v, mask), expected)
