@@ -1,7 +1,6 @@
 """The Python API: load a checkpoint, generate images, describe images."""
 
 from collections.abc import Sequence
-from math import isqrt
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from .devices import usable_device
 from .errors import CheckpointError, ImageError, SamplingError
 from .finetunes.generation_prompt import GenerationPrompt, batch_rows
 from .finetunes.methods import FineTunedModels
-from .image import check_latents, crop_to_multiple, to_images, to_pixels
+from .image import check_latents, check_size, crop_to_multiple, to_images, to_pixels
 from .janusflow import VAE_DOWNSCALE, JanusFlow
 from .networks.vq import latent_to_tokens, tokens_to_latent
 from .operations import choose_operations, compute_dtype
@@ -106,11 +105,7 @@ class Pipeline:
         if not pair or any(type(side) is not int or side < multiple or side % multiple for side in size):
             raise ImageError(f"The size {shown(size)} is not (width, height), each a multiple of {multiple} pixels.")
         width, height = size
-        positions = self.model.params.llama.max_positions
-        if (width // multiple) * (height // multiple) >= positions:
-            side = isqrt(positions - 1) * multiple
-            most = f"the model's {positions} positions are enough for about {side}x{side}"
-            raise ImageError(f"An image of {width}x{height} is too large: {most}.")
+        check_size(width, height, multiple, self.model.params.llama.max_positions)
         return height // multiple, width // multiple
 
     def embed(self, prompt: PromptTokens) -> torch.Tensor:

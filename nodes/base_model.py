@@ -15,6 +15,7 @@ from ..janus_core.checkpoint import (
     quantized_layers,
     text_tensors,
 )
+from ..janus_core.image import check_size
 from ..janus_core.networks.llama import KVCache
 from .attention import attention
 from .operations import COMPUTE_DTYPES, choose_layers
@@ -68,8 +69,13 @@ class JanusBaseModel(comfy.model_base.BaseModel):
         saved = super().state_dict_for_saving(unet_state_dict)
         return {**saved, **text_tensors(self.texts)}
 
-    def warn_of_size(self, width: int, height: int):
-        """Logs a warning when an image has another size than the model was trained at."""
+    def check_size(self, width: int, height: int, patch: int):
+        """Logs a warning when an image has another size than the model was trained at.
+
+        Raises:
+            ImageError: it is too large, see janus_core.image.check_size.
+        """
+        check_size(width, height, patch, self.diffusion_model.params.llama.max_positions)
         native = self.diffusion_model.params.siglip.image_size
         if (width, height) != (native, native):
             logging.warning(

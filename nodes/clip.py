@@ -9,6 +9,7 @@ import comfy.sd
 import torch
 
 from ..janus_core.describe import answer_steps
+from ..janus_core.errors import PromptError
 from ..janus_core.finetunes.generation_prompt import Embedder
 from ..janus_core.image import array_to_image
 from ..janus_core.prompt import PromptEncoder
@@ -17,6 +18,16 @@ from ..janus_core.sampling.text import strip_end
 from . import conditioning
 
 TOKENS, IMAGES = "janus", "janus_images"
+
+
+class Tokens(dict):
+    """What the tokenizer returns. Raises PromptError where a stock node looks for another text encoder's tokens."""
+
+    def __missing__(self, key):
+        raise PromptError(
+            f"This node encodes prompts for another kind of model (it looks for {key!r}): use Janus Prompt (CFG) or "
+            "CLIP Text Encode."
+        )
 
 
 class JanusTokenizer:
@@ -30,7 +41,7 @@ class JanusTokenizer:
 
         `(words:1.2)` is literal text: every weight is 1. `roles` and `system_prompt` are those of PromptEncoder.chat.
         """
-        tokens = {conditioning.TEXT: text}
+        tokens = Tokens({conditioning.TEXT: text})
         if "image" in kwargs:
             tokens[IMAGES] = kwargs["image"]
         chat = {name: kwargs[name] for name in ("roles", "system_prompt") if name in kwargs}

@@ -5,6 +5,7 @@ pack's own demo folder.
 """
 
 import functools
+import logging
 import os
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def roots() -> list[tuple[str, Path]]:
     found = [("", Path(path)) for path in folder_paths.get_folder_paths(KEY)]
     found.append(("", Path(folder_paths.models_dir) / "Janus-Pro"))
     found.append(("demo/", PACK / "demo"))
-    return [(prefix, path) for prefix, path in found if path.is_dir()]
+    return [(prefix, path) for prefix, path in found if os.path.isdir(path)]
 
 
 def checkpoints() -> dict[str, Path]:
@@ -57,21 +58,26 @@ def _walk(root: Path):
 
 
 @functools.lru_cache(maxsize=1024)
-def _family(path: Path, _modified: float) -> str | None:
+def _family(path: Path, _modified: tuple) -> str | None:
+    """The family of a checkpoint; None, and a line in the log the first time, when it cannot be read."""
     try:
         return detect_family(path)
-    except CheckpointError:
-        return "unreadable"  # both loaders list it; loading it says what is wrong
+    except CheckpointError as error:
+        logging.warning(f"Janus leaves out a checkpoint that cannot be read. {error}")
+        return None
+
+
+def _modified(path: Path) -> tuple:
+    """When a checkpoint and its config were last changed, as far as that can be known."""
+    try:
+        return tuple(os.stat(file).st_mtime for file in (path, path / "config.json") if os.path.exists(file))
+    except OSError:
+        return ()
 
 
 def names(family: str) -> list[str]:
-    """Names of the checkpoints of a family, and of those whose family cannot be read."""
-    found = []
-    for name, path in checkpoints().items():
-        config = path / "config.json" if path.is_dir() else path
-        modified = config.stat().st_mtime if config.exists() else 0.0
-        if _family(path, modified) in (family, "unreadable"):
-            found.append(name)
+    """Names of the checkpoints of a family; what cannot be read is left out."""
+    found = [name for name, path in checkpoints().items() if _family(path, _modified(path)) == family]
     return sorted(found, key=lambda name: (name.startswith("demo/"), name.lower()))
 
 

@@ -16,24 +16,21 @@ from .conditioning import LOADERS, TITLES
 from .flow_model import JanusFlowModel, prepare_flow_sampling
 from .operations import WEIGHT_DTYPES, keep_packed_weights_current
 from .residency import patcher_class
-from .token_model import JanusTokenModel, refuse_diffusion_sampling
+from .token_model import JanusTokenModel
 from .vae import JanusVAE
 
-FAMILIES = {
-    "janus": (JanusTokenModel, refuse_diffusion_sampling),
-    "janusflow": (JanusFlowModel, prepare_flow_sampling),
-}
+MODELS = {"janus": JanusTokenModel, "janusflow": JanusFlowModel}
 
 
 def make_patcher(checkpoint: Checkpoint, weight_dtype: str, disable_dynamic=False):
     """A MODEL of a checkpoint."""
-    model_class, wrapper = FAMILIES[checkpoint.family]
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
-    model = model_class(checkpoint, weight_dtype, load_device, offload_device)
+    model = MODELS[checkpoint.family](checkpoint, weight_dtype, load_device, offload_device)
     patcher_type = comfy.model_patcher.ModelPatcher if disable_dynamic else patcher_class(model, load_device)
     patcher = patcher_type(model, load_device=load_device, offload_device=offload_device)
-    patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, "janus", wrapper)
+    if checkpoint.family == "janusflow":
+        patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, "janus", prepare_flow_sampling)
     keep_packed_weights_current(patcher)
     return patcher
 

@@ -37,19 +37,13 @@ class JanusTokenModel(JanusBaseModel):
             saved.update({prefix + name: tensor for name, tensor in self.vae.get_sd().items()})
         return saved
 
-    def memory_required(self, input_shape, cond_shapes=None):
-        """Bytes to sample latents of this shape: two rows per image, with prompts of up to 512 tokens."""
-        B, _, h, w = input_shape
-        return self.sampling_bytes(2 * B, 512, h * w)
+    def extra_conds_shapes(self, **kwargs):
+        """The first that every diffusion sampler and guider asks a model for. Raises SamplingError."""
+        raise SamplingError(
+            "This is a Janus-Pro model, which generates images token by token: connect it to Janus Token Sampler "
+            "instead of a diffusion sampler or guider."
+        )
 
     def sampling_bytes(self, rows: int, prompt: int, tokens: int) -> int:
         """Bytes to sample `tokens` in this many rows, with prompts of at most `prompt` tokens."""
         return self.cache_bytes(rows, prompt + tokens) + self.activation_bytes(2, prompt)
-
-
-def refuse_diffusion_sampling(executor, *args, **kwargs):
-    """OUTER_SAMPLE wrapper: raises SamplingError in every diffusion sampler."""
-    raise SamplingError(
-        "This is a Janus-Pro model, which generates images token by token: connect it to Janus Token Sampler instead "
-        "of a diffusion sampler."
-    )

@@ -54,7 +54,10 @@ class JanusTokenSampler(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Latent.Output(tooltip="A token latent: decode it with VAE Decode and the VAE of Load Janus-Pro.")
+                io.Latent.Output(
+                    tooltip="A token latent: decode it with VAE Decode and the VAE of Load Janus-Pro. Another VAE, "
+                    "such as SDXL's, ends in an error about channels."
+                )
             ],
         )
 

@@ -16,6 +16,7 @@ from ..janus_core.networks.vq import latent_to_tokens, tokens_to_latent
 from ..janus_core.sampling.decode_loop import decode_loop
 from ..janus_core.sampling.settings import TokenSamplerSettings
 from ..janus_core.sampling.tokens import sample_image_tokens
+from .inputs import image_latent
 from .residency import capture_for_network
 from .token_model import JanusTokenModel
 from .token_prompts import read_prompts, rows
@@ -50,7 +51,7 @@ def sample(model, positive, negative, latent: dict, settings: TokenSamplerSettin
     previewer = Previewer.of(model.model, grid)
     preview_bytes = 0 if previewer is None else previewer.memory_required()
     token_size = network.params.vq.downscale
-    model.model.warn_of_size(grid[1] * token_size, grid[0] * token_size)
+    model.model.check_size(grid[1] * token_size, grid[0] * token_size, token_size)
     models = [model] if previewer is None else [model, previewer.vae.patcher]
     comfy.model_management.load_models_gpu(
         models, memory_required=one * batch + preview_bytes, minimum_memory_required=one + preview_bytes
@@ -97,11 +98,12 @@ def read_latent(latent: dict, vq) -> tuple[int, tuple[int, int], torch.Tensor | 
 
     An all-zero latent of other channels, or with a downscale ratio, means a size in pixels; anything else must be a
     token latent.
+
+    Raises:
+        SamplingError: it is neither.
     """
-    samples = latent["samples"]
+    samples = image_latent(latent)
     ratio = latent.get("downscale_ratio_spacial")
-    if samples.ndim != 4:
-        raise SamplingError(f"This latent has {samples.ndim} dimensions, an image's has 4: use Empty Latent Image.")
     batch, channels, height, width = samples.shape
     if channels == vq.codebook_dim and ratio is None:
         return batch, (height, width), samples

@@ -22,8 +22,8 @@ def read_folder(folder: str | Path) -> list[tuple[Path, str]]:
     """
     folder = user_path(folder, ImageError)
     found = captions.image_files(folder)
-    for path, owner in captions.sharing_a_caption(found).items():
-        raise ImageError(f"{folder}: {path.name} and {owner.name} share one caption file: rename one of them.")
+    for problem in captions.conflicts(found).values():
+        raise ImageError(f"{folder}: {problem}")
     pairs = [(path, captions.read_caption(path)) for path in found]
     bare = [path.name for path, caption in pairs if not caption]
     if bare:

@@ -51,7 +51,7 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
     },
     "progress": set(),
     "describe": {"errors", "image", "prompt", "sampling", "vision_language"},
-    "finetunes": {"errors", "image", "janus", "progress", "prompt", "sampling"},
+    "finetunes": {"errors", "image", "janus", "progress", "prompt", "sampling", "schema"},
     "devices": {"errors", "schema"},
     "pipeline": {
         "checkpoint",
