@@ -34,7 +34,7 @@ class JanusTokenModel(JanusBaseModel):
         saved = super().saved_beside()
         if self.vae is not None:
             weights = self.vae.first_stage_model.state_dict()
-            saved.update({SAVED_PREFIX + VQ_PREFIX + name: tensor for name, tensor in weights.items()})
+            saved.update({SAVED_PREFIX + VQ_PREFIX + name: tensor.contiguous() for name, tensor in weights.items()})
         return saved
 
     def memory_required(self, input_shape, cond_shapes=None):

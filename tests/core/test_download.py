@@ -193,6 +193,6 @@ def test_the_command_runs_this_python_from_any_folder(tmp_path):
 def test_paths_with_blanks_are_quoted(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "my python"))
     assert shlex.split(download.command("--vae", Path("my models")))[0] == sys.executable
-    monkeypatch.setattr(download.os, "name", "nt")
+    monkeypatch.setattr(download, "os", SimpleNamespace(name="nt"))
     monkeypatch.setattr(sys, "executable", r"C:\my apps\python.exe")
     assert download.command("--vae", download.models_folder()).startswith('"C:\\my apps\\python.exe" ')
