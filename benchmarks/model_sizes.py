@@ -63,8 +63,8 @@ def table() -> str:
     small, large = (gigabytes(cache_bytes(size)) for size in ("1b", "7b"))
     lines += [
         "",
-        "Sizes are computed from the weights, not measured (`python -m benchmarks.model_sizes`). Each image that is being",
-        f"generated adds {small} of keys and values, {large} with the 7B model.",
+        "Sizes are computed from the weights, not measured (`python -m benchmarks.model_sizes`). Each image that is",
+        f"being generated adds {small} of keys and values, {large} with the 7B model.",
     ]
     return "\n".join(lines)
 

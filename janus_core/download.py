@@ -147,7 +147,7 @@ def command(what: str, models: Path) -> str:
 
     It names the package's folder, since the Python of ComfyUI's Windows archive ignores the current folder.
     """
-    words = [sys.executable or "python", str(Path(__file__).parent), "download", what]
+    words = [sys.executable or "python", str(PACK / "janus_core"), "download", what]
     if models != models_folder():
         words += ["--to", str(models)]
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)

@@ -56,7 +56,16 @@ class JanusDescribeImage(io.ComfyNode):
             display_name="Janus Describe Image",
             category="Janus/text",
             description="Answers a question about each image of a batch, with the same weights that generate images.",
-            search_aliases=["janus", "caption", "describe", "vqa", "vision", "image to text", "interrogate"],
+            search_aliases=[
+                "janus",
+                "deepseek",
+                "caption",
+                "describe",
+                "vqa",
+                "vision",
+                "image to text",
+                "interrogate",
+            ],
             inputs=[
                 io.Clip.Input("clip", tooltip="From Load Janus-Pro or Load JanusFlow."),
                 io.Image.Input("image", tooltip="Every image of the batch gets an answer."),
