@@ -122,7 +122,7 @@ def test_one_warning_names_everything_that_has_no_effect(server):
 
 
 def test_stock_nodes_that_count_in_cells_of_8_pixels(server):
-    """Half the pixels give the size that is meant, as the help says; Latent Upscale By needs no thought."""
+    """Half the pixels give the size that is meant, as the help says; Upscale Latent By needs no conversion."""
     graph, sampler = token_graph(text="a cat", size=256)
     latent = [sampler, 0]
     crop = graph.add("LatentCrop", samples=latent, width=64, height=64, x=64, y=0)
