@@ -30,6 +30,7 @@ SINGLE = {
     "test_lora_loader_on_model_and_clip": "LoraLoader on MODEL and CLIP",
     "test_hook_lora_with_a_schedule": "Hook LoRA with keyframes",
     "test_train_lora_then_load_it": "Train LoRA, Save LoRA Weights, Load LoRA",
+    "test_a_compiled_model_gives_the_same_latent": "TorchCompileModel",
     "test_text_generate": "Generate Text with an image",
     "test_weights_in_8_bits": "int8 and fp8_e4m3fn weights, also saved with ModelSave",
     "test_a_trained_lora_in_comfyui": "LoraLoaderModelOnly with a LoRA trained by janus_core",

@@ -26,6 +26,12 @@ def with_model_node(name, inputs):
     return graph, sampler
 
 
+def test_a_compiled_model_gives_the_same_latent(server, plain):
+    assert torch.allclose(
+        run(server, *with_model_node("TorchCompileModel", dict(backend="inductor"))), plain, atol=1e-3
+    )
+
+
 @pytest.mark.parametrize(
     "name", ["ConditioningZeroOut", "ConditioningAverage", "ConditioningConcat", "ConditioningCombine",
              "ConditioningSetTimestepRange", "ConditioningSetMask", "ConditioningSetArea"]
