@@ -14,7 +14,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class Progress:
-    """A progress bar that a pipeline reports to."""
+    """A progress bar that a pipeline reports to. It ends at 100 %, also where a text ends before its limit."""
 
     def __init__(self, unit: str):
         self.bar = tqdm(unit=unit)
@@ -26,7 +26,10 @@ class Progress:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
+        if kind is None:
+            self.bar.total = self.bar.n
+            self.bar.refresh()
         self.bar.close()
 
 
@@ -45,8 +48,9 @@ def generate(args):
         "seed": args.seed,
         "size": args.size,
         "guidance": args.cfg,
+        "guidance_interval": guidance_interval(args),
     }
-    tokens = token_settings(args)
+    tokens = {**token_settings(args), "system_prompt": args.system_prompt}
     tuned = {name: getattr(args, name) for name in ("think", "reflect", "text_temperature", "max_new_tokens")}
     steps = {"steps": args.steps, "denoise": args.denoise}
     is_flow = isinstance(pipe, pipeline.JanusFlowPipeline)
@@ -107,6 +111,7 @@ def edit(args):
         "seed": args.seed,
         "size": args.size,
         "guidance": args.cfg,
+        "guidance_interval": guidance_interval(args),
         "image_guidance": args.image_guidance,
         **token_settings(args),
     }
@@ -118,7 +123,13 @@ def edit(args):
 
 
 def token_settings(args) -> dict:
-    return {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p, "roles": args.roles}
+    return {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "window", "roles")}
+
+
+def guidance_interval(args) -> tuple[float, float] | None:
+    """--cfg-start and --cfg-end, the missing one by its default; None without both."""
+    start, end = args.cfg_start, args.cfg_end
+    return None if start is None and end is None else (0.0 if start is None else start, 1.0 if end is None else end)
 
 
 def given(options: dict) -> dict:
