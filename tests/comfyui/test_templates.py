@@ -68,14 +68,14 @@ def on_goldens(name, **changes):
 def test_text_to_image_template_gives_the_golden_image(server, golden):
     ar = golden("ar-a")
     changes = {"JanusTokenSampler.temperature": 0.0, "JanusPromptEncode.text": ar.text["gen0.prompt"]}
-    prompt = on_goldens("janus_pro_text_to_image", **changes)
+    prompt = on_goldens("Janus-Pro - Text to Image", **changes)
     pixels = pixels_of(server, server.run(prompt), outputs_of(prompt, "SaveImage")[0])
     expected = ((ar.expected["gen0.cfg5.image"][0].clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).numpy()
     assert np.abs(pixels.astype(float) - expected).max() <= 2
 
 
 def test_ksampler_template_gives_the_same_image_twice(server):
-    prompt = on_goldens("janusflow_ksampler")
+    prompt = on_goldens("JanusFlow - KSampler and SamplerCustom")
     outputs = server.run(prompt)
     a, b = (pixels_of(server, outputs, node).astype(int) for node in outputs_of(prompt, "SaveImage"))
     assert np.abs(a - b).max() <= 2
