@@ -1,4 +1,4 @@
-"""Every workflow file against the nodes' schema (a snapshot of /object_info) and the rules of layout, without ComfyUI."""
+"""Every workflow file against the nodes' schema (a snapshot of /object_info) and the rules of layout."""
 
 from itertools import combinations
 

@@ -133,9 +133,9 @@ def janusflow_image_to_image(t: Builder):
     t.note(
         note(
             "JanusFlow: image to image",
-            "The second sampler changes the first one's image as another prompt says. **denoise** sets how much: at 0.3 "
-            "most of the image stays the same. For an image of your own, replace the first sampler by **Load Image** and "
-            "**VAE Encode**.",
+            "The second sampler changes the first one's image as another prompt says. **denoise** sets how much: at "
+            "0.3 most of the image stays the same. For an image of your own, replace the first sampler by **Load "
+            "Image** and **VAE Encode**.",
             flow=True,
         ),
         2, 3,
@@ -256,8 +256,8 @@ def caption_dataset(t: Builder):
             "Captions for a dataset",
             "Every image is described and saved with its caption in a `.txt` file beside it, in "
             "`output/janus-captions`: the layout that LoRA training reads. To caption your own images, use **Janus "
-            "Caption Folder**: it writes captions beside the images of an input folder, skips images that have one, and "
-            "resumes where it was cancelled.",
+            "Caption Folder**: it writes captions beside the images of an input folder, skips images that have one, "
+            "and resumes where it was cancelled.",
             pro=True,
         ),
         0, 3,
@@ -280,7 +280,11 @@ def compare(t: Builder):
     t.save(t.decode(pro, t.pro), "Janus-Pro", 5, "Janus-Pro")
     t.save(t.decode(flow, t.vae), "JanusFlow", 5, "JanusFlow")
     t.note(
-        note("Both families, side by side", "One prompt for both: Janus-Pro above, JanusFlow below.", pro=True, flow=True),
+        note(
+            "Both families, side by side",
+            "One prompt for both: Janus-Pro above, JanusFlow below.",
+            pro=True, flow=True,
+        ),
         0, 3,
     )  # fmt: skip
 
@@ -370,8 +374,8 @@ def refine_with_sdxl(t: Builder):
                 "JanusFlow's latents are SDXL's, so a stock checkpoint refines them without decoding: **Upscale Latent "
                 "By** brings 384x384 to 1024x1024, **KSampler** with a **denoise** of 0.4 adds detail, and the "
                 "checkpoint's VAE decodes both. Any checkpoint made from SDXL works.",
-                f"The demo models cannot do this. It needs the official weights of {FLOW_LINK} (run `python -m janus_core "
-                f"download janusflow-1.3b` {WHERE}), and a checkpoint such as [{checkpoint}]({hub}) in "
+                f"The demo models cannot do this. It needs the official weights of {FLOW_LINK} (run `python -m "
+                f"janus_core download janusflow-1.3b` {WHERE}), and a checkpoint such as [{checkpoint}]({hub}) in "
                 "`models/checkpoints`.",
             )
         ),
@@ -428,8 +432,9 @@ def lora(t: Builder):
     t.note(
         note(
             "Janus-Pro with a LoRA",
-            "The stock **Load LoRA** patches Janus-Pro as it does any model. The demo LoRA turns every background black; "
-            "**strength** sets how much. LoRAs that peft or `python -m janus_core train` wrote go into `models/loras`.",
+            "The stock **Load LoRA** patches Janus-Pro as it does any model. The demo LoRA turns every background "
+            "black; **strength** sets how much. LoRAs that peft or `python -m janus_core train` wrote go into "
+            "`models/loras`.",
             pro=True,
         ),
         0, 1,

@@ -3,7 +3,7 @@
 import uuid
 from dataclasses import dataclass, field
 
-from workflow_files import is_widget, inputs_of
+from workflow_files import inputs_of, is_widget
 
 from .layout import SIZES, Box, Placed, arrange
 
@@ -123,13 +123,11 @@ class Template:
             into[node_id, slot] = len(links) + 1 + k
         return links, [_saved(node, order, links, into) for order, node in enumerate(self.nodes)]
 
-    def blueprint(
-        self, output: Output, promoted: list[tuple[Node, str]], description: str, extra_links: int = 0
-    ) -> dict:
+    def blueprint(self, output: Output, promoted: list[tuple[Node, str]], description: str) -> dict:
         """The graph as a subgraph blueprint whose node shows the promoted widgets and has one output.
 
-        Each promoted widget is an input of the subgraph. The subgraph's node saves no values of its own, so the inner
-        nodes' values apply; ComfyUI 0.33 would assign saved ones by their order in proxyWidgets.
+        Each promoted widget is an input of the subgraph. The subgraph's node saves no values of its own, so those of
+        the inner nodes apply.
         """
         arrange(self.placed)
         key = str(uuid.uuid5(uuid.NAMESPACE_URL, f"https://github.com/janus-native/janus-native/{self.name}"))
@@ -149,9 +147,6 @@ class Template:
             if node["id"] == output.node.id:
                 node["outputs"][output.slot]["links"] = [last]
         right = max(node.box.right for node in self.nodes)
-        seeds = [
-            [str(n.id), "control_after_generate"] for n in self.nodes if "control_after_generate" in dict(n.widgets())
-        ]
         outer = {
             "id": 1, "type": key, "pos": [0, 0], "size": [400, 460], "flags": {}, "order": 0, "mode": 0,
             "inputs": [
@@ -159,8 +154,7 @@ class Template:
             ],
             "outputs": [{"name": output.type, "type": output.type, "links": []}],
             "title": self.name,
-            "properties": {"proxyWidgets": [*([str(i), name] for i, name in pairs), *seeds]},
-            "widgets_values": [],
+            "properties": {}, "widgets_values": [],
         }  # fmt: skip
         subgraph = {
             "id": key, "version": 1, "revision": 0, "config": {}, "name": self.name,

@@ -18,8 +18,8 @@ def official(pro: bool, flow: bool) -> str:
     """How to use the official weights of the families that a template loads."""
     if pro and flow:
         return (
-            f"For the **official weights** of {PRO_LINK} and {FLOW_LINK}, run {PRO_COMMAND} and {FLOW_COMMAND} {WHERE}; then "
-            "select them and `sdxl_vae` in the loaders and set the size to 384x384."
+            f"For the **official weights** of {PRO_LINK} and {FLOW_LINK}, run {PRO_COMMAND} and {FLOW_COMMAND} "
+            f"{WHERE}; then select them and `sdxl_vae` in the loaders and set the size to 384x384."
         )
     if pro:
         return (
