@@ -30,9 +30,11 @@ def build():
 
 parser = argparse.ArgumentParser(prog="python -m tests.templates", description=__doc__)
 parser.add_argument("what", nargs="?", choices=["build", "thumbnails"], default="build")
-if parser.parse_args().what == "build":
+parser.add_argument("names", nargs="*", help="of the templates whose thumbnails are made; all without any")
+arguments = parser.parse_args()
+if arguments.what == "build":
     build()
 else:
     from .thumbnails import make
 
-    make()
+    make(arguments.names)

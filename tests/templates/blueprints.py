@@ -1,6 +1,6 @@
 """The subgraph blueprints: both families' text to image, as one node each."""
 
-from .catalogue import Builder
+from .builder import Builder
 
 
 def blueprints(schema: dict):

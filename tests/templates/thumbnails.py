@@ -4,11 +4,11 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
-from workflow_files import ROOT, SNAPSHOT, TWINS, read
+from workflow_files import ROOT, TWINS, read
 
 from benchmarks.comfyui_server import Server, find_comfyui
 
-from .catalogue import templates
+from .catalogue import TEMPLATES
 
 SIZE = 384  # the dialog's cards are square
 BAR = 64  # height of the line of text below an image
@@ -22,17 +22,17 @@ WITHOUT_DEMO = {  # shown by another template's graph with this prompt, and a li
 CLOSE_UP = {"Janus-Pro - Upscale"}
 
 
-def make():
-    """Writes workflows/NAME.jpg for every template. Needs ComfyUI (benchmarks.comfyui_server.find_comfyui)."""
+def make(names: list[str]):
+    """Writes workflows/NAME.jpg for these templates, or for all. Needs ComfyUI (benchmarks.comfyui_server)."""
     comfyui = find_comfyui()
     if comfyui is None:
         raise SystemExit("no ComfyUI found: set COMFYUI_PATH")
     with tempfile.TemporaryDirectory() as base:
         server = Server(comfyui, Path(base), {}, ("--cpu",))
         try:
-            for template in templates(read(SNAPSHOT)):
-                path = ROOT / "workflows" / f"{template.name}.jpg"
-                thumbnail(server, template.name).save(path, quality=85, optimize=True)
+            for name in names or TEMPLATES:
+                path = ROOT / "workflows" / f"{name}.jpg"
+                thumbnail(server, name).save(path, quality=85, optimize=True)
                 print(path.relative_to(ROOT))
         finally:
             server.stop()
