@@ -19,9 +19,10 @@ PACK = Path(__file__).resolve().parent.parent
 
 
 def register():
-    """Adds models/janus to the folders of the key `janus`, and the demo's VAE to those of `vae`."""
+    """Adds models/janus to the folders of the key `janus`, the demo's VAE to those of `vae`, its LoRA to `loras`."""
     folder_paths.add_model_folder_path(KEY, os.path.join(folder_paths.models_dir, "janus"))
     folder_paths.add_model_folder_path("vae", str(PACK / "demo" / "vae"))
+    folder_paths.add_model_folder_path("loras", str(PACK / "demo" / "loras"))
 
 
 def roots() -> list[tuple[str, Path]]:

@@ -10,11 +10,10 @@ from conftest import pixels_of
 from graphs import outputs_of, twin
 from judged import same_scene, shows
 from PIL import Image
-from templates.catalogue import TEMPLATES
+from templates.catalogue import TEMPLATES, WITHOUT_DEMO
 from workflow_files import FILES, SNAPSHOT, WORKFLOWS, inputs_of, is_combo, read
 
 OURS = ("Janus",)
-WITHOUT_DEMO = {"JanusFlow - Refine with SDXL"}
 
 
 def snapshot_of(server) -> dict:

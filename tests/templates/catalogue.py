@@ -39,6 +39,9 @@ TEMPLATES = {
 }
 
 
+WITHOUT_DEMO = {"JanusFlow - Refine with SDXL"}  # needs weights that the pack does not ship
+
+
 def templates(schema: dict):
     """Every template, built."""
     for name, entry in TEMPLATES.items():

@@ -12,7 +12,7 @@ from .catalogue import TEMPLATES
 
 SIZE = 384  # the dialog's cards are square
 BAR = 64  # height of the line of text below an image
-WITHOUT_DEMO = {  # shown by another template's graph with this prompt, and a line of text
+SHOWN_BY = {  # shown by another template's graph with this prompt, and a line of text
     "JanusFlow - Refine with SDXL": (
         "JanusFlow - Text to Image",
         "an orange circle on a black background",
@@ -40,7 +40,7 @@ def make(names: list[str]):
 
 def thumbnail(server, name: str) -> Image.Image:
     """Runs a template on the demo models; what it saved and wrote as one square image."""
-    source, text, line = WITHOUT_DEMO.get(name, (name, None, None))
+    source, text, line = SHOWN_BY.get(name, (name, None, None))
     prompt = read(TWINS / f"{source}.json")
     for node in prompt.values():
         if text is not None and node["class_type"] == "JanusPromptEncode":
