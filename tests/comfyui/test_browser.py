@@ -158,7 +158,7 @@ def test_no_overlaps_in_nodes_2(page):
             boxes = page.evaluate(
                 """() => [...document.querySelectorAll('[data-node-id]')].map((e) => {
                     const node = window.app.graph.getNodeById(e.dataset.nodeId)
-                    return [node.type, [node.pos[0], node.pos[1], e.offsetWidth, e.offsetHeight]] })"""
+                    return [node.type, [node.pos[0], node.pos[1] - 30, e.offsetWidth, e.offsetHeight]] })"""
             )
             assert len(boxes) == len(read(ROOT / "workflows" / f"{name}.json")["nodes"])
             screenshot(page, f"nodes-2 {name}")

@@ -13,6 +13,8 @@ from PIL import Image
 from templates.catalogue import TEMPLATES, WITHOUT_DEMO
 from workflow_files import FILES, SNAPSHOT, WORKFLOWS, inputs_of, is_combo, read
 
+from demo.recipe.judge import find_objects
+
 OURS = ("Janus",)
 
 
@@ -71,6 +73,10 @@ def test_an_image_of_the_contact_sheet_alone(server):
     row, column, step = 1, 2, alone.shape[0] + 4
     inside = images[row * step : row * step + alone.shape[0], column * step : column * step + alone.shape[1]]
     assert (inside == alone).all()
+    for y in range(0, images.shape[0], step):
+        for x in range(0, images.shape[1], step):
+            background, found = find_objects(Image.fromarray(images[y : y + step - 4, x : x + step - 4]))
+            assert background == "blue" and [one.shape for one in found] == ["circle"]
 
 
 def on_goldens(name, **changes):

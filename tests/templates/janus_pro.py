@@ -141,7 +141,7 @@ def contact_sheet(t: Builder):
     t.load_pro()
     t.empty(9)
     t.group("Prompt", 1)
-    prompt = t.prompt(t.pro, "a triangle")
+    prompt = t.prompt(t.pro, "a circle on a blue background")
     t.group("Sample", 2)
     latent = t.sample_pro(prompt, seed=100, cfg=1, control_after_generate="fixed")
     t.group("Decode", 3)

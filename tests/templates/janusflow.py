@@ -146,5 +146,5 @@ def refine_with_sdxl(t: Builder):
                 "`models/checkpoints`.",
             )
         ),
-        2, 4,
+        0, 1,
     )  # fmt: skip

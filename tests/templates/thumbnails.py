@@ -16,7 +16,7 @@ SHOWN_BY = {  # shown by another template's graph with this prompt, and a line o
     "JanusFlow - Refine with SDXL": (
         "JanusFlow - Text to Image",
         "an orange circle on a black background",
-        "384 to 1024, refined by SDXL",
+        "JanusFlow, then SDXL",
     )
 }
 CLOSE_UP = {"Janus-Pro - Upscale"}

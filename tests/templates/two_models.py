@@ -39,7 +39,7 @@ def refine_with_janusflow(t: Builder):
     latent = t.sample_pro(pro_prompt)
     t.group("Encode", 3, 4)
     draft = t.add("VAEDecode", box_width=160, samples=latent, vae=t.pro["VAE"])["IMAGE"]
-    encoded = t.add("VAEEncode", 4, box_width=160, space=100, pixels=draft, vae=t.vae["VAE"])["LATENT"]
+    encoded = t.add("VAEEncode", 4, box_width=160, space=310, pixels=draft, vae=t.vae["VAE"])["LATENT"]
     t.group("Refine", 5)
     refined = t.sample_flow(flow_prompt, encoded, denoise=0.4)
     t.group("Decode", 6, 7)
