@@ -21,7 +21,7 @@ PACK = Path(__file__).resolve().parent.parent
 
 
 def register():
-    """Adds models/janus, which is created, to the folders of `janus`, and the demo's VAE to those of `vae`."""
+    """Adds models/janus, which is created, to the folders of `janus`, the demo's VAE to `vae`, its LoRA to `loras`."""
     models = os.path.join(folder_paths.models_dir, "janus")
     try:
         os.makedirs(models, exist_ok=True)
@@ -29,6 +29,7 @@ def register():
         logging.warning(f"The folder {models} could not be created ({os_reason(error)}).")
     folder_paths.add_model_folder_path(KEY, models)
     folder_paths.add_model_folder_path("vae", str(PACK / "demo" / "vae"))
+    folder_paths.add_model_folder_path("loras", str(PACK / "demo" / "loras"))
 
 
 def roots() -> list[tuple[str, Path]]:
