@@ -48,6 +48,14 @@ def original_name(name: str) -> str:
     return name
 
 
+def transformers_name(name: str) -> str:
+    """The name in transformers' JanusForConditionalGeneration of a tensor of the Llama in the language model."""
+    original, converted = "language_model.model.", "model.language_model."
+    if not name.startswith(original):
+        raise ValueError(f"{name} is not of the Llama in the language model.")
+    return converted + name.removeprefix(original)
+
+
 def original_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Renames tensors, concatenates q, k and v of the vision tower, and restores tied and reshaped tensors."""
     out, parts = {}, {}
