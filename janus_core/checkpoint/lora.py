@@ -8,7 +8,7 @@ import torch
 
 from ..errors import CheckpointError
 from ..schema import Number, check, shown
-from .lora_read import LoraLayer, read_lora
+from .lora_read import Change, read_lora
 from .quantize import COMFY_QUANT
 from .read import Checkpoint
 
@@ -28,32 +28,31 @@ def with_loras(checkpoint: Checkpoint, loras: Lora | Sequence[Lora]) -> Checkpoi
     Raises:
         CheckpointError: a LoRA cannot be read, does not fit the model, or changes an 8-bit weight.
     """
-    layers: dict[str, list[tuple[LoraLayer, float]]] = {}
+    changes: dict[str, list[tuple[Change, float]]] = {}
     for path, strength in _pairs(loras):
-        for layer in read_lora(path, checkpoint.tensors):
+        for change in read_lora(path, checkpoint.tensors):
             if not strength:
                 continue
-            if f"{layer.name}.{COMFY_QUANT}" in checkpoint.tensors:
+            if change.name.removesuffix("weight") + COMFY_QUANT in checkpoint.tensors:
                 raise CheckpointError(
                     f"{checkpoint.path} has 8-bit weights, whose rounding would lose most of a LoRA: merge {path} into "
                     "the original checkpoint, which may be stored in 8 bits after that (--weights)."
                 )
-            layers.setdefault(f"{layer.name}.weight", []).append((layer, strength))
+            changes.setdefault(change.name, []).append((change, strength))
     tensors = dict(checkpoint.tensors)
-    for name, changes in layers.items():
-        tensors[name] = _merged(tensors[name], changes)
+    for name, pairs in changes.items():
+        tensors[name] = _merged(tensors[name], pairs)
         if not tensors[name].isfinite().all():
             raise CheckpointError(f"{name} is not finite once the LoRAs are merged: use a lower strength.")
     return replace(checkpoint, tensors=tensors)
 
 
 @torch.no_grad()
-def _merged(weight: torch.Tensor, changes: list[tuple[LoraLayer, float]]) -> torch.Tensor:
+def _merged(weight: torch.Tensor, changes: list[tuple[Change, float]]) -> torch.Tensor:
     total = weight.to(torch.float32, copy=True)
-    for layer, strength in changes:
-        rows = total if layer.third is None else total.chunk(3)[layer.third]
-        product = torch.mm(layer.up.float().flatten(1), layer.down.float().flatten(1))
-        rows += (strength * layer.scale) * product.view(rows.shape)
+    for change, strength in changes:
+        rows = total if change.third is None else total.chunk(3)[change.third]
+        rows += change.scaled(strength).view(rows.shape)
     return total.to(weight.dtype)
 
 

@@ -1,5 +1,6 @@
-"""Reads LoRAs of common trainers: files as ComfyUI reads them, kohya's names, and peft's files and folders."""
+"""Reads LoRAs of common trainers: files as ComfyUI reads and writes them, kohya's, and peft's files and folders."""
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ PEFT = {  # the fields of adapter_config.json that decide what the weights mean
     "init_lora_weights": OneOf((True, False, "gaussian", "eva", "orthogonal")),  # others change the base weights
 }
 
-DOWN, UP = ("A", "down"), ("B", "up")
+DOWN = ("A", "down")
+PLAIN = ("alpha", "diff", "diff_b")  # the last two are of ComfyUI's Train LoRA, for norms and biases
 _MATRIX = re.compile(
     r"\.lora_(A|B|down|up)(?:\.default)?(?:\.weight)?$"  # peft and kohya
     r"|[._]lora\.(down|up)\.weight$|\.lora_linear_layer\.(down|up)\.weight$"  # diffusers
@@ -43,21 +45,27 @@ _VISION_PART = re.compile(r"^(vision_model\..*\.attn)\.([qkv])_proj\.weight$")
 
 
 @dataclass(frozen=True)
-class LoraLayer:
-    """The change of one layer's weight: scale * up @ down.
+class Change:
+    """What a LoRA adds to a weight: scale * up @ down, or scale * a difference.
 
-    `name` is the layer's, without ".weight". `down` is [rank, in] and `up` [out, rank]; of a convolution they may have
-    more axes. `third` is None, or which third of the weight's rows is changed: q, k or v, which transformers separates.
+    `name` is the weight's. `factors` are up [out, rank] and down [rank, in], which may have more axes if the weight is
+    a convolution's; or the difference alone, of the weight's shape. `third` is None, or which third of the weight's
+    rows is changed: q, k or v, which transformers separates.
     """
 
     name: str
-    down: torch.Tensor
-    up: torch.Tensor
-    scale: float
+    factors: tuple[torch.Tensor, ...]
+    scale: float = 1.0
     third: int | None = None
 
+    def scaled(self, strength: float) -> torch.Tensor:
+        """The change in float32, flat."""
+        factors = [factor.float() for factor in self.factors]
+        product = factors[0] if len(factors) == 1 else torch.mm(*(factor.flatten(1) for factor in factors))
+        return (strength * self.scale) * product.flatten()
 
-def read_lora(path: str | Path, weights: Mapping[str, torch.Tensor]) -> list[LoraLayer]:
+
+def read_lora(path: str | Path, weights: Mapping[str, torch.Tensor]) -> list[Change]:
     """Reads a LoRA for a model.
 
     Args:
@@ -73,15 +81,17 @@ def read_lora(path: str | Path, weights: Mapping[str, torch.Tensor]) -> list[Lor
         raise CheckpointError(f"{path} holds no tensors: it is not a LoRA.")
     stems, unknown = _by_layer(tensors)
     names = _LayerNames(weights)
-    layers, sources = {}, {}
+    changes, sources = {}, {}
     for stem, parts in stems.items():
-        found = names.find(stem)
-        if found is None or not (parts.keys() - {"alpha"}):
+        layer, third = names.find(stem)
+        if layer is None or parts.keys() == {"alpha"} or ("diff_b" in parts and f"{layer}.bias" not in weights):
             unknown += [key for key, _ in parts.values()]
             continue
-        if found in layers:
-            raise CheckpointError(f"{path} has two LoRAs for the layer {found[0]}: {sources[found]} and {stem}.")
-        layers[found], sources[found] = _layer(path, stem, parts, config, found, weights), stem
+        for change in _changes(path, stem, parts, config, layer, third, weights):
+            place = change.name, third
+            if place in changes:
+                raise CheckpointError(f"{path} changes {change.name} twice, by {sources[place]} and {stem}.")
+            changes[place], sources[place] = change, stem
     if unknown:
         named = ", ".join(key[:100] for key in unknown[:3])
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
@@ -89,7 +99,7 @@ def read_lora(path: str | Path, weights: Mapping[str, torch.Tensor]) -> list[Lor
             f"{path} does not fit the model, which has no place for {named}{more}: it is a LoRA of another model, or "
             "not a plain LoRA."
         )
-    return list(layers.values())
+    return list(changes.values())
 
 
 def _peft_folder(path: Path) -> tuple[Path, dict]:
@@ -111,15 +121,16 @@ def _peft_folder(path: Path) -> tuple[Path, dict]:
 
 
 def _by_layer(tensors: dict) -> tuple[dict[str, dict], list[str]]:
-    """({layer: {"down", "up" or "alpha": (key, tensor)}}, the keys of other tensors)."""
+    """({layer: {kind: (key, tensor)}}, the keys of other tensors); the kinds are down, up and those of PLAIN."""
     stems, unknown = {}, []
     for key, tensor in tensors.items():
+        stem, _, kind = key.rpartition(".")
         matrix = _MATRIX.search(key)
         if matrix:
             kind = "down" if matrix[matrix.lastindex] in DOWN else "up"
             stems.setdefault(key[: matrix.start()], {})[kind] = key, tensor
-        elif key.endswith(".alpha"):
-            stems.setdefault(key.removesuffix(".alpha"), {})["alpha"] = key, tensor
+        elif stem and kind in PLAIN:
+            stems.setdefault(stem, {})[kind] = key, tensor
         else:
             unknown.append(key)
     return stems, unknown
@@ -132,8 +143,8 @@ class _LayerNames:
         self.layers = {name.removesuffix(".weight") for name in weights if name.endswith(".weight")}
         self.kohya = {KOHYA_PREFIX + layer.replace(".", "_"): layer for layer in self.layers}
 
-    def find(self, stem: str) -> tuple[str, int | None] | None:
-        """(layer, third of its rows or None)."""
+    def find(self, stem: str) -> tuple[str | None, int | None]:
+        """(layer, third of its rows or None), (None, None) if there is no such layer."""
         if stem in self.kohya:
             return self.kohya[stem], None
         for prefix in PREFIXES:
@@ -145,7 +156,7 @@ class _LayerNames:
                         layer, third = f"{part[1]}.qkv", "qkv".index(part[2])
                     if layer in self.layers:
                         return layer, third
-        return None
+        return None, None
 
 
 def _from_transformers(name: str) -> list[str]:
@@ -153,27 +164,41 @@ def _from_transformers(name: str) -> list[str]:
     return [original_name(f"{prefix}{name}.weight").removesuffix(".weight") for prefix in ("", "model.")]
 
 
-def _layer(path, stem, parts, config, found, weights) -> LoraLayer:
-    """The LoRA of one layer. Raises CheckpointError if it is incomplete or of the wrong shape."""
-    name, third = found
-    missing = {"down", "up"} - parts.keys()
-    if missing:
-        raise CheckpointError(f"{path} lacks the {missing.pop()} matrix of {stem}: save or download it again.")
-    (down_key, down), (up_key, up) = parts["down"], parts["up"]
-    for key, tensor in (parts["down"], parts["up"]):
-        if tensor.dtype not in WEIGHT_DTYPES or tensor.dim() < 2 or not tensor.numel():
-            raise CheckpointError(f"{path}: {key} is {list(tensor.shape)} of {tensor.dtype}, which no LoRA has.")
-        if not tensor.isfinite().all():
-            raise CheckpointError(f"{path}: {key} has numbers that are not finite: train or download it again.")
-    shape = weights[f"{name}.weight"].shape
-    rows = shape[0] if third is None else shape[0] // 3
-    columns = shape[1:].numel()
-    if len(shape) < 2 or len(up) != rows or down[0].numel() != columns or up[0].numel() != len(down):
-        raise CheckpointError(
-            f"{path} does not fit the model: {up_key} {list(up.shape)} times {down_key} {list(down.shape)} is not a "
-            f"change of {[rows, columns]}."
-        )
-    return LoraLayer(name, down, up, _scale(path, stem, parts, config, len(down)), third)
+def _changes(path, stem, parts, config, layer, third, weights) -> list[Change]:
+    """The changes of one layer. Raises CheckpointError if one is incomplete or of the wrong shape."""
+    for key, tensor in (pair for kind, pair in parts.items() if kind != "alpha"):
+        if tensor.dtype not in WEIGHT_DTYPES or not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: {key} has numbers that are not finite, or no numbers of 16 or more bits.")
+    changes = [
+        Change(f"{layer}.{part}", (parts[kind][1],), third=third)
+        for kind, part in (("diff", "weight"), ("diff_b", "bias"))
+        if kind in parts
+    ]
+    pair = [parts[kind] for kind in ("up", "down") if kind in parts]
+    if len(pair) == 1:
+        raise CheckpointError(f"{path} has {pair[0][0]} without its counterpart: save or download it again.")
+    if pair:
+        (_, up), (_, down) = pair
+        scale = _scale(path, stem, parts, config, len(down)) if down.dim() else 1.0
+        changes.append(Change(f"{layer}.weight", (up, down), scale, third))
+    for change in changes:
+        shape = list(weights[change.name].shape)
+        if change.third is not None:
+            shape[0] //= 3
+        if not _fits(change.factors, shape):
+            shapes = " and ".join(str(list(factor.shape)) for factor in change.factors)
+            raise CheckpointError(f"{path} does not fit the model: {stem} has {shapes}, no change of {shape}.")
+    return changes
+
+
+def _fits(factors, shape: list[int]) -> bool:
+    """Whether factors make a change of a weight of this shape."""
+    if len(factors) == 1:
+        return list(factors[0].shape) == shape
+    up, down = factors
+    if min(up.dim(), down.dim(), len(shape)) < 2 or not down.numel():
+        return False
+    return len(up) == shape[0] and down[0].numel() == math.prod(shape[1:]) and up[0].numel() == len(down)
 
 
 def _scale(path, stem: str, parts, config: dict, rank: int) -> float:

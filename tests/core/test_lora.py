@@ -132,6 +132,19 @@ def test_a_convolution(golden, tmp_path):
     torch.testing.assert_close(with_loras(checkpoint, file).tensors[name], expected)
 
 
+def test_differences_of_norms_and_biases(checkpoint, tmp_path):
+    """ComfyUI's Train LoRA writes them beside the matrices."""
+    norm, linear = "language_model.model.layers.0.input_layernorm", VISION
+    a, b = matrices(checkpoint.tensors[f"{linear}.weight"])
+    tensors = {f"{linear}.lora_up.weight": b, f"{linear}.lora_down.weight": a, f"{linear}.alpha": torch.tensor(1.0)}
+    tensors |= {f"{norm}.diff": torch.ones(96), f"{linear}.diff_b": torch.full((len(b),), 2.0)}
+    file = write(tmp_path / "x.safetensors", {f"diffusion_model.{name}": tensor for name, tensor in tensors.items()})
+    merged = with_loras(checkpoint, [(file, 0.5)]).tensors
+    torch.testing.assert_close(merged[f"{norm}.weight"], checkpoint.tensors[f"{norm}.weight"] + 0.5)
+    torch.testing.assert_close(merged[f"{linear}.bias"], checkpoint.tensors[f"{linear}.bias"] + 1)
+    torch.testing.assert_close(merged[f"{linear}.weight"], checkpoint.tensors[f"{linear}.weight"] + b @ a / 2 / RANK)
+
+
 def peft_folder(checkpoint, folder, **config):
     folder.mkdir()
     a, b = matrices(checkpoint.tensors[f"{Q}.weight"])
@@ -153,7 +166,7 @@ def peft_folder(checkpoint, folder, **config):
 def test_a_peft_folder(checkpoint, tmp_path, config, scale, name):
     folder = peft_folder(checkpoint, tmp_path / "peft", **config)
     (layer,) = read_lora(folder / name, checkpoint.tensors)
-    assert layer.name == Q and layer.scale == pytest.approx(scale)
+    assert layer.name == f"{Q}.weight" and layer.scale == pytest.approx(scale)
 
 
 @pytest.mark.parametrize("config, message", [
@@ -212,11 +225,23 @@ def infinite(tensors):
 
 
 def whole_numbers(tensors):
-    return {name: t.int() for name, t in tensors.items()}
+    return {name: t.int() if t.dim() else t for name, t in tensors.items()}
 
 
 def odd_alpha(tensors):
     return {name: torch.tensor(math.nan) if name.endswith(".alpha") else t for name, t in tensors.items()}
+
+
+def wide_alpha(tensors):
+    return {name: t if t.dim() else torch.tensor([1.0, 2.0]) for name, t in tensors.items()}
+
+
+def long_diff(tensors):
+    return {**tensors, "diffusion_model.language_model.model.layers.0.input_layernorm.diff": torch.ones(97)}
+
+
+def bias_of_none(tensors):
+    return {**tensors, f"diffusion_model.{Q}.diff_b": torch.ones(96)}
 
 
 def huge(tensors):
@@ -225,15 +250,18 @@ def huge(tensors):
 
 @pytest.mark.parametrize("change, message", [
     (change_names, r"has no place for diffusion_model\.language_model\.model\.layers\.70\..* and 3 more"),
-    (narrow, r"does not fit the model: .*_proj.lora_B.weight .* is not a change of \[\d+, \d+\]"),
-    (other_rank, "does not fit the model: .* is not a change of"),
-    (half, "lacks the down matrix"),
+    (narrow, r"does not fit the model: .*_proj has \[\d+, 3\] and \[3, \d+\], no change of \[\d+, \d+\]"),
+    (other_rank, "does not fit the model: .* no change of"),
+    (half, "lora_B.weight without its counterpart"),
     (only_alpha, "has no place for .*alpha"),
     (dora, "has no place for .*dora_scale: .*not a plain LoRA"),
-    (twice, "two LoRAs for the layer"),
+    (twice, "changes .*weight twice"),
     (infinite, "not finite"),
-    (whole_numbers, "which no LoRA has"),
+    (whole_numbers, "no numbers of 16 or more bits"),
     (odd_alpha, "alpha is not a number"),
+    (wide_alpha, "alpha is not a number"),
+    (long_diff, r"does not fit the model: .*input_layernorm has \[97\], no change of \[96\]"),
+    (bias_of_none, "has no place for .*diff_b"),
     (huge, "not finite once"),
 ])  # fmt: skip
 def test_a_file_that_does_not_fit(checkpoint, plain, tmp_path, change, message):
