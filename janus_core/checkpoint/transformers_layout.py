@@ -6,6 +6,7 @@ import torch
 
 from ..errors import CheckpointError
 
+LLAMA = "language_model.model."
 # Regular expressions and replacements, all applied in this order.
 _RULES = [
     (r"^lm_head\.", "language_model.lm_head."),
@@ -50,10 +51,9 @@ def original_name(name: str) -> str:
 
 def transformers_name(name: str) -> str:
     """The name in transformers' JanusForConditionalGeneration of a tensor of the Llama in the language model."""
-    original, converted = "language_model.model.", "model.language_model."
-    if not name.startswith(original):
+    if not name.startswith(LLAMA):
         raise ValueError(f"{name} is not of the Llama in the language model.")
-    return converted + name.removeprefix(original)
+    return "model.language_model." + name.removeprefix(LLAMA)
 
 
 def original_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
