@@ -35,7 +35,7 @@ def with_loras(checkpoint: Checkpoint, loras: Lora | Sequence[Lora]) -> Checkpoi
                 continue
             if change.name.removesuffix("weight") + COMFY_QUANT in checkpoint.tensors:
                 raise CheckpointError(
-                    f"{checkpoint.path} has 8-bit weights, whose rounding would lose most of a LoRA: merge {path} into "
+                    f"{checkpoint.path} has 8-bit weights, whose rounding can lose most of a LoRA: merge {path} into "
                     "the original checkpoint, which may be stored in 8 bits after that (--weights)."
                 )
             changes.setdefault(change.name, []).append((change, strength))
