@@ -36,7 +36,8 @@ PEFT = {  # the fields of adapter_config.json that decide what the weights mean
 }
 
 DOWN = ("A", "down")
-PLAIN = ("alpha", "diff", "diff_b")  # the last two are of ComfyUI's Train LoRA, for norms and biases
+DIFFERENCES = {"diff": "weight", "diff_b": "bias"}  # of norms and biases, by ComfyUI's Train LoRA
+PLAIN = ("alpha", *DIFFERENCES)
 _MATRIX = re.compile(
     r"\.lora_(A|B|down|up)(?:\.default)?(?:\.weight)?$"  # peft and kohya
     r"|[._]lora\.(down|up)\.weight$|\.lora_linear_layer\.(down|up)\.weight$"  # diffusers
@@ -90,7 +91,9 @@ def read_lora(path: str | Path, weights: Mapping[str, torch.Tensor]) -> list[Cha
         for change in _changes(path, stem, parts, config, layer, third, weights):
             place = change.name, third
             if place in changes:
-                raise CheckpointError(f"{path} changes {change.name} twice, by {sources[place]} and {stem}.")
+                raise CheckpointError(
+                    f"{path} changes {change.name} twice, by {sources[place][:100]} and {stem[:100]}."
+                )
             changes[place], sources[place] = change, stem
     if unknown:
         named = ", ".join(key[:100] for key in unknown[:3])
@@ -168,32 +171,36 @@ def _changes(path, stem, parts, config, layer, third, weights) -> list[Change]:
     """The changes of one layer. Raises CheckpointError if one is incomplete or of the wrong shape."""
     for key, tensor in (pair for kind, pair in parts.items() if kind != "alpha"):
         if tensor.dtype not in WEIGHT_DTYPES or not tensor.isfinite().all():
-            raise CheckpointError(f"{path}: {key} has numbers that are not finite, or no numbers of 16 or more bits.")
-    changes = [
-        Change(f"{layer}.{part}", (parts[kind][1],), third=third)
-        for kind, part in (("diff", "weight"), ("diff_b", "bias"))
-        if kind in parts
-    ]
+            raise CheckpointError(
+                f"{path}: {key[:100]} has numbers that are not finite, or no numbers of 16 or more bits."
+            )
     pair = [parts[kind] for kind in ("up", "down") if kind in parts]
     if len(pair) == 1:
-        raise CheckpointError(f"{path} has {pair[0][0]} without its counterpart: save or download it again.")
+        raise CheckpointError(f"{path} has {pair[0][0][:100]} without its counterpart: save or download it again.")
+    factors = {f"{layer}.{part}": (parts[kind][1],) for kind, part in DIFFERENCES.items() if kind in parts}
     if pair:
-        (_, up), (_, down) = pair
-        scale = _scale(path, stem, parts, config, len(down)) if down.dim() else 1.0
-        changes.append(Change(f"{layer}.weight", (up, down), scale, third))
-    for change in changes:
-        shape = list(weights[change.name].shape)
-        if change.third is not None:
-            shape[0] //= 3
-        if not _fits(change.factors, shape):
-            shapes = " and ".join(str(list(factor.shape)) for factor in change.factors)
-            raise CheckpointError(f"{path} does not fit the model: {stem} has {shapes}, no change of {shape}.")
-    return changes
+        if "diff" in parts:
+            raise CheckpointError(f"{path} has two changes of {stem[:100]}: save or download it again.")
+        factors[f"{layer}.weight"] = tuple(tensor for _, tensor in pair)
+    for name, tensors in factors.items():
+        shape = _shape(weights[name], third)
+        if not _fits(tensors, shape):
+            shapes = " and ".join(str(list(tensor.shape)) for tensor in tensors)
+            raise CheckpointError(f"{path} does not fit the model: {stem[:100]} has {shapes}, no change of {shape}.")
+    scale = _scale(path, stem, parts, config)
+    return [Change(name, tensors, scale if len(tensors) == 2 else 1.0, third) for name, tensors in factors.items()]
 
 
-def _fits(factors, shape: list[int]) -> bool:
+def _shape(weight: torch.Tensor, third: int | None) -> list[int] | None:
+    """The shape of a weight, or of a third of its rows; None if it has no thirds."""
+    if third is None:
+        return list(weight.shape)
+    return [len(weight) // 3, *weight.shape[1:]] if weight.dim() and len(weight) % 3 == 0 else None
+
+
+def _fits(factors, shape: list[int] | None) -> bool:
     """Whether factors make a change of a weight of this shape."""
-    if len(factors) == 1:
+    if shape is None or len(factors) == 1:
         return list(factors[0].shape) == shape
     up, down = factors
     if min(up.dim(), down.dim(), len(shape)) < 2 or not down.numel():
@@ -201,12 +208,13 @@ def _fits(factors, shape: list[int]) -> bool:
     return len(up) == shape[0] and down[0].numel() == math.prod(shape[1:]) and up[0].numel() == len(down)
 
 
-def _scale(path, stem: str, parts, config: dict, rank: int) -> float:
+def _scale(path, stem: str, parts, config: dict) -> float:
     """What the product of the matrices is multiplied by: alpha / rank, or 1 if there is no alpha."""
+    rank = len(parts["down"][1]) if "down" in parts else 1
     if "alpha" in parts:
         key, tensor = parts["alpha"]
-        if tensor.numel() != 1 or ALPHA.problem(alpha := float(tensor)):
-            raise CheckpointError(f"{path}: {key} is not a number between {ALPHA.low:g} and {ALPHA.high:g}.")
+        if tensor.numel() != 1 or tensor.is_complex() or ALPHA.problem(alpha := float(tensor)):
+            raise CheckpointError(f"{path}: {key[:100]} is not a number between {ALPHA.low:g} and {ALPHA.high:g}.")
         return alpha / rank
     if not config:
         return 1.0

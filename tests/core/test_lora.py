@@ -205,6 +205,10 @@ def other_rank(tensors):
     return {name: t[:-1] if ".lora_A." in name else t for name, t in tensors.items()}
 
 
+def no_rank(tensors):
+    return {name: t[:0] if ".lora_A." in name else t for name, t in tensors.items()}
+
+
 def half(tensors):
     return {name: tensor for name, tensor in tensors.items() if ".lora_A." not in name}
 
@@ -253,6 +257,7 @@ def huge(tensors):
     (change_names, r"has no place for diffusion_model\.language_model\.model\.layers\.70\..* and 3 more"),
     (narrow, r"does not fit the model: .*_proj has \[\d+, 3\] and \[3, \d+\], no change of \[\d+, \d+\]"),
     (other_rank, "does not fit the model: .* no change of"),
+    (no_rank, "does not fit the model"),
     (half, "lora_B.weight without its counterpart"),
     (only_alpha, "has no place for .*alpha"),
     (dora, "has no place for .*dora_scale: .*not a plain LoRA"),
