@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save as to_safetensors
 
 from janus_core.checkpoint import with_loras
+from janus_core.schema import shown
 
 from .case import NOT_NUMBERS, OK, REFUSED, SAME, Case, flip, pick
 from .models import FAMILIES, tiny
@@ -117,7 +118,7 @@ def strength(folder, tensors, config, rng):
     if rng.random() < 0.3:
         return "a list", pick(rng, ([5], [None], [(path, 1, 1)], 5, None, [[]], {"a": 1}, [b"x"])), (REFUSED,)
     value = pick(rng, (*NOT_NUMBERS, 101, -101.0))
-    return f"strength {str(value)[:20]!r}", [(path, value)], (REFUSED,)
+    return f"strength {shown(value)[:20]}", [(path, value)], (REFUSED,)
 
 
 def peft_config(folder, tensors, config, rng):
