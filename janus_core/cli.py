@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from . import __version__
-from .checkpoint import WEIGHT_FORMATS, check_checkpoint, quantized, read_checkpoint, save_single_file
+from .checkpoint import WEIGHT_FORMATS, check_checkpoint, quantized, read_checkpoint, save_single_file, with_loras
 from .cli_generate import DTYPES, Progress, edit, generate, given, load
 from .download import CHECKPOINTS, download_checkpoint, download_vae, models_folder
 from .errors import DownloadError, JanusError, is_out_of_memory
@@ -57,6 +57,15 @@ EXAMPLES = {  # of each command, shown below its help
 }
 
 
+def lora(text: str) -> tuple[str, float]:
+    """FILE or FILE:STRENGTH."""
+    path, colon, strength = text.rpartition(":")
+    try:
+        return (path, float(strength)) if colon else (text, 1.0)
+    except ValueError:  # a colon in the name
+        return text, 1.0
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m janus_core", description="Janus, Janus-Pro and JanusFlow.")
     top.add_argument("--version", action="version", version=__version__)
@@ -69,11 +78,16 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         return sub
 
+    def lora_argument(sub):
+        text = "LoRA to merge into the weights, a file or a folder of peft; may be given several times"
+        sub.add_argument("--lora", metavar="FILE[:STRENGTH]", type=lora, action="append", default=[], help=text)
+
     def model_arguments(sub):
         sub.add_argument("--model", required=True, help="checkpoint folder or single .safetensors file")
         sub.add_argument("--device", help="cpu, cuda, mps; the best there is by default")
         sub.add_argument("--dtype", choices=DTYPES, help="of weights and arithmetic; the file's by default")
         sub.add_argument("--weights", choices=WEIGHT_FORMATS, help="store the language model's weights in 8 bits")
+        lora_argument(sub)
         sub.add_argument("--seed", type=int, default=0, help="0 by default; image k of several uses seed + k")
 
     def image_arguments(sub):
@@ -163,6 +177,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("model", help="checkpoint folder, in the original or the transformers layout")
     sub.add_argument("out", help="file to write; ComfyUI looks in models/janus")
     sub.add_argument("--weights", choices=WEIGHT_FORMATS, help="store the language model's weights in 8 bits")
+    lora_argument(sub)
     return top
 
 
@@ -188,6 +203,7 @@ def describe(args):
 def convert(args):
     checkpoint = read_checkpoint(args.model)
     check_checkpoint(checkpoint)
+    checkpoint = with_loras(checkpoint, args.lora)
     if args.weights:
         checkpoint = quantized(checkpoint, args.weights)
     save_single_file(checkpoint, args.out)

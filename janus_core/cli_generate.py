@@ -34,9 +34,16 @@ class Progress:
 
 
 def load(args, **kwargs):
+    dtype = DTYPES.get(args.dtype)
     return pipeline.load(
-        args.model, device=args.device, dtype=DTYPES.get(args.dtype), weight_dtype=args.weights, **kwargs
+        args.model, device=args.device, dtype=dtype, weight_dtype=args.weights, loras=args.lora, **kwargs
     )
+
+
+def origin(args) -> dict:
+    """The metadata of an image that name its weights."""
+    loras = [f"{path}:{strength:g}" for path, strength in args.lora]
+    return {"model": str(args.model), **({"loras": loras} if loras else {})}
 
 
 def generate(args):
@@ -69,7 +76,7 @@ def generate(args):
     with Progress("step" if is_flow else "token") as progress:
         images = pipe(args.prompt, callback=progress, **settings)
     settings.pop("latents", None)
-    save_all(images, args.out, {"prompt": args.prompt, "model": str(args.model), "image": args.image, **settings})
+    save_all(images, args.out, {"prompt": args.prompt, **origin(args), "image": args.image, **settings})
 
 
 def generate_tuned(args, pipe, settings: dict):
@@ -85,7 +92,7 @@ def generate_tuned(args, pipe, settings: dict):
             prompts = [thought.prompt for thought in thoughts]
             planned = [{"recipe": args.think, "thought": thought.thought} for thought in thoughts]
         settings = {**settings, "num_images": 1}
-        metadata = {"prompt": args.prompt, "model": str(args.model), **settings}
+        metadata = {"prompt": args.prompt, **origin(args), **settings}
         if args.reflect is None:
             return save_all(pipe(prompts, callback=progress, **settings), args.out, metadata, planned)
         rounds = pipe.generate_until_match(
@@ -119,7 +126,7 @@ def edit(args):
     source = open_image(args.image)
     with Progress("token") as progress:
         images = pipe.edit(source, args.prompt, callback=progress, **settings)
-    save_all(images, args.out, {"prompt": args.prompt, "model": str(args.model), "image": args.image, **settings})
+    save_all(images, args.out, {"prompt": args.prompt, **origin(args), "image": args.image, **settings})
 
 
 def token_settings(args) -> dict:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from .checkpoint import build_model, build_vq, quantized, quantized_layers, read_checkpoint
+from .checkpoint import Lora, build_model, build_vq, quantized, quantized_layers, read_checkpoint, with_loras
 from .describe import answer_steps, image_groups
 from .devices import usable_device
 from .errors import CheckpointError, ImageError, SamplingError
@@ -44,6 +44,7 @@ def load(
     dtype: torch.dtype | None = None,
     vae: str | Path | None = None,
     weight_dtype: str | None = None,
+    loras: Lora | Sequence[Lora] = (),
 ):
     """Loads a checkpoint of either family.
 
@@ -55,12 +56,14 @@ def load(
         vae: JanusFlow's VAE, a diffusers folder or sdxl_vae.safetensors; needed for images, not for latents.
         weight_dtype: "int8" or "fp8_e4m3fn" stores the language model's linear layers in half of bfloat16's memory;
             arithmetic stays in `dtype`.
+        loras: LoRAs to merge into the weights: files as ComfyUI reads them or peft folders, each alone or as
+            (path, strength). Weights are quantised after that.
 
     Returns:
         JanusPipeline or JanusFlowPipeline.
 
     Raises:
-        CheckpointError: the checkpoint or the VAE cannot be used.
+        CheckpointError: the checkpoint, the VAE or a LoRA cannot be used.
         DeviceError: there is no such device.
     """
     checkpoint = read_checkpoint(path)
@@ -68,6 +71,7 @@ def load(
     dtype = compute_dtype(device, checkpoint.dtype) if dtype is None else dtype
     if dtype not in DTYPES:
         raise CheckpointError(f"dtype is {shown(dtype)}, it must be one of {', '.join(map(str, DTYPES))}.")
+    checkpoint = with_loras(checkpoint, loras)
     if weight_dtype is not None:
         checkpoint = quantized(checkpoint, weight_dtype)
     operations = choose_operations(device, dtype, bool(quantized_layers(checkpoint.tensors)))

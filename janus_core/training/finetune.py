@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from .. import image
-from ..checkpoint import build_model, build_vq, quantized_layers, read_checkpoint
-from ..checkpoint.write import save_model, save_tensors
+from ..checkpoint import build_model, build_vq, quantized_layers, read_checkpoint, save_lora
+from ..checkpoint.write import save_model
 from ..errors import CheckpointError, TrainingError
 from ..janusflow import JanusFlow
 from ..networks.vq import latent_to_tokens
@@ -19,7 +19,6 @@ from .loop import LoopSettings, train
 from .unified import JanusFlowObjective, JanusObjective
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-LORA_PREFIX = "diffusion_model."  # ComfyUI's prefix of the network of a MODEL
 
 
 def finetune(config: dict, folder: Path) -> Path:
@@ -80,8 +79,7 @@ def finetune(config: dict, folder: Path) -> Path:
     settings = LoopSettings(**config["loop"], seed=config["seed"])
     train(objective, batch_at, settings, folder / "run")
     if lora:
-        save_tensors(lora_tensors(model), folder / "lora.safetensors", {"format": "pt"})
-        return folder / "lora.safetensors"
+        return save_lora(model, checkpoint, folder)
     save_model(model, checkpoint, vq, folder / "checkpoint")
     return folder / "checkpoint"
 
@@ -96,17 +94,3 @@ def add_lora(model: nn.Module, rank: int = 16, alpha: float | None = None, targe
     model.requires_grad_(False)
     pattern = r"language_model\.model\.layers\.\d+\..*\.(" + "|".join(targets) + ")"
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=pattern), model)
-
-
-def lora_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The LoRA of a model in bfloat16: peft's names behind ComfyUI's prefix, and each layer's alpha."""
-    from peft.tuners.lora import LoraLayer
-
-    tensors = {}
-    for name, module in model.named_modules():
-        if isinstance(module, LoraLayer):
-            key = LORA_PREFIX + name
-            tensors[f"{key}.lora_A.weight"] = module.lora_A["default"].weight
-            tensors[f"{key}.lora_B.weight"] = module.lora_B["default"].weight
-            tensors[f"{key}.alpha"] = torch.tensor(float(module.lora_alpha["default"]))
-    return {name: tensor.detach().cpu().to(torch.bfloat16).contiguous() for name, tensor in tensors.items()}

@@ -68,6 +68,10 @@ def lora_files(folder):
     styles = {
         "comfyui": {f"diffusion_model.{name}.lora_A.weight": a, f"diffusion_model.{name}.lora_B.weight": b},
         "peft": {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b},
+        "transformers": {
+            "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight": a,
+            "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_B.weight": b,
+        },
         "diffusers": {f"transformer.{name}.lora_A.weight": a, f"transformer.{name}.lora_B.weight": b},
         "kohya": {
             f"lora_unet_{name.replace('.', '_')}.lora_down.weight": a,
@@ -80,7 +84,7 @@ def lora_files(folder):
         save_file(tensors, folder / f"{style}.safetensors")
 
 
-@pytest.mark.parametrize("style", ["comfyui", "peft", "diffusers", "kohya"])
+@pytest.mark.parametrize("style", ["comfyui", "peft", "transformers", "diffusers", "kohya"])
 def test_lora_key_style(server, plain, style):
     lora_files(server.base / "models" / "loras")
     latents = {}
