@@ -5,13 +5,13 @@ import random
 from pathlib import Path
 
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
 from janus_core import image
 from janus_core.checkpoint.files import read_header, read_tensors
 from janus_core.networks.vq import VQModel, VQParams, tokens_to_latent
 from janus_core.training.loop import LoopSettings, train
+from janus_core.training.validation import image_grid
 from janus_core.vae import SDXL_SCALE
 
 from . import autoencoders
@@ -124,13 +124,3 @@ def _grid(path, reconstruct):
     pixels = autoencoders.image_batch(99, 0, 8)["pixels"]
     rows = image.to_images(torch.cat((pixels, reconstruct(pixels).float())))
     image_grid(rows, 8).save(path, format="PNG")
-
-
-def image_grid(images, columns: int, gap: int = 2) -> Image.Image:
-    """Images of one size in rows on white."""
-    width, height = images[0].size
-    rows = -(-len(images) // columns)
-    grid = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
-    for k, one in enumerate(images):
-        grid.paste(one, (k % columns * (width + gap), k // columns * (height + gap)))
-    return grid

@@ -16,14 +16,23 @@ class Config(dict):
 def read_config(path: str | Path, changes: dict | None = None) -> Config:
     """Reads a JSON config; `changes` replace settings that it has.
 
+    A dotted name, such as "loop.steps", is a setting in a section. A section may get settings that it does not have
+    yet.
+
     Raises:
-        TrainingError: the file cannot be read, or has no setting of a changed name.
+        TrainingError: the file cannot be read, or has no setting or section of a changed name.
     """
     config = Config(read_json(user_path(path, TrainingError), TrainingError))
     for key, value in (changes or {}).items():
-        if key not in config:
+        *sections, name = key.split(".")
+        place = config
+        for section in sections:
+            if not isinstance(place.get(section), dict):
+                raise TrainingError(f"{path} has no section {section!r} to set {key!r} in.")
+            place = place[section]
+        if not sections and name not in config:
             raise TrainingError(f"{path} has no setting {key!r}, only {', '.join(config)}.")
-        config[key] = value
+        place[name] = value
     return config
 
 

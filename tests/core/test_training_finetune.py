@@ -88,7 +88,7 @@ def test_a_lora_has_the_names_that_comfyui_reads(family, run, tmp_path):
 
 
 def test_an_image_without_caption_is_refused(images):
-    assert [path.name for path, _ in folder_data.read_folder(images)] == ["0.png", "1.png", "2.png"]
+    assert [one.path.name for one in folder_data.read_folder(images)] == ["0.png", "1.png", "2.png"]
     (images / "1.txt").unlink()
     with pytest.raises(ImageError, match="1.png has no caption"):
         folder_data.read_folder(images)
