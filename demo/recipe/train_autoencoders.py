@@ -42,7 +42,8 @@ def train_vq(config: dict, folder: Path) -> Path:
     def reconstruct(pixels):
         tokens = autoencoders.patch_tokens(pixels, codebook["centres"], params.downscale)
         grid = [size // params.downscale for size in pixels.shape[-2:]]
-        return vq.decode(tokens_to_latent(tokens, codebook["codes"], grid))
+        latent = tokens_to_latent(tokens, codebook["codes"], grid)
+        return vq.decode(latent.to(vq.post_quant_conv.weight.device)).cpu()
 
     _phases(config, folder, objective_of, reconstruct)
     weights = {name: weight.contiguous() for name, weight in vq.state_dict().items()}
@@ -69,7 +70,7 @@ def train_vae(config: dict, folder: Path) -> Path:
     vae = AutoencoderTiny()
 
     def reconstruct(pixels):
-        return vae.decode(vae.encode(pixels).latents).sample
+        return vae.decode(vae.encode(pixels.to(vae.device)).latents).sample.cpu()
 
     objective = autoencoders.VAEObjective(vae)
     _phases(config, folder, lambda part: objective, reconstruct)

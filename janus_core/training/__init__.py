@@ -1,9 +1,11 @@
 """Training objectives, stages and loop of Janus and JanusFlow, and fine-tuning on a folder of captioned images."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import OutputError, TrainingError
 from ..files import os_reason, read_json, user_path
+from ..schema import Whole, check
 
 
 class Config(dict):
@@ -49,19 +51,53 @@ def run(path: str | Path, folder: str | Path | None = None, changes: dict | None
     Raises:
         JanusError: the config, the checkpoint or the images cannot be used.
     """
+    config = _checked(path, changes)
+    folder = user_path(folder or config["folder"] or "", TrainingError)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be a folder for the results ({os_reason(error)}): name another.") from None
+    with _needed_libraries():
+        from .finetune import finetune
+    return finetune(config, folder)
+
+
+def estimate(path: str | Path, changes: dict | None = None, memory: float | None = None, gpus: int = 1) -> str:
+    """The memory that fine-tuning as the config at `path` says needs on a GPU, as a table.
+
+    Args:
+        changes: settings that replace the config's.
+        memory: of the GPU, in GB of 10^9 bytes.
+        gpus: over which FSDP shards the model.
+
+    Raises:
+        JanusError: the config or the checkpoint cannot be used, or the config needs more than `memory`.
+    """
+    config = _checked(path, changes)
+    check("gpus", gpus, Whole(1, 10000), TrainingError)
+    with _needed_libraries():
+        from .memory_estimate import estimate_memory
+    estimated = estimate_memory(config, gpus)
+    if memory is not None:
+        estimated.check(memory)
+    return estimated.table()
+
+
+def _checked(path, changes: dict | None) -> Config:
+    """The fine-tuning config in a file. Raises TrainingError."""
     from .settings import check_finetune
 
     config = read_config(path, changes)
     if config.get("task") != "finetune":
         raise TrainingError(f"{path} is not a fine-tuning config: its task is {config.get('task')!r}, not 'finetune'.")
     check_finetune(config, path)
-    folder = user_path(folder or config["folder"] or "", TrainingError)
+    return config
+
+
+@contextmanager
+def _needed_libraries():
+    """Turns an ImportError into a TrainingError that names the library."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be a folder for the results ({os_reason(error)}): name another.") from None
-    try:
-        from .finetune import finetune
+        yield
     except ImportError as error:
         raise TrainingError(f"Training needs {error.name}: run `pip install {error.name}`.") from None
-    return finetune(config, folder)

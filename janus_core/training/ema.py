@@ -58,5 +58,11 @@ def trained_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 def check_finite(weights: dict[str, torch.Tensor]):
     """Raises TrainingError for a weight that is not finite."""
     for name, weight in weights.items():
-        if not weight.detach().isfinite().all():
+        if not all_finite(weight):
             raise TrainingError(f"The weight {name} is not finite after training: use a lower learning rate.")
+
+
+def all_finite(tensor: torch.Tensor) -> bool:
+    """Whether all values are finite; of a tensor that FSDP has sharded, those of this process."""
+    tensor = tensor.detach()
+    return bool((tensor.to_local() if hasattr(tensor, "to_local") else tensor).isfinite().all())

@@ -24,7 +24,7 @@ from .folder_data import cut_texts, read_folder
 from .loop import train
 from .lora import lora_tensors
 from .settings import loop_settings
-from .trained_model import build_trained_model, make_objective, objective_settings
+from .trained_model import TRAINED_WITH, build_trained_model, make_objective, objective_settings
 from .validation import Validation, move_autoencoder
 
 CAPTION_TOKENS = 256
@@ -115,7 +115,8 @@ def finetune(config: dict, folder: Path) -> Path:
         if config.get("lora"):
             save_tensors(tensors, written, {"format": "pt"})
         else:
-            save_folder(replace(checkpoint, path=written, tensors=tensors), written)
+            trained = {**checkpoint.config, TRAINED_WITH: objective}
+            save_folder(replace(checkpoint, path=written, tensors=tensors, config=trained), written)
     processes.wait_for_everyone()
     return written
 

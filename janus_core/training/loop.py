@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import AutocastKwargs
+from accelerate.utils import AutocastKwargs, DistributedType
 
 from ..errors import TrainingError
 from ..files import write_atomically
 from .checkpointing import is_checkpointed
-from .ema import EMA, check_finite, trained_parameters
+from .ema import EMA, all_finite, check_finite, trained_parameters
 from .optimizers import StepInBackward, make_optimizer
 from .settings import LoopSettings
 from .sharding import is_sharded
@@ -70,7 +70,9 @@ def train(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = _accelerator(settings, folder, cache_casts=not is_checkpointed(objective))
-    objective.to(accelerator.device).train()
+    objective.train()
+    if accelerator.distributed_type != DistributedType.FSDP:  # which moves each process's part only
+        objective.to(accelerator.device)
     if not trained_parameters(objective):
         raise TrainingError("Nothing to train: every weight is frozen.")
     optimizer = make_optimizer(list(trained_parameters(objective).values()), settings)
@@ -190,7 +192,7 @@ def _sample(objective, ema, sample, validate, folder, done: int):
 
 
 def _check_finite(what: str, value, step: int):
-    if value is not None and not torch.as_tensor(value).detach().isfinite().all():
+    if value is not None and not all_finite(torch.as_tensor(value)):
         raise TrainingError(
             f"{what} is not finite at step {step + 1}: use a lower learning rate, or the weights of an earlier run."
         )

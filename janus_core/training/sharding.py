@@ -1,12 +1,20 @@
 """Weights and optimizer states as a whole, of modules that are in one piece and of those that FSDP has sharded."""
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch.distributed.checkpoint import state_dict as distributed
 
 
 def is_sharded(module: torch.nn.Module) -> bool:
     """Whether FSDP has sharded a module's parameters (they are DTensors)."""
     return any(hasattr(p, "full_tensor") for p in module.parameters())
+
+
+def loads_weights() -> bool:
+    """Whether this process's weights count; with FSDP's cpu_ram_efficient_loading the main process sends its own."""
+    flags = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")
+    return PartialState().is_main_process or not all(parse_flag_from_env(flag) for flag in flags)
 
 
 def full_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,5 +1,7 @@
 """The model that a fine-tuning config trains: what is frozen, and in which dtypes."""
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -9,7 +11,7 @@ from ..errors import CheckpointError, TrainingError
 from ..janusflow import JanusFlow
 from ..operations.quantized import operations_over
 from ..schema import check_fields
-from . import stages
+from . import sharding, stages
 from .checkpointing import checkpoint_blocks
 from .lora import add_lora
 from .settings import FINETUNE
@@ -38,7 +40,7 @@ def build_trained_model(checkpoint: Checkpoint, config: dict):
     if has_8_bits and not lora:
         raise CheckpointError(f"{checkpoint.path} has 8-bit weights, which cannot be trained: use the original one.")
     operations = operations_over(nn) if has_8_bits else nn
-    model = build_model(checkpoint, operations, dtype=_frozen_dtype(checkpoint, config))
+    model = build_model(checkpoint, operations, dtype=frozen_dtype(checkpoint.dtype, config))
     train_parts(model, config)
     return model
 
@@ -51,20 +53,22 @@ def train_parts(model, config: dict):
         add_lora(model, **lora)
     else:
         stages.freeze(model, config["stage"])
+        to_float = torch.Tensor.float if sharding.loads_weights() else partial(torch.empty_like, dtype=torch.float32)
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+                parameter.data = to_float(parameter.data)
     asked = config.get("gradient_checkpointing")
     if full_size if asked is None else asked:
         checkpoint_blocks(model)
 
 
-def _frozen_dtype(checkpoint: Checkpoint, config: dict) -> torch.dtype:
+def frozen_dtype(own: torch.dtype, config: dict) -> torch.dtype:
+    """The dtype of frozen weights. `own`: that of the checkpoint."""
     lora = config.get("lora")
     if not lora and config["loop"].get("precision") == "no":
         return torch.float32
     asked = DTYPES.get((lora or {}).get("base"))
-    own = torch.float32 if checkpoint.dtype == torch.float64 else checkpoint.dtype
+    own = torch.float32 if own == torch.float64 else own
     return asked or (torch.bfloat16 if own == torch.float16 else own)  # float16 overflows in training
 
 
