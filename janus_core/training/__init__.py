@@ -15,11 +15,11 @@ class Config(dict):
         raise TrainingError(f"The training config lacks the setting {key!r}.")
 
 
-def read_config(path: str | Path, changes: dict | None = None) -> Config:
-    """Reads a JSON config; `changes` replace settings that it has.
+def read_config(path: str | Path, changes: dict | None = None, known=()) -> Config:
+    """Reads a JSON config; `changes` replace its settings.
 
     A dotted name, such as "loop.steps", is a setting in a section. A section may get settings that it does not have
-    yet.
+    yet, and so may the config if `known` contains their names.
 
     Raises:
         TrainingError: the file cannot be read, or has no setting or section of a changed name.
@@ -27,13 +27,16 @@ def read_config(path: str | Path, changes: dict | None = None) -> Config:
     config = Config(read_json(user_path(path, TrainingError), TrainingError))
     for key, value in (changes or {}).items():
         *sections, name = key.split(".")
+        top = sections[0] if sections else name
+        if top not in config and top not in known:
+            raise TrainingError(f"{path} has no setting {top!r}, only {', '.join(config)}.")
         place = config
         for section in sections:
+            if place.get(section) is None and section in known:
+                place[section] = {}
             if not isinstance(place.get(section), dict):
                 raise TrainingError(f"{path} has no section {section!r} to set {key!r} in.")
             place = place[section]
-        if not sections and name not in config:
-            raise TrainingError(f"{path} has no setting {key!r}, only {', '.join(config)}.")
         place[name] = value
     return config
 
@@ -85,9 +88,9 @@ def estimate(path: str | Path, changes: dict | None = None, memory: float | None
 
 def _checked(path, changes: dict | None) -> Config:
     """The fine-tuning config in a file. Raises TrainingError."""
-    from .settings import check_finetune
+    from .settings import FINETUNE, check_finetune
 
-    config = read_config(path, changes)
+    config = read_config(path, changes, FINETUNE)
     if config.get("task") != "finetune":
         raise TrainingError(f"{path} is not a fine-tuning config: its task is {config.get('task')!r}, not 'finetune'.")
     check_finetune(config, path)

@@ -11,7 +11,7 @@ from accelerate.utils import parse_flag_from_env
 
 from ..checkpoint import VQ_PREFIX, build_vq, read_checkpoint, save_folder
 from ..checkpoint.write import save_tensors
-from ..errors import CheckpointError, ImageError
+from ..errors import CheckpointError, ImageError, TrainingError
 from ..janusflow import VAE_DOWNSCALE, JanusFlow
 from ..networks.vq import latent_to_tokens
 from ..prompt import PromptEncoder
@@ -49,6 +49,8 @@ def finetune(config: dict, folder: Path) -> Path:
         OutputError: the result cannot be written.
     """
     processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator does
+    if config.get("lora") and parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        raise TrainingError("FSDP is for all weights: train a LoRA without it, on as many GPUs as there are.")
     torch.manual_seed(config["seed"])
     checkpoint = read_checkpoint(config["checkpoint"])
     model = build_trained_model(checkpoint, config)
@@ -102,7 +104,6 @@ def finetune(config: dict, folder: Path) -> Path:
         validate = Validation(model, prompts, autoencoder, config["validation"], folder / "validation")
     module = make_objective(model, objective, config.get("loss_weighting") or "examples")
     log = train(module, batch_at, settings, folder / "run", validate=validate, identity=identity)
-    written = None
     if config.get("lora"):
         tensors = lora_tensors(model)
     else:

@@ -216,6 +216,10 @@ def test_nested_settings_on_the_command_line(tmp_path):
     assert config["loop"] == {"steps": 7, "lr": 0.1}
     with pytest.raises(TrainingError, match="no section 'lora'"):
         read_config(path, {"lora.rank": 4})
+    known = read_config(
+        path, {"lora.rank": 4, "validation.prompts": ["a"], "repa": 0.5}, ("lora", "validation", "repa")
+    )
+    assert known["lora"] == {"rank": 4} and known["validation"] == {"prompts": ["a"]} and known["repa"] == 0.5
     with pytest.raises(TrainingError, match="no section 'steps'"):
         read_config(path, {"loop.steps.x": 4})
 

@@ -1,14 +1,20 @@
 """What saves memory: checkpointing, 8-bit AdamW, steps in the backward pass, the EMA's settings; and the estimate."""
 
+from itertools import accumulate
+
 import pytest
 import torch
 from core.training_models import FAMILIES, tiny
+from torch.profiler import ProfilerActivity, profile
 
+from janus_core.checkpoint import read_checkpoint, save_folder
 from janus_core.errors import TrainingError
+from janus_core.training import trained_model
 from janus_core.training.checkpointing import checkpoint_blocks, is_checkpointed
 from janus_core.training.ema import EMA
+from janus_core.training.finetune import rows_of
 from janus_core.training.loop import LoopSettings, train
-from janus_core.training.memory_estimate import GB, Estimate, estimate_memory
+from janus_core.training.memory_estimate import GB, Estimate, estimate_memory, fake_batch
 from janus_core.training.memory_tracker import PeakMemory
 from janus_core.training.settings import loop_settings
 
@@ -116,6 +122,44 @@ def test_the_official_models_fit_their_cards(name, changes, limit):
     config["loop"] = {"steps": 1, **config["loop"]}
     estimate = estimate_memory(config)
     assert 0.4 * limit * GB < estimate.total < limit * GB, estimate.table()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lora": {**LORA, "rank": 4}},
+        {"lora": {**LORA, "rank": 4}, "gradient_checkpointing": True},
+        {"stage": 3},
+        {"stage": 3, "gradient_checkpointing": True, "loop": {"step_in_backward": True}},
+    ],
+)
+def test_the_estimate_is_what_a_step_allocates(family, changes, tmp_path):
+    """Compared with the allocations that torch's profiler sees in a real step on the CPU."""
+    pytest.importorskip("peft")
+    checkpoint = tiny(family)[2]
+    save_folder(checkpoint, tmp_path, torch.bfloat16)
+    config = {**CONFIG, "checkpoint": str(tmp_path), "caption_tokens": 10, **changes}
+    config["loop"] = {"steps": 1, "precision": "no" if "stage" in changes else "bf16", **config["loop"]}
+    estimate = estimate_memory(config)
+
+    model = trained_model.build_trained_model(read_checkpoint(tmp_path), config)
+    values = trained_model.objective_settings(config, {})
+    module = trained_model.make_objective(model, values, "examples").train()
+    weights = sum(p.nbytes for p in module.parameters())
+    assert estimate.parts["frozen weights"] + estimate.parts["trained weights, float32"] == weights
+    batch = fake_batch(model, rows_of(config), 10, bool(values["repa"]))
+    if config["loop"].get("step_in_backward"):
+        for p in module.parameters():
+            p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        with torch.autocast("cpu", torch.bfloat16, config["loop"]["precision"] == "bf16", cache_enabled=False):
+            total = module.total(module(batch), batch)
+        total.backward()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    measured = max(accumulate(sizes))
+    assert estimate.parts["gradients"] + estimate.parts["activations"] == pytest.approx(measured, rel=0.1)
 
 
 def test_what_does_not_fit_is_refused():
