@@ -33,12 +33,6 @@ class EMA:
                 average = self.weights[name]
                 average.lerp_(p.detach().to(average.device), 1 - decay)
 
-    def load(self, weights: dict[str, torch.Tensor], updates: int):
-        """Sets the averages and the number of updates; KeyError for a weight that is missing."""
-        self.updates = updates
-        for name, average in self.weights.items():
-            average.copy_(weights[name])
-
     @torch.no_grad()
     def swap(self, model: torch.nn.Module):
         """Exchanges the module's weights and the averages; a second call undoes the first."""

@@ -56,7 +56,10 @@ def read_folder(folder: str | Path) -> list[Example]:
             f"{folder}: {bare[0]} has no caption in a .txt file beside it or in {METADATA} "
             f"({len(bare)} of {len(found)} lack one)."
         )
-    return [one for one in examples if one.repeats]
+    shown = [one for one in examples if one.repeats]
+    if not shown:
+        raise ImageError(f"{folder}: every image is in a folder whose name begins with 0, which leaves it out.")
+    return shown
 
 
 def _image_files(folder: Path) -> list[Path]:

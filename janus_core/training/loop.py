@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import AutocastKwargs, DistributedType
+from accelerate.utils import AutocastKwargs, DistributedType, is_tensorboard_available
 
 from ..errors import TrainingError
 from ..files import write_atomically
@@ -128,7 +128,8 @@ def train(
                 _sample(objective, ema, sample, validate, folder, done)
             accelerator.wait_for_everyone()
     accelerator.wait_for_everyone()
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # end_training would also end the process group, which the caller may need
+        tracker.finish()
     if in_backward is not None:
         in_backward.remove()
     check_finite(ema.weights or trained_parameters(objective))
@@ -154,12 +155,11 @@ def _accelerator(settings: LoopSettings, folder: Path, cache_casts: bool) -> Acc
         project_dir=folder,
     )
     if settings.tensorboard:
-        try:
-            accelerator.init_trackers("tensorboard")
-        except (ImportError, ValueError):
+        if not is_tensorboard_available():
             raise TrainingError(
                 "Logging to TensorBoard needs tensorboard: run `pip install tensorboard`, or set tensorboard to false."
-            ) from None
+            )
+        accelerator.init_trackers("tensorboard")
     return accelerator
 
 

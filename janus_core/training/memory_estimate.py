@@ -56,7 +56,7 @@ def estimate_memory(config: dict, gpus: int = 1) -> Estimate:
     """Counts the memory of one training step on a GPU, by running it on tensors that have shapes but no data.
 
     Args:
-        config: a checked config; its checkpoint may also be a name of `OFFICIAL`.
+        config: a checked config; a checkpoint that does not exist may have a name of `OFFICIAL`.
         gpus: over which FSDP shards what is trained; each trains on the config's rows.
 
     Raises:
@@ -87,8 +87,9 @@ def _dimensions(config: dict):
     """(params, dtype of the frozen weights, config.json, tokens of the longest text)."""
     limit = config.get("caption_tokens") or CAPTION_TOKENS
     name = config["checkpoint"]
-    if name.lower() in OFFICIAL and not Path(name).exists():
-        return OFFICIAL[name.lower()], frozen_dtype(torch.bfloat16, config), {}, limit
+    official = OFFICIAL.get(Path(name).name.lower())
+    if official is not None and not Path(name).expanduser().exists():
+        return official, frozen_dtype(torch.bfloat16, config), {}, limit
     checkpoint = read_checkpoint(name)
     read = janusflow_params if checkpoint.family == JanusFlow.family else janus_params
     params = read(checkpoint.tensors, checkpoint.config)

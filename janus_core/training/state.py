@@ -71,7 +71,8 @@ def load_state(folder: Path, objective, optimizer, ema: EMA, identity: dict) -> 
                 raise ValueError("it trains other weights")
         sharding.load_full_tensors(weights, state["weights"])
         sharding.load_full_optimizer_state(objective, optimizer, state["optimizer"])
-        ema.load(averages, step)
+        sharding.load_full_tensors(ema.weights, averages)
+        ema.updates = step
         check_finite(ema.weights or weights)
     return step, log
 
