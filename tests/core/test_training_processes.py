@@ -2,7 +2,7 @@
 
 import json
 import os
-import signal
+import socket
 import subprocess
 import sys
 import time
@@ -32,23 +32,36 @@ def write_config(folder: Path, work: Path, **changes) -> Path:
     return path
 
 
-def launch(*command, wait=True):
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    run = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", *map(str, command)]
-    process = subprocess.Popen(
-        run,
-        env=environment,
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    if not wait:
-        return process
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors[-3000:]
-    return output
+def start(*command) -> list[subprocess.Popen]:
+    """Starts two processes as torchrun does, which could not be killed with its workers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1"}
+    common |= {"MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return [
+        subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=ROOT,
+            **pipes,
+        )
+        for rank in range(2)
+    ]
+
+
+def launch(*command) -> str:
+    """Runs two processes; returns what they print."""
+    processes = start(*command)
+    try:
+        outputs = [process.communicate(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, (_, errors) in zip(processes, outputs):
+        assert process.returncode == 0, errors[-3000:]
+    return "".join(output for output, _ in outputs)
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -79,13 +92,14 @@ def test_two_processes_that_are_killed_resume(tmp_path):
     whole = write_config(tmp_path / "whole", tmp_path, **options)
     killed = write_config(tmp_path / "killed", tmp_path, **options)
     launch("-m", "janus_core", "train", "--config", whole)
-    process = launch("-m", "janus_core", "train", "--config", killed, wait=False)
     state = tmp_path / "killed" / "out" / "run" / "state.pt"
+    processes = start("-m", "janus_core", "train", "--config", killed)
     deadline = time.monotonic() + 200
-    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    while not state.exists() and processes[0].poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for process in processes:
+        process.kill()  # SIGKILL
+        process.communicate()
     assert state.exists() and not (tmp_path / "killed" / "out" / "lora.safetensors").exists()
     launch("-m", "janus_core", "train", "--config", killed)
     one, two = weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed")
