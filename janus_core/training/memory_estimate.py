@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from ..checkpoint import read_checkpoint
 from ..checkpoint.params import janus_params, janusflow_params
@@ -103,16 +103,24 @@ def _dimensions(config: dict):
 
 
 def _objective(params, dtype, config: dict, objective_values: dict):
-    """The training objective with a model of fake tensors."""
+    """The training objective with a model of fake tensors; called under FakeTensorMode."""
     kind = Janus if isinstance(params, JanusParams) else JanusFlow
     int8 = (config.get("lora") or {}).get("base") == "int8"
-    operations = operations_over(nn) if int8 else nn
-    model = kind(params, operations, fused_attention, device="cpu", dtype=dtype)
-    for layer in model.llama.layers.modules() if int8 else ():
-        if isinstance(layer, nn.Linear):
-            layer.weight = nn.Parameter(torch.empty(layer.weight.shape, dtype=torch.int8), requires_grad=False)
-            layer.scale = torch.empty(len(layer.weight))
-    train_parts(model, config)
+    with unset_fake_temporarily():  # peft moves weights in ways that fake tensors do not allow
+        model = kind(params, operations_over(nn) if int8 else nn, fused_attention, device="meta", dtype=dtype)
+        for layer in model.llama.layers.modules() if int8 else ():
+            if isinstance(layer, nn.Linear):
+                layer.weight = nn.Parameter(layer.weight.to(torch.int8), requires_grad=False)
+                layer.scale = torch.empty(len(layer.weight), device="meta")
+        train_parts(model, config)
+    for module in model.modules():
+        for name, p in module._parameters.items():
+            if p is not None:
+                fake = torch.empty(p.shape, dtype=p.dtype)
+                module._parameters[name] = nn.Parameter(fake, requires_grad=p.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
     return make_objective(model, objective_values, config.get("loss_weighting") or "examples").train()
 
 
