@@ -15,7 +15,7 @@ from .. import image
 from ..checkpoint.files import read_header, read_tensors
 from ..checkpoint.write import save_tensors
 from ..errors import CheckpointError, ImageError
-from ..files import os_reason, regular_file
+from ..files import file_hash
 
 VERSION = 1  # of the preparation below; changing it makes every cached file a new one
 PARTS = ("understanding", "generation", "codes")
@@ -48,7 +48,7 @@ class EncodedImages:
             OutputError: the cache cannot be written.
         """
         for number, path in enumerate(dict.fromkeys(paths)):
-            self.hashes[path] = _hash_file(path)
+            self.hashes[path] = file_hash(path, ImageError)
             key = hashlib.sha256(f"{self.preparation} {self.hashes[path]}".encode()).hexdigest()
             self.files[path] = self.folder / f"{key[:40]}.safetensors"
             if number % processes == rank and not self._is_cached(self.files[path]):
@@ -99,14 +99,3 @@ def fingerprint(tensors: dict[str, torch.Tensor], sample: int | None = None) -> 
         digest.update(f"{name} {list(tensors[name].shape)} {tensor.dtype}".encode())
         digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with open(regular_file(path, ImageError), "rb") as file:
-            while chunk := file.read(2**20):
-                digest.update(chunk)
-        return digest.hexdigest()
-    except OSError as error:
-        raise ImageError(f"{path} cannot be read ({os_reason(error)}).") from None
