@@ -170,8 +170,11 @@ def parser() -> argparse.ArgumentParser:
         type=setting,
         action="append",
         default=[],
-        help="overrides a setting of the config",
+        help="overrides a setting of the config; KEY may be in a section: loop.steps",
     )
+    sub.add_argument("--estimate", action="store_true", help="print the memory that the config needs, and do not train")
+    sub.add_argument("--memory", type=float, metavar="GB", help="with --estimate: refuse a config that needs more")
+    sub.add_argument("--gpus", type=int, default=1, help="with --estimate: over which FSDP shards the model")
 
     sub = command("convert", convert, "Convert a checkpoint folder to one .safetensors file.")
     sub.add_argument("model", help="checkpoint folder, in the original or the transformers layout")
@@ -223,7 +226,10 @@ def download(args):
 def train(args):
     from . import training  # needs accelerate, which nothing else here does
 
-    print(training.run(args.config, args.folder, dict(args.set)))
+    if args.estimate:
+        print(training.estimate(args.config, dict(args.set), args.memory, args.gpus))
+    else:
+        print(training.run(args.config, args.folder, dict(args.set)))
 
 
 def main(argv=None) -> int:

@@ -80,6 +80,7 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
         "janus",
         "janusflow",
         "networks",
+        "operations",
         "pipeline",
         "prompt",
         "schema",
