@@ -1,4 +1,4 @@
-"""python -m janus_core: generate, edit, describe, download, train, convert."""
+"""python -m janus_core: generate, edit, describe, batch, download, train, convert."""
 
 import argparse
 import json
@@ -7,20 +7,15 @@ import sys
 from pathlib import Path
 
 from . import __version__
+from .batch.cli import add_commands as add_batch
 from .checkpoint import WEIGHT_FORMATS, check_checkpoint, quantized, read_checkpoint, save_single_file
-from .cli_generate import DTYPES, Progress, edit, generate, load
+from .cli_generate import DTYPES, Progress, edit, generate, load, size
 from .download import CHECKPOINTS, download_checkpoint, download_vae, models_folder
 from .errors import DownloadError, JanusError, is_out_of_memory
 from .files import os_reason
 from .finetunes.think import RECIPES
 from .image import open_image
 from .prompt import ROLES
-
-
-def size(text: str) -> tuple[int, int]:
-    """WIDTHxHEIGHT."""
-    width, _, height = text.lower().partition("x")
-    return int(width), int(height)
 
 
 def setting(text: str) -> tuple[str, object]:
@@ -97,6 +92,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--max-new-tokens", type=int, default=512)
     sub.add_argument("--temperature", type=float, default=0.0, help="0 (greedy) by default")
     sub.add_argument("--top-p", type=float, default=0.95)
+
+    add_batch(commands, model_arguments, token_arguments)
 
     sub = command("download", download, "Fetch an official checkpoint from the Hugging Face hub.")
     sub.add_argument("name", nargs="?", choices=CHECKPOINTS)

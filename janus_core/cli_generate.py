@@ -13,6 +13,12 @@ from .image import open_image, write_image
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
+def size(text: str) -> tuple[int, int]:
+    """WIDTHxHEIGHT."""
+    width, _, height = text.lower().partition("x")
+    return int(width), int(height)
+
+
 class Progress:
     """A progress bar that a pipeline reports to."""
 

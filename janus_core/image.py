@@ -38,8 +38,8 @@ def open_image(path) -> Image.Image:
         raise ImageError(f"{path} cannot be read as an image ({os_reason(error)}).") from None
 
 
-def write_image(image: Image.Image, path: Path, settings: dict):
-    """Writes a PNG file as a whole, with the settings that it was made with in its metadata.
+def write_image(image: Image.Image, path: Path, settings: dict, temporary_folder: Path | None = None):
+    """Writes a PNG file as a whole, with the settings that it was made with in its metadata (see write_atomically).
 
     Raises:
         OutputError: the file cannot be written.
@@ -47,7 +47,7 @@ def write_image(image: Image.Image, path: Path, settings: dict):
     info = PngInfo()
     info.add_itxt("parameters", json.dumps(settings, ensure_ascii=False).encode("utf-8", "replace").decode())
     info.add_itxt("Software", f"janus_core {__version__}")
-    write_atomically(path, lambda file: image.save(file, format="PNG", pnginfo=info))
+    write_atomically(path, lambda file: image.save(file, format="PNG", pnginfo=info), temporary_folder)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
