@@ -41,4 +41,5 @@ def _figure(folder: RunFolder, output: Output) -> str:
         answer = html.escape(file.read_text(encoding="utf-8", errors="replace"))
         return f"<figure><figcaption>{label}<p>{answer}</p></figcaption></figure>"
     link = quote(f"../{folder.out.name}/{output.path}")
-    return f'<figure><a href="{link}"><img src="{link}" loading="lazy" alt=""></a><figcaption>{label}</figcaption></figure>'
+    image = f'<a href="{link}"><img src="{link}" loading="lazy" alt=""></a>'
+    return f"<figure>{image}<figcaption>{label}</figcaption></figure>"
