@@ -9,6 +9,7 @@ from ..prompt import PromptEncoder
 from ..sampling.settings import FlowSamplerSettings, TextSamplerSettings, TokenSamplerSettings, settings_of
 from .manifest import OTHER_SETTINGS
 from .outputs import BatchError, Output
+from .sample import sampler_settings
 
 Group = list[Output]
 
@@ -33,12 +34,6 @@ def check_settings(outputs: list[Output], family: str):
         foreign = {"describe": "size", "generate": "roles" if family == "janusflow" else None}[output.task]
         if foreign in others or (family == "janusflow" and output.task == "generate" and "system_prompt" in others):
             raise BatchError(f"The job {output.job} has a setting that {output.task} with {family} does not have.")
-
-
-def sampler_settings(settings: dict) -> dict:
-    """A job's settings without those that are not the sampler's, lists as tuples."""
-    own = {name: value for name, value in settings.items() if name not in OTHER_SETTINGS}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
 
 
 def make_groups(outputs: list[Output], prompts: PromptEncoder, batch_size: int) -> list[Group]:

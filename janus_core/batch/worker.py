@@ -13,9 +13,10 @@ from ..errors import JanusError, first_line, is_out_of_memory
 from ..files import write_text
 from ..image import open_image, write_image
 from ..progress import Callback, Cancelled
-from .groups import Group, sampler_settings
+from .groups import Group
 from .outputs import BatchError, Output
 from .records import RunFolder
+from .sample import sample_answers, sample_images
 
 GRID_COLUMNS = 2
 
@@ -151,23 +152,10 @@ class Worker:
 
     def _images(self, group: Group, callback: Callback | None) -> Iterator[tuple[Image.Image, int]]:
         """(image or grid, tokens) of each output."""
-        rows = [(output.prompt, seed) for output in group for seed in output.seeds]
-        size = group[0].settings.get("size")
-        size = None if size is None else tuple(size)
-        settings = {**sampler_settings(group[0].settings), "negative_prompt": group[0].negative, "size": size}
-        for name in ("roles", "system_prompt"):
-            if name in group[0].settings:
-                settings[name] = group[0].settings[name]
-        images, tokens = [], 0
-        for first in range(0, len(rows), self.setup.batch_size):
-            prompts, seeds = zip(*rows[first : first + self.setup.batch_size])
-            settings |= {"seeds": list(seeds), "callback": callback}
-            if isinstance(self.pipe, pipeline.JanusFlowPipeline):
-                images += self.pipe(list(prompts), **settings)
-            else:
-                found = self.pipe.generate_tokens(list(prompts), **settings)
-                tokens = found.shape[1]
-                images += self.pipe.decode_tokens(found, size)
+        prompts, seeds = zip(*((output.prompt, seed) for output in group for seed in output.seeds))
+        first = group[0]
+        more = {"batch_size": self.setup.batch_size, "negative": first.negative, "callback": callback}
+        images, tokens = sample_images(self.pipe, prompts, seeds, first.settings, **more)
         images = iter(images)
         for output in group:
             yield grid([next(images) for _ in output.seeds]), tokens * len(output.seeds)
@@ -175,15 +163,11 @@ class Worker:
     def _answers(self, group: Group, callback: Callback | None) -> Iterator[tuple[str, int]]:
         """(answer, tokens) of each output."""
         folder = Path(self.setup.images)
-        chat = {name: group[0].settings[name] for name in ("roles", "system_prompt") if name in group[0].settings}
-        settings = {**sampler_settings(group[0].settings), **chat}
-        for first in range(0, len(group), self.setup.batch_size):
-            part = group[first : first + self.setup.batch_size]
-            images = [[open_image(folder / name) for name in output.images] for output in part]
-            seeds = [output.seeds[0] for output in part]
-            answers = self.pipe.describe(images, part[0].prompt, seeds=seeds, callback=callback, **settings)
-            for answer in answers:
-                yield answer.strip(), len(self.pipe.prompts.ids(answer, bos=False))
+        images = [[open_image(folder / name) for name in output.images] for output in group]
+        seeds = [output.seeds[0] for output in group]
+        more = {"batch_size": self.setup.batch_size, "callback": callback}
+        for answer in sample_answers(self.pipe, images, group[0].prompt, seeds, group[0].settings, **more):
+            yield answer.strip(), len(self.pipe.prompts.ids(answer, bos=False))
 
 
 def grid(images: list[Image.Image]) -> Image.Image:
