@@ -61,16 +61,8 @@ DEFAULT_GENERATION = {
     "janusflow": {"parallel_size": 5, "cfg_weight": 2.0, "num_inference_steps": 30},
 }
 DEFAULT_UNDERSTANDING = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False}
-CONFIG = (
-    "model_path",
-    "vae_path",
-    "janus_root",
-    "seed",
-    "torch_dtype",
-    "generation_cfg",
-    "understanding_cfg",
-    "device",
-)
+PATHS = ("model_path", "vae_path", "janus_root")  # janus_root is not needed here
+CONFIG = (*PATHS, "seed", "torch_dtype", "generation_cfg", "understanding_cfg", "device")
 
 
 class Runner:
@@ -217,9 +209,8 @@ def save_images(images: list[Image.Image], output_path: str | None, settings: li
         return []
     path = user_path(output_path, RequestError)
     path = path if path.suffix else path.with_suffix(".png")
-    paths = (
-        [path] if len(images) == 1 else [path.with_name(f"{path.stem}_{k}{path.suffix}") for k in range(len(images))]
-    )
+    paths = [path.with_name(f"{path.stem}_{k}{path.suffix}") for k in range(len(images))]
+    paths = [path] if len(images) == 1 else paths
     kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}.get(path.suffix.lower())
     for image, target, its_settings in zip(images, paths, settings):
         if kind is None:

@@ -115,8 +115,8 @@ def test_requests_that_cannot_be_used(pipe, values, part):
 def test_config_environment_and_overrides(tmp_path, monkeypatch):
     path = tmp_path / "x.yaml"
     path.write_text(
-        "inference:\n  backbone: janus_pro\n  backbone_cfg:\n    model_path: ${MODELS}/pro\n    vae_path: ${UNSET_X}/v\n"
-        "  request: {task: generation, prompt: a cat}\n"
+        "inference:\n  backbone: janus_pro\n  request: {task: generation, prompt: a cat}\n"
+        "  backbone_cfg:\n    model_path: ${MODELS}/pro\n    vae_path: ${UNSET_X}/v\n"
     )
     monkeypatch.setenv("MODELS", "/models")
     config = read_config(
