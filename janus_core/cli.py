@@ -1,4 +1,4 @@
-"""python -m janus_core: generate, edit, describe, batch, download, train, convert."""
+"""python -m janus_core: generate, edit, describe, batch, serve, download, train, convert."""
 
 import argparse
 import json
@@ -16,6 +16,7 @@ from .files import os_reason
 from .finetunes.think import RECIPES
 from .image import open_image
 from .prompt import ROLES
+from .serve.cli import add_command as add_serve
 
 
 def setting(text: str) -> tuple[str, object]:
@@ -94,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--top-p", type=float, default=0.95)
 
     add_batch(commands, model_arguments, token_arguments)
+    add_serve(commands)
 
     sub = command("download", download, "Fetch an official checkpoint from the Hugging Face hub.")
     sub.add_argument("name", nargs="?", choices=CHECKPOINTS)

@@ -69,6 +69,18 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
         "schema",
         "vae",
     },
+    "serve": {
+        "batch",
+        "cli_generate",
+        "describe",
+        "errors",
+        "image",
+        "pipeline",
+        "progress",
+        "prompt",
+        "sampling",
+        "schema",
+    },
     "requests": {"batch", "errors", "files", "image", "pipeline", "sampling", "schema"},
     "__init__": set(),  # its names are loaded on first use
     "training": {
@@ -112,6 +124,7 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
         "finetunes",
         "image",
         "prompt",
+        "serve",
         "training",
     },
     "cli_generate": {"errors", "files", "image", "pipeline"},
