@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from ..prompt import SYSTEM_PROMPT
@@ -53,10 +54,11 @@ class Server:
     def __init__(self, models: list[Model], settings: ServerSettings):
         self.settings, self.models = settings, {model.name: model for model in models}
         self.created, self.queues = int(time.time()), {}
-        waiting = {
-            name: lambda name=name: self.queues[name].length if name in self.queues else 0 for name in self.models
-        }
-        self.metrics = Metrics(waiting)
+        self.metrics = Metrics({name: lambda name=name: self.waiting(name) for name in self.models})
+
+    def waiting(self, name: str) -> int:
+        """Images or answers that wait for a model."""
+        return self.queues[name].length if name in self.queues else 0
 
     def queue(self, model: Model) -> Batcher:
         """The queue of a model, made in the event loop that serves it."""
@@ -72,17 +74,15 @@ class Server:
         if name is None:
             return next(iter(self.models.values()))
         if not isinstance(name, str) or name not in self.models:
-            names = ", ".join(self.models)
-            raise RequestRefused(
-                f"There is no model {str(name)[:80]!r}, only {names}.", 404, "model", "model_not_found"
-            )
+            message = f"There is no model {str(name)[:80]!r}, only {', '.join(self.models)}."
+            raise RequestRefused(message, 404, "model", "model_not_found")
         return self.models[name]
 
-    def check_key(self, request: Request):
+    def check_key(self, headers: Headers):
         """Raises RequestRefused (401) unless the request has the server's key."""
         if self.settings.api_key is None:
             return
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        scheme, _, key = headers.get("authorization", "").partition(" ")
         own = self.settings.api_key.encode()
         if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), own):
             raise RequestRefused("The API key is missing or wrong.", 401, code="invalid_api_key")
@@ -159,26 +159,27 @@ class Server:
             answer = await self.result(request, job, model)
             self.metrics.tokens.labels(model.name).inc(answer.tokens)
             return JSONResponse(chat.completion(model.name, answer))
-        return StreamingResponse(self._events(job, model, usage), media_type="text/event-stream")
-
-    async def _events(self, job: Job, model: Model, usage: bool):
-        """The events of a streamed answer; the job is cancelled when the client leaves."""
-        loop, texts, chunks = asyncio.get_running_loop(), asyncio.Queue(), chat.Chunks(model.name)
+        loop, texts = asyncio.get_running_loop(), asyncio.Queue()
         job.on_text = lambda text: loop.call_soon_threadsafe(texts.put_nowait, text)
         job.result.add_done_callback(lambda _: texts.put_nowait(None))
+        self.queue(model).submit(job)
+        return StreamingResponse(self._events(job, texts, model, usage), media_type="text/event-stream")
+
+    async def _events(self, job: Job, texts: asyncio.Queue, model: Model, usage: bool):
+        """The events of a streamed answer; the job is cancelled when the client leaves."""
+        chunks = chat.Chunks(model.name)
         try:
-            self.queue(model).submit(job)
             yield chunks.first()
-            async with asyncio.timeout(self.settings.timeout):
-                while (text := await texts.get()) is not None:
-                    if event := chunks.more(text):
-                        yield event
+            deadline = time.monotonic() + self.settings.timeout
+            while (text := await asyncio.wait_for(texts.get(), deadline - time.monotonic())) is not None:
+                if event := chunks.more(text):
+                    yield event
             answer = job.result.result()
             self.metrics.tokens.labels(model.name).inc(answer.tokens)
             yield chunks.last(answer, usage)
         except RequestRefused as error:
             yield _error_event(error)
-        except TimeoutError:
+        except asyncio.TimeoutError:  # noqa: UP041 - another class in Python 3.10
             yield _error_event(RequestRefused("The request took too long.", 503, code="timeout"))
         finally:
             job.cancel()
@@ -186,6 +187,34 @@ class Server:
     async def close(self):
         for queue in self.queues.values():
             await queue.close()
+
+
+class Measured:
+    """Checks the key of every request but /health, and counts requests and their seconds."""
+
+    def __init__(self, app, server: Server, paths: set):
+        self.app, self.server, self.paths = app, server, paths
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        began, status = time.monotonic(), 500
+
+        async def sending(message):
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            if scope["path"] != "/health":
+                self.server.check_key(Headers(scope=scope))
+            await self.app(scope, receive, sending)
+        except RequestRefused as error:
+            await JSONResponse(error.body(), error.status)(scope, receive, sending)
+        finally:
+            path = scope["path"] if scope["path"] in self.paths else "other"
+            self.server.metrics.requests.labels(path, str(status)).inc()
+            self.server.metrics.seconds.labels(path).observe(time.monotonic() - began)
 
 
 def create_app(models: list[Model], settings: ServerSettings = ServerSettings()) -> FastAPI:
@@ -199,20 +228,6 @@ def create_app(models: list[Model], settings: ServerSettings = ServerSettings())
 
     app = FastAPI(title="janus_core", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.state.server = server
-
-    @app.middleware("http")
-    async def measured(request: Request, call_next):
-        began, path = time.monotonic(), request.url.path
-        try:
-            if path != "/health":
-                server.check_key(request)
-            response = await call_next(request)
-        except RequestRefused as error:
-            response = JSONResponse(error.body(), error.status)
-        known = path if any(getattr(route, "path", None) == path for route in app.routes) else "other"
-        server.metrics.requests.labels(known, str(response.status_code)).inc()
-        server.metrics.seconds.labels(known).observe(time.monotonic() - began)
-        return response
 
     @app.exception_handler(RequestRefused)
     async def refused(request: Request, error: RequestRefused):
@@ -258,6 +273,7 @@ def create_app(models: list[Model], settings: ServerSettings = ServerSettings())
     async def completions(request: Request):
         return await server.chat(request)
 
+    app.add_middleware(Measured, server=server, paths={getattr(route, "path", None) for route in app.routes})
     return app
 
 

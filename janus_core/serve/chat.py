@@ -51,9 +51,8 @@ def answer_wanted(values: dict, default_system_prompt: str, default_roles: str, 
     if not isinstance(messages, list) or not 1 <= len(messages) <= MOST_MESSAGES:
         raise RequestRefused(f"messages must be a list of 1 to {MOST_MESSAGES}.", param="messages")
     messages = tuple(_message(message, images, most_bytes) for message in messages)
-    tokens = field(values, "max_completion_tokens", Whole(1, 2**31)) or field(
-        values, "max_tokens", Whole(1, 2**31), 512
-    )
+    limit = Whole(1, 2**31)
+    tokens = field(values, "max_completion_tokens", limit) or field(values, "max_tokens", limit, 512)
     settings = {
         "max_new_tokens": min(tokens, MAX_NEW_TOKENS),
         "temperature": field(values, "temperature", Number(0, 5), 0.0),
