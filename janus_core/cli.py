@@ -9,13 +9,14 @@ from pathlib import Path
 from . import __version__
 from .batch.cli import add_commands as add_batch
 from .checkpoint import WEIGHT_FORMATS, check_checkpoint, quantized, read_checkpoint, save_single_file
-from .cli_generate import DTYPES, Progress, edit, generate, load, size
+from .cli_generate import DTYPES, Progress, edit, generate, given, load, question_arguments, size
 from .download import CHECKPOINTS, download_checkpoint, download_vae, models_folder
 from .errors import DownloadError, JanusError, is_out_of_memory
 from .files import os_reason
 from .finetunes.think import RECIPES
 from .image import open_image
 from .prompt import ROLES
+from .questions import question_for
 from .serve.cli import add_command as add_serve
 
 
@@ -93,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--max-new-tokens", type=int, default=512)
     sub.add_argument("--temperature", type=float, default=0.0, help="0 (greedy) by default")
     sub.add_argument("--top-p", type=float, default=0.95)
+    question_arguments(sub)
 
     add_batch(commands, model_arguments, token_arguments)
     add_serve(commands)
@@ -127,12 +129,13 @@ def describe(args):
     with Progress("token") as progress:
         answers = pipe.describe(
             [images] if args.together else images,
-            args.question,
+            question_for(args.question, args.answer, args.option),
             max_new_tokens=args.max_new_tokens,
             temperature=args.temperature,
             top_p=args.top_p,
             seed=args.seed,
             callback=progress,
+            **given({"roles": args.roles, "system_prompt": args.system_prompt}),
         )
     for path, answer in zip(args.image, answers):
         print(answer.strip() if len(answers) == 1 else f"{path}: {answer.strip()}")

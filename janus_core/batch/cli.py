@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from ..cli_generate import DTYPES, given, size
+from ..cli_generate import DTYPES, given, question_arguments, size
 from ..errors import JanusError
 from .groups import parse_shard
 from .layouts import BENCHMARKS, benchmark_outputs
@@ -46,8 +46,7 @@ def add_commands(commands, model_arguments: Callable, token_arguments: Callable)
     sub.add_argument("--max-new-tokens", type=int, help="512 by default")
     sub.add_argument("--temperature", type=float, help="0 (greedy) by default")
     sub.add_argument("--top-p", type=float)
-    sub.add_argument("--roles", help="of the chat template: auto, <|User|> or User")
-    sub.add_argument("--system-prompt", help='in front of the question; "" for none')
+    question_arguments(sub)
 
     for name in BENCHMARKS:
         sub = command(name, benchmark, f"Generate the images of {HELP[name]}, in the layout that its scorer reads.")
@@ -87,7 +86,8 @@ def generate(args):
 def describe(args):
     names = ("max_new_tokens", "temperature", "top_p", "roles", "system_prompt")
     settings = given({name: getattr(args, name) for name in names})
-    defaults = Defaults(args.seed, question=args.question, settings=settings)
+    form = {"question": args.question, "answer": args.answer, "options": tuple(args.option)}
+    defaults = Defaults(args.seed, settings=settings, **form)
     outputs, folder = read_outputs(args.jobs, "describe", defaults, _limit(args))
     _run(args, outputs, folder)
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 
 from ..captions import caption_path, image_files, sharing_a_caption
+from ..errors import PromptError
 from ..files import parse_json, read_text, user_path
+from ..questions import ANSWERS, question_for
 from ..sampling.settings import SEED, FlowSamplerSettings, TextSamplerSettings, TokenSamplerSettings
-from ..schema import Items, Section, Text, Whole, check, check_fields
+from ..schema import Items, OneOf, Section, Text, Whole, check, check_fields
 from .outputs import BatchError, Output, check_path, check_unique, job_seeds
 
 SUFFIXES = (".jsonl", ".csv", ".parquet", ".txt")
@@ -19,6 +21,8 @@ COLUMNS = {
     "negative": Text(empty=True),
     "question": Text(),
     "image": None,
+    "answer": OneOf(ANSWERS),
+    "options": Items(Text(), 0, 26),
     "seed": SEED,
     "count": Whole(1, 4096),
     "out": Text(),
@@ -37,12 +41,15 @@ class Defaults:
 
     Attributes:
         seed: the base of the images' seeds (outputs.image_seed).
+        answer, options: the form of the answers (questions.question_for).
     """
 
     seed: int = 0
     count: int = 1
     negative: str = ""
     question: str = ""
+    answer: str = "free"
+    options: tuple[str, ...] = ()
     settings: dict = field(default_factory=dict)
 
 
@@ -166,6 +173,11 @@ def _answer(row: dict, text: dict, where: str, defaults: Defaults) -> Output:
     images = (images,) if isinstance(images, str) else tuple(images)
     if not images:
         raise BatchError(f"{where} has no image.")
+    options = row.get("options") or defaults.options
+    try:
+        question = question_for(question, row.get("answer") or defaults.answer, options)
+    except PromptError as error:
+        raise BatchError(f"{where}: {error}") from None
     path = check_path(row.get("out") or f"{text['job']}.txt", where)
     return Output(
         path, prompt=question, images=images, seeds=job_seeds(defaults.seed, row.get("seed"), text["job"], 1), **text

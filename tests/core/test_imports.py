@@ -33,6 +33,7 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
     "janusflow": {"attention", "networks", "vision_language"},
     "prompt": {"errors", "schema"},
     "image": {"errors", "files"},
+    "questions": {"errors"},
     "checkpoint": {"attention", "errors", "files", "janus", "janusflow", "networks", "prompt", "schema"},
     "operations": {"checkpoint", "errors"},
     "vae": {"checkpoint", "errors", "files"},
@@ -111,6 +112,7 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
         "pipeline",
         "progress",
         "prompt",
+        "questions",
         "sampling",
         "schema",
     },
@@ -124,10 +126,11 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
         "finetunes",
         "image",
         "prompt",
+        "questions",
         "serve",
         "training",
     },
-    "cli_generate": {"errors", "files", "image", "pipeline"},
+    "cli_generate": {"errors", "files", "image", "pipeline", "prompt", "questions"},
     "__main__": {"cli"},
 }
 
