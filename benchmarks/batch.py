@@ -128,10 +128,9 @@ def main():
         if args.only in (None, "ray"):
             shards = sharded_seconds(jobs, folder, args)
             total, inside = ray_seconds(jobs, folder, args)
-            told(
-                f"Two shards by hand: {shards:.1f} s; Ray with 2 workers: {total:.1f} s, {100 * (total / shards - 1):+.0f} "
-                f"%, of which the groups took {inside:.1f} s. Both from start to end, loading included."
-            )
+            more = 100 * (total / shards - 1)
+            told(f"From start to end: two shards {shards:.1f} s, Ray with 2 workers {total:.1f} s ({more:+.0f} %).")
+            told(f"Of Ray's time, {total - inside:.1f} s were its start and end.")
     what = f"{args.images} images of `{args.model.name}`, batch size {args.batch_size}, on `{args.device}`."
     text = f"# Batch runs\n\n{report.header(info)}\n{what} Command: `python -m benchmarks.batch`.\n\n" + "\n".join(
         lines
