@@ -3,7 +3,8 @@
 import json
 import logging
 import secrets
-from dataclasses import asdict
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -45,14 +46,15 @@ class RayWorker:
         before = len(begun.read_text()) if begun.exists() else 0
         if before >= MAX_ATTEMPTS:
             error = f"its process ended {before} times while it was made"
-            return [Result(output.path, output.job, "failed", error, retries=before) for output in group]
+            failed = [Result(output.path, output.job, "failed", error) for output in group]
+            return [replace(failed[0], retries=before), *failed[1:]]
         begun.parent.mkdir(parents=True, exist_ok=True)
         with open(begun, "a") as file:
             file.write(".")
         results = self.worker.run(group)
         begun.unlink(missing_ok=True)
         first, *rest = results
-        return [Result(**{**asdict(first), "retries": before}), *rest]
+        return [replace(first, retries=before), *rest]
 
 
 class OnRay:
@@ -113,8 +115,7 @@ class OnRay:
             stop.raises = False
             if self.own:
                 ray.shutdown()
-            if attempts.is_dir() and not any(attempts.iterdir()):
-                attempts.rmdir()
+            shutil.rmtree(attempts, ignore_errors=True)
 
 
 def _find_batch_size(setup: dict, sharing: int) -> int:

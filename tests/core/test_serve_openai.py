@@ -182,7 +182,7 @@ def test_a_full_queue_is_429_and_a_slow_answer_503(pipe, monkeypatch):
 
         with ThreadPoolExecutor(8) as pool:
             found = sorted(pool.map(status, range(8)))
-        assert set(found) == {429, 503} and found.count(503) in (3, 4)
+        assert set(found) == {429, 503} and found.count(503) >= 2
         gate.set()
         assert status(0) == 200
 
