@@ -6,6 +6,7 @@
 import importlib
 import pkgutil
 import sys
+from pathlib import Path
 
 from .request import Request, RequestError
 from .runner import Runner
@@ -50,13 +51,13 @@ def register():
     """
     try:
         from umm.core import registry
-
-        folders = importlib.import_module("umm.backbones").__path__
-    except ImportError:
-        raise RequestError("TorchUMM is not installed: `pip install -e` its repository, or set PYTHONPATH.") from None
+    except ImportError as error:
+        advice = "`pip install -e` its repository, or set PYTHONPATH to its src"
+        raise RequestError(f"TorchUMM cannot be imported ({error}): {advice}.") from None
     for name in NAMES:
         registry.register("backbone", name, Backbone)
-    others = {found.name: found.name for found in pkgutil.iter_modules(folders) if found.ispkg} | OTHER_FOLDERS
+    folder = Path(registry.__file__).parents[1] / "backbones"  # importing it would import every model's libraries
+    others = {found.name: found.name for found in pkgutil.iter_modules([str(folder)]) if found.ispkg} | OTHER_FOLDERS
     for name in others.keys() - set(registry.list_registered("backbone")):
         registry.register("backbone", name, _on_demand(f"umm.backbones.{others[name]}"))
 

@@ -157,10 +157,11 @@ def test_the_adapter_answers_torchumms_calls(golden, monkeypatch, tmp_path):
     registry = types.ModuleType("umm.core.registry")
     registry.register = lambda kind, name, factory: registered.update({(kind, name): factory})
     registry.list_registered = lambda kind: sorted(name for _, name in registered)
-    (tmp_path / "bagel").mkdir()
-    (tmp_path / "bagel" / "__init__.py").write_text("class BagelBackbone: pass\n")
+    registry.__file__ = str(tmp_path / "core" / "registry.py")
+    (tmp_path / "backbones" / "bagel").mkdir(parents=True)
+    (tmp_path / "backbones" / "bagel" / "__init__.py").write_text("class BagelBackbone: pass\n")
     umm, core, backbones = (types.ModuleType(name) for name in ("umm", "umm.core", "umm.backbones"))
-    umm.core, core.registry, backbones.__path__ = core, registry, [str(tmp_path)]
+    umm.core, core.registry, backbones.__path__ = core, registry, [str(tmp_path / "backbones")]
     modules = {"umm": umm, "umm.core": core, "umm.core.registry": registry, "umm.backbones": backbones}
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
@@ -184,5 +185,5 @@ def test_without_torchumm_the_adapter_says_so(monkeypatch):
     from janus_core.requests import umm as adapter
 
     monkeypatch.setitem(sys.modules, "umm", None)
-    with pytest.raises(RequestError, match="not installed"):
+    with pytest.raises(RequestError, match="cannot be imported"):
         adapter.register()
