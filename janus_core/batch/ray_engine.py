@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import secrets
 import shutil
 from dataclasses import asdict, replace
@@ -69,6 +70,7 @@ class OnRay:
         self.own = not ray.is_initialized()
         if self.own:
             logging.getLogger("ray").setLevel(logging.ERROR)
+            os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15: the work of others would go first
             ray.init(
                 include_dashboard=False,
                 log_to_driver=False,
