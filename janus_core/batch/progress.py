@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from ..files import write_text
-from ..progress import Cancelled
 from .records import RunFolder
 from .worker import Result
+
+
+class Stopped(BaseException):
+    """A signal came while others were waited for. Not an Exception, which Ray would log as its own failure."""
 
 
 class Stop:
@@ -20,7 +23,7 @@ class Stop:
 
     Attributes:
         signal: the number of the signal that came, or None.
-        raises: the first signal raises Cancelled, for code that waits for others.
+        raises: the first signal raises Stopped, for code that waits for others.
     """
 
     def __init__(self):
@@ -40,7 +43,7 @@ class Stop:
             raise KeyboardInterrupt
         self.signal = number
         if self.raises:
-            raise Cancelled("Cancelled by a signal.")
+            raise Stopped
 
     def raise_if_set(self):
         """Ends the process as the signal asks to."""

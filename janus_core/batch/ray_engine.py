@@ -18,11 +18,10 @@ except ImportError:
 
     raise BatchError("--engine ray needs Ray: `pip install -r requirements-scale.txt`.") from None
 
-from ..progress import Cancelled
 from .groups import Group, group_name
 from .memory import batch_size_for
 from .outputs import Output
-from .progress import Progress, Stop
+from .progress import Progress, Stop, Stopped
 from .worker import Result, Setup, Worker, load
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -93,6 +92,7 @@ class OnRay:
         attempts = Path(setup.out).with_name(f"{Path(setup.out).name}.run") / "attempts" / secrets.token_hex(6)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         rows = [{"group": json.dumps([output.as_dict() for output in group])} for group in groups]
         done = (
             ray.data.from_items(rows, override_num_blocks=min(len(rows), MAX_BLOCKS))
@@ -111,7 +111,7 @@ class OnRay:
         try:
             for row in done:
                 progress.add(Result(**json.loads(row["result"])))
-        except Cancelled:
+        except Stopped:
             pass
         finally:
             stop.raises = False
