@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 
-from ..captions import caption_path, image_files, sharing_a_caption
+from ..captions import caption_path, conflicts, image_files
 from ..errors import PromptError
 from ..files import parse_json, read_text, user_path
 from ..questions import ANSWERS, question_for
@@ -128,8 +128,8 @@ def _value(cell: str):
 def _folder_rows(folder: Path) -> list[dict]:
     """A job per image, whose answer has the caption's place in the layout of training data."""
     images = image_files(folder)
-    for image, owner in sharing_a_caption(images).items():
-        raise BatchError(f"{image.name} and {owner.name} would share one caption file: rename one of them.")
+    for problem in conflicts(images).values():
+        raise BatchError(f"{folder}: {problem}")
     return [{"id": image.stem, "image": image.name, "out": caption_path(image).name} for image in images]
 
 
