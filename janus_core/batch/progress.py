@@ -93,23 +93,24 @@ class Progress:
     def close(self):
         self.bar.close()
 
-    def summary(self, outputs: int, skipped: int, **more) -> dict:
+    def summary(self, outputs: int, there: set[str], **more) -> dict:
         """The run in numbers.
 
         Args:
             outputs: of the whole run or shard.
-            skipped: outputs that were there before.
+            there: paths that were there before; others that are skipped were made by a worker that then died.
             more: goes into it as it is.
         """
         seconds = self.seconds
-        by_status = {name: [r for r in self.results if r.status == name] for name in ("done", "skipped", "failed")}
+        failed = [result for result in self.results if result.status == "failed"]
+        done = [result for result in self.results if result.status != "failed" and result.path not in there]
         images = self._sum("images")
         return {
             **more,
             "outputs": outputs,
-            "done": len(by_status["done"]),
-            "skipped": skipped + len(by_status["skipped"]),
-            "failed": len(by_status["failed"]),
+            "done": len(done),
+            "skipped": len(there),
+            "failed": len(failed),
             "images": images,
             "tokens": self._sum("tokens"),
             "seconds": round(seconds, 3),
@@ -117,7 +118,7 @@ class Progress:
             "tokens_per_second": round(self._sum("tokens") / seconds, 2),
             "sampling_seconds": round(self._sum("seconds"), 3),
             "retries": self._sum("retries"),
-            "failures": [{"path": r.path, "job": r.job, "error": r.error} for r in by_status["failed"]],
+            "failures": [{"path": r.path, "job": r.job, "error": r.error} for r in failed],
         }
 
 

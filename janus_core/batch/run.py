@@ -107,7 +107,7 @@ def run_batch(outputs: list[Output], setup: Setup, options: Options) -> dict:
         batch_size = _batch_size(folder, engine, options)
         setup = replace(setup, batch_size=batch_size)
         groups = shard_of(make_groups(outputs, prompts, batch_size), *options.shard)
-        todo, skipped = _todo(groups, folder, setup)
+        todo, there = _todo(groups, folder, setup)
         progress = Progress(sum(len(output.seeds) for group in todo for output in group))
         try:
             if todo:
@@ -116,7 +116,7 @@ def run_batch(outputs: list[Output], setup: Setup, options: Options) -> dict:
             progress.close()
             summary = progress.summary(
                 sum(map(len, groups)),
-                skipped,
+                there,
                 **{"engine": options.engine, "shard": "/".join(map(str, options.shard)), "batch_size": batch_size},
                 interrupted=stop.signal is not None,
                 model=setup.made_with["model"],
@@ -152,13 +152,13 @@ def _batch_size(folder: RunFolder, engine, options: Options) -> int:
     return before
 
 
-def _todo(groups: list[Group], folder: RunFolder, setup: Setup) -> tuple[list[Group], int]:
-    """Groups with missing outputs, and how many outputs are there. Raises BatchError for outputs that disagree."""
-    todo, skipped, wrong = [], 0, []
+def _todo(groups: list[Group], folder: RunFolder, setup: Setup) -> tuple[list[Group], set[str]]:
+    """Groups with missing outputs, and the paths that are there. Raises BatchError for outputs that disagree."""
+    todo, there, wrong = [], set(), []
     for group in groups:
         states = [folder.state(output, setup.made_with) for output in group]
         wrong += [(output, state) for output, state in zip(group, states) if state not in (None, "done")]
-        skipped += states.count("done")
+        there |= {output.path for output, state in zip(group, states) if state == "done"}
         if any(state != "done" for state in states):
             todo.append(group)
     if wrong and not setup.overwrite:
@@ -167,4 +167,4 @@ def _todo(groups: list[Group], folder: RunFolder, setup: Setup) -> tuple[list[Gr
         raise BatchError(
             f"{folder.file(output.path)} is there, but {why}{others}: choose another --out, or give --overwrite."
         )
-    return todo, skipped
+    return todo, there
