@@ -5,6 +5,7 @@ import logging
 import comfy.model_base
 import comfy.model_management
 import comfy.supported_models_base
+import torch
 
 from ..janus_core.checkpoint import (
     WEIGHT_FORMATS,
@@ -66,8 +67,11 @@ class JanusBaseModel(comfy.model_base.BaseModel):
 
         Our loaders read such a file back. A CLIP or VAE that is saved with the MODEL adds nothing to it.
         """
-        saved = super().state_dict_for_saving(unet_state_dict)
-        return {**saved, **text_tensors(self.texts)}
+        return {**super().state_dict_for_saving(unet_state_dict), **self.saved_beside()}
+
+    def saved_beside(self) -> dict[str, torch.Tensor]:
+        """What a saved file holds beside the network's weights: the config and the tokenizer as bytes."""
+        return text_tensors(self.texts)
 
     def check_size(self, width: int, height: int, patch: int):
         """Logs a warning when an image has another size than the model was trained at.

@@ -26,7 +26,7 @@ class JanusCaptionFolder(io.ComfyNode):
             description="Writes a caption .txt beside every image of an input folder, the layout that LoRA training "
             "reads. Images that have one are skipped, so a cancelled run continues where it stopped; an image that "
             "cannot be read is reported and skipped.",
-            search_aliases=["janus", "caption", "dataset", "lora", "tag", "batch describe"],
+            search_aliases=["janus", "deepseek", "caption", "dataset", "lora", "tag", "batch describe"],
             is_output_node=True,
             inputs=[
                 io.Clip.Input("clip", tooltip="From Load Janus-Pro or Load JanusFlow."),

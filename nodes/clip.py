@@ -31,9 +31,14 @@ class Tokens(dict):
 
 
 class JanusTokenizer:
-    """The tokenizer that ComfyUI's CLIP calls."""
+    """The tokenizer that ComfyUI's CLIP calls.
 
-    def __init__(self, prompts: PromptEncoder):
+    Args:
+        model: the JanusBaseModel of the CLIP.
+    """
+
+    def __init__(self, model, prompts: PromptEncoder):
+        self.model = model
         self.prompts = prompts
 
     def tokenize_with_weights(self, text, return_word_ids=False, **kwargs):
@@ -50,10 +55,11 @@ class JanusTokenizer:
         return tokens
 
     def decode(self, ids, skip_special_tokens=True):
-        return self.prompts.decode(ids)
+        return self.prompts.decode(ids).strip()
 
     def state_dict(self):
-        return {}
+        """What CLIP Save adds to the model's weights, so that its file is one that our loaders read."""
+        return self.model.saved_beside()
 
 
 class JanusTextModel:
@@ -139,7 +145,7 @@ def make_clip(patcher, checkpoint) -> comfy.sd.CLIP:
     prompts = PromptEncoder.of(checkpoint)
     clip = comfy.sd.CLIP(no_init=True)
     clip.cond_stage_model = JanusTextModel(patcher.model, prompts)
-    clip.tokenizer = JanusTokenizer(prompts)
+    clip.tokenizer = JanusTokenizer(patcher.model, prompts)
     clip.patcher = patcher.clone()
     clip.patcher.is_clip = True
     clip.patcher.hook_mode = comfy.hooks.EnumHookMode.MinVram

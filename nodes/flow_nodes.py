@@ -43,7 +43,7 @@ class JanusFlowScheduler(io.ComfyNode):
             category="Janus/sampling",
             description="JanusFlow's uniform steps as SIGMAS for SamplerCustom, exact for every step count (stock "
             "`simple` is exact for counts that divide 3000).",
-            search_aliases=["janus", "sigmas", "scheduler"],
+            search_aliases=["janus", "deepseek", "sigmas", "scheduler"],
             inputs=[io.Int.Input("steps", **STEPS), io.Float.Input("denoise", **DENOISE)],
             outputs=[io.Sigmas.Output()],
         )
@@ -62,7 +62,7 @@ class JanusFlowSampler(io.ComfyNode):
             category="Janus/sampling",
             description="Generates images with JanusFlow as in the paper: uniform Euler steps with classifier-free "
             "guidance. KSampler and the custom samplers work as well.",
-            search_aliases=["janus", "janus flow", "ksampler", "rectified flow"],
+            search_aliases=["janus", "deepseek", "janus flow", "ksampler", "rectified flow"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load JanusFlow."),
                 *prompt_inputs(),

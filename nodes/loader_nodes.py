@@ -65,7 +65,8 @@ def loader_inputs(family: str):
             options=WEIGHT_DTYPES,
             default="default",
             tooltip="The dtype of the weights in memory. default: as in the file. int8 and fp8_e4m3fn: the language "
-            "model takes half the memory of bf16 and is a little less exact. ComfyUI chooses the compute dtype.",
+            "model takes half the memory of bf16 and is a little less exact. ComfyUI chooses the compute dtype on a "
+            "GPU; a CPU computes in bf16 where it multiplies that natively, else in fp32.",
             advanced=True,
         ),
     ]
@@ -84,6 +85,11 @@ class Loader(io.ComfyNode):
             except CheckpointError as error:
                 return str(error)
         return True
+
+    @classmethod
+    def fingerprint_inputs(cls, model_name, weight_dtype):
+        """Changes when the checkpoint's files do, so that ComfyUI loads it again."""
+        return None if model_name is None else folders.fingerprint(model_name)
 
 
 class JanusProLoader(Loader):

@@ -29,12 +29,12 @@ class JanusTokenModel(JanusBaseModel):
         self.latent_format.latent_channels = vq.codebook_dim
         self.latent_format.spacial_downscale_ratio = vq.downscale
 
-    def state_dict_for_saving(self, unet_state_dict, *args, **kwargs):
+    def saved_beside(self):
         """As the base class, with the image tokenizer's weights from the VAE."""
-        saved = super().state_dict_for_saving(unet_state_dict)
+        saved = super().saved_beside()
         if self.vae is not None:
-            prefix = SAVED_PREFIX + VQ_PREFIX
-            saved.update({prefix + name: tensor for name, tensor in self.vae.get_sd().items()})
+            weights = self.vae.first_stage_model.state_dict()
+            saved.update({SAVED_PREFIX + VQ_PREFIX + name: tensor.contiguous() for name, tensor in weights.items()})
         return saved
 
     def extra_conds_shapes(self, **kwargs):

@@ -17,7 +17,7 @@ class JanusTokenSampler(io.ComfyNode):
             category="Janus/sampling",
             description="Generates images with Janus or Janus-Pro, token by token. Image k of a batch is the image of "
             "seed + k at any batch size. With a noise mask, only the tokens under the mask are resampled.",
-            search_aliases=["janus", "janus pro", "ksampler", "autoregressive", "sampler"],
+            search_aliases=["janus", "deepseek", "janus pro", "ksampler", "autoregressive", "sampler"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load Janus-Pro."),
                 *prompt_inputs(),

@@ -1,5 +1,6 @@
 """Running janus_core's token sampler on ComfyUI's objects: latents, masks, memory, previews, cancelling."""
 
+import logging
 import time
 
 import comfy.model_management
@@ -16,6 +17,7 @@ from ..janus_core.networks.vq import latent_to_tokens, tokens_to_latent
 from ..janus_core.sampling.decode_loop import decode_loop
 from ..janus_core.sampling.settings import TokenSamplerSettings
 from ..janus_core.sampling.tokens import sample_image_tokens
+from . import ignored
 from .inputs import image_latent
 from .residency import capture_for_network
 from .token_model import JanusTokenModel
@@ -46,6 +48,7 @@ def sample(model, positive, negative, latent: dict, settings: TokenSamplerSettin
         raise SamplingError(f"This latent holds {batch} images and {len(image_indices)} batch indices.")
 
     prompts = read_prompts(positive, negative, batch, network)
+    warn_of_ignored(model, positive, negative)
     count = grid[0] * grid[1]
     one = model.model.sampling_bytes(prompts.rows_per_image, max(512, prompts.longest), count)
     previewer = Previewer.of(model.model, grid)
@@ -91,6 +94,17 @@ def sample(model, positive, negative, latent: dict, settings: TokenSamplerSettin
     samples = tokens_to_latent(torch.cat(done), network.codebook, grid)
     out["samples"] = samples.to(comfy.model_management.intermediate_device())
     return out
+
+
+def warn_of_ignored(model, *conditionings):
+    """Logs one warning that names what stock nodes set on the MODEL or a CONDITIONING without effect."""
+    names = ignored.of_model(model)
+    names += [key for cond in conditionings for _, extra in cond for key in ignored.of_conditioning(extra)]
+    if names:
+        logging.warning(
+            "Janus Token Sampler generates a whole image token by token, without the steps and regions of a diffusion "
+            f"model. These settings have no effect on it: {', '.join(dict.fromkeys(names))}."
+        )
 
 
 def read_latent(latent: dict, vq) -> tuple[int, tuple[int, int], torch.Tensor | None]:
