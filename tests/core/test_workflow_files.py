@@ -3,10 +3,12 @@
 from itertools import combinations
 
 import pytest
+from PIL import Image
 from templates.blueprints import blueprints
 from templates.catalogue import TEMPLATES, templates
 from templates.layout import MAX_HEIGHT, MAX_WIDTH, TITLE, Box
 from templates.notes import note_height
+from templates.thumbnails import SIZE
 from workflow_files import NOTES, ROOT, SNAPSHOT, TWINS, WORKFLOWS, problems, read, to_api
 
 
@@ -69,6 +71,15 @@ def test_note(path):
     for words in ("demo models", "**official weights**", "python -m janus_core download"):
         assert sum(words in paragraph for paragraph in paragraphs) == 1, words
     assert "https://huggingface.co/deepseek-ai/" in text and "draw" not in text
+
+
+def test_thumbnails():
+    """Each template has a small square image of its own (`python -m tests.templates thumbnails`)."""
+    paths = [path.with_suffix(".jpg") for path in WORKFLOWS]
+    assert len({path.read_bytes() for path in paths}) == len(paths)
+    for path in paths:
+        with Image.open(path) as image:
+            assert image.size == (SIZE, SIZE) and path.stat().st_size < 30_000, path.name
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
