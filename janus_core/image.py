@@ -1,6 +1,8 @@
 """Image files, and conversion between Pillow images and pixel tensors."""
 
+import io
 import json
+from math import isqrt
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from .files import os_reason, regular_file, user_path, write_atomically
 Image.init()
 FORMATS = tuple(name for name in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF") if name in Image.OPEN)
 MIN_SIZE = 14  # of an image that the vision tower reads, before padding
+MAX_RATIO = 100  # of the edges of an image that is scaled by its shorter one
 GREY = (127, 127, 127)
 
 
@@ -25,21 +28,40 @@ def open_image(path) -> Image.Image:
         ImageError: there is no such file, it is damaged, too large, or not of one of FORMATS.
     """
     path = regular_file(user_path(path, ImageError), ImageError)
+    return _decoded(path, path)
+
+
+def decode_image(data: bytes, name: str, most_pixels: int) -> Image.Image:
+    """The image in the bytes of a file, as `open_image` reads it.
+
+    Args:
+        name: for messages.
+        most_pixels: an image with more is refused before it is decoded.
+
+    Raises:
+        ImageError: see open_image.
+    """
+    return _decoded(io.BytesIO(data), name, most_pixels)
+
+
+def _decoded(file, name, most_pixels: int | None = None) -> Image.Image:
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
+            if most_pixels is not None and image.width * image.height > most_pixels:
+                raise ImageError(f"it has {image.width}x{image.height} pixels, at most {most_pixels} are allowed.")
             return to_rgb(ImageOps.exif_transpose(image))
     except ImageError as error:
-        raise ImageError(f"{path} cannot be used: {error}") from None
+        raise ImageError(f"{name} cannot be used: {error}") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{path} cannot be read: it is damaged, or not an image in {', '.join(FORMATS)}.") from None
+        raise ImageError(f"{name} cannot be read: it is damaged, or not an image in {', '.join(FORMATS)}.") from None
     except MemoryError:
-        raise ImageError(f"{path} is too large for the memory: use a smaller image.") from None
+        raise ImageError(f"{name} is too large for the memory: use a smaller image.") from None
     except Exception as error:  # Pillow raises many types for damaged files
-        raise ImageError(f"{path} cannot be read as an image ({os_reason(error)}).") from None
+        raise ImageError(f"{name} cannot be read as an image ({os_reason(error)}).") from None
 
 
-def write_image(image: Image.Image, path: Path, settings: dict):
-    """Writes a PNG file as a whole, with the settings that it was made with in its metadata.
+def write_image(image: Image.Image, path: Path, settings: dict, temporary_folder: Path | None = None):
+    """Writes a PNG file as a whole, with the settings that it was made with in its metadata (see write_atomically).
 
     Raises:
         OutputError: the file cannot be written.
@@ -47,7 +69,7 @@ def write_image(image: Image.Image, path: Path, settings: dict):
     info = PngInfo()
     info.add_itxt("parameters", json.dumps(settings, ensure_ascii=False).encode("utf-8", "replace").decode())
     info.add_itxt("Software", f"janus_core {__version__}")
-    write_atomically(path, lambda file: image.save(file, format="PNG", pnginfo=info))
+    write_atomically(path, lambda file: image.save(file, format="PNG", pnginfo=info), temporary_folder)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -149,8 +171,13 @@ def cropped_pixels(image: Image.Image, size: int) -> torch.Tensor:
 
     As Janus-Pro-R1's code prepares an image to generate it again: halved by a box filter while the shorter edge is at
     least twice `size`, then Pillow bicubic to `size` for the shorter edge, then a centre crop.
+
+    Raises:
+        ImageError: it cannot be used (see to_rgb), or one edge is over MAX_RATIO times the other.
     """
     image = to_rgb(image)
+    if max(image.size) > MAX_RATIO * min(image.size):
+        raise ImageError(f"The image is {image.width}x{image.height}, too narrow to be generated again: crop it.")
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
@@ -172,6 +199,20 @@ def crop_to_multiple(pixels: torch.Tensor, multiple: int) -> torch.Tensor:
         raise ImageError(f"The image is {W}x{H}: width and height must each be at least {multiple} pixels.")
     top, left = (H - h) // 2, (W - w) // 2
     return pixels[..., top : top + h, left : left + w]
+
+
+def check_size(width: int, height: int, patch: int, positions: int):
+    """Raises ImageError when an image of this size is too large to generate.
+
+    Args:
+        width, height: of the image, in pixels.
+        patch: edge of the square that one position of the model stands for, in pixels.
+        positions: of the model, for prompt and image.
+    """
+    if -(-width // patch) * -(-height // patch) >= positions:
+        side = isqrt(positions - 1) * patch
+        most = f"the model's {positions} positions are enough for about {side}x{side}"
+        raise ImageError(f"An image of {width}x{height} is too large: {most}.")
 
 
 def check_latents(latents, channels: int, stride: int = 1, images: tuple[int, ...] = ()):
