@@ -25,7 +25,7 @@ def model_with_lora(checkpoint):
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
-            parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator).to(torch.bfloat16).float()
+            parameter.data = (0.2 * torch.randn(parameter.shape, generator=generator)).to(torch.bfloat16).float()
     return model
 
 
