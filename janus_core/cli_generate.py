@@ -9,8 +9,26 @@ from . import pipeline
 from .errors import JanusError
 from .files import check_output, write_text
 from .image import open_image, write_image
+from .prompt import ROLES
+from .questions import ANSWERS
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def size(text: str) -> tuple[int, int]:
+    """WIDTHxHEIGHT."""
+    width, _, height = text.lower().partition("x")
+    return int(width), int(height)
+
+
+def question_arguments(sub):
+    """The options of a question's chat text and of the form of its answer."""
+    sub.add_argument(
+        "--answer", choices=ANSWERS, default="free", help="ask for a word or phrase, or for an option's letter"
+    )
+    sub.add_argument("--option", action="append", default=[], help="of --answer letter; give it once per option")
+    sub.add_argument("--roles", choices=("auto", *ROLES), help="of the chat template")
+    sub.add_argument("--system-prompt", help='in front of the question; "" for none, as benchmarks ask')
 
 
 class Progress:
