@@ -42,6 +42,7 @@ CONDITIONS = {  # of what is wrong with JanusFlow's own settings: the settings w
     "dpmpp_2m_cfg_pp": {"cfg": 1.0},
     "res_multistep_cfg_pp": {"cfg": 1.0},
     "gradient_estimation_cfg_pp": {"cfg": 1.0},
+    "CFGZeroStar": {"cfg": 1.0},
 }
 MODEL_NODES = {  # that change the image: inputs other than their defaults
     "ModelSamplingSD3": dict(shift=3.0),
@@ -57,7 +58,7 @@ MODEL_NODES = {  # that change the image: inputs other than their defaults
     "Epsilon Scaling": {},
     "TemporalScoreRescaling": {},
     "EasyCache": {},
-    "LazyCache": {},
+    "LazyCache": dict(reuse_threshold=3.0),
 }
 UNCHANGED = {  # that leave the image as it is, as they should here
     "DifferentialDiffusion": {},
