@@ -9,7 +9,7 @@ from pathlib import Path
 from . import __version__
 from .batch.cli import add_commands as add_batch
 from .checkpoint import WEIGHT_FORMATS, check_checkpoint, quantized, read_checkpoint, save_single_file, with_loras
-from .cli_generate import DTYPES, Progress, edit, generate, given, load, question_arguments, size
+from .cli_generate import DTYPES, Progress, edit, examples, generate, given, load, question_arguments, size
 from .download import CHECKPOINTS, download_checkpoint, download_vae, models_folder
 from .errors import DownloadError, JanusError, is_out_of_memory
 from .files import os_reason
@@ -69,9 +69,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
 
     def command(name, function, text):
-        examples = f"examples:\n{EXAMPLES[name]}" if name in EXAMPLES else None
-        formatter = argparse.RawDescriptionHelpFormatter
-        sub = commands.add_parser(name, help=text, description=text, epilog=examples, formatter_class=formatter)
+        sub = commands.add_parser(name, help=text, description=text, **examples(EXAMPLES[name]))
         sub.set_defaults(function=function)
         return sub
 

@@ -1,5 +1,6 @@
 """The commands generate and edit."""
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -19,6 +20,11 @@ def size(text: str) -> tuple[int, int]:
     """WIDTHxHEIGHT."""
     width, _, height = text.lower().partition("x")
     return int(width), int(height)
+
+
+def examples(lines: str) -> dict:
+    """The arguments of add_parser that show examples below a command's help."""
+    return {"epilog": f"examples:\n{lines}", "formatter_class": argparse.RawDescriptionHelpFormatter}
 
 
 def question_arguments(sub):

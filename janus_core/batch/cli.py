@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from ..cli_generate import DTYPES, given, question_arguments, size
+from ..cli_generate import DTYPES, examples, given, question_arguments, size
 from ..errors import JanusError
 from .groups import parse_shard
 from .layouts import BENCHMARKS, benchmark_outputs
@@ -17,6 +17,14 @@ HELP = {
     "wise": "a JSON file of WISE, or the folder",
     "compbench": "a .txt file of T2I-CompBench",
 }
+EXAMPLES = {
+    "generate": "  python -m janus_core batch generate prompts.txt --model models/janus/Janus-Pro-1B --out out",
+    "describe": "  python -m janus_core batch describe images --model models/janus/Janus-Pro-1B --out captions",
+    "geneval": "  python -m janus_core batch geneval --prompts evaluation_metadata.jsonl --model MODEL --out out",
+    "dpg": "  python -m janus_core batch dpg --prompts dpg_bench/prompts --model MODEL --out out",
+    "wise": "  python -m janus_core batch wise --prompts wise/data --model MODEL --out out",
+    "compbench": "  python -m janus_core batch compbench --prompts color_val.txt --model MODEL --out out",
+}
 
 
 def add_commands(commands, model_arguments: Callable, token_arguments: Callable):
@@ -26,10 +34,12 @@ def add_commands(commands, model_arguments: Callable, token_arguments: Callable)
         model_arguments, token_arguments: add the options of a checkpoint and of the token sampler to a parser.
     """
     text = "Run many jobs: a manifest of prompts or images, or the prompts of a benchmark (docs/batch.md)."
-    batch = commands.add_parser("batch", help=text, description=text).add_subparsers(dest="task", required=True)
+    batch = commands.add_parser("batch", help=text, description=text).add_subparsers(
+        dest="task", required=True, help="what to run; TASK --help has its options"
+    )
 
     def command(name, function, text):
-        sub = batch.add_parser(name, help=text, description=text)
+        sub = batch.add_parser(name, help=text, description=text, **examples(EXAMPLES[name]))
         sub.set_defaults(function=function)
         model_arguments(sub)
         _run_arguments(sub)
@@ -45,7 +55,7 @@ def add_commands(commands, model_arguments: Callable, token_arguments: Callable)
     sub.add_argument("--question", default="", help="of jobs that have none")
     sub.add_argument("--max-new-tokens", type=int, help="512 by default")
     sub.add_argument("--temperature", type=float, help="0 (greedy) by default")
-    sub.add_argument("--top-p", type=float)
+    sub.add_argument("--top-p", type=float, help="of the probability that is sampled from; 0.95 by default")
     question_arguments(sub)
 
     for name in BENCHMARKS:
@@ -100,7 +110,7 @@ def benchmark(args):
 
 
 def _image_settings(args) -> dict:
-    names = ("temperature", "top_k", "top_p", "roles", "steps")
+    names = ("temperature", "top_k", "top_p", "window", "roles", "steps")
     settings = given({"guidance": args.cfg, **{name: getattr(args, name) for name in names}})
     return settings if args.size is None else {**settings, "size": list(args.size)}
 

@@ -4,15 +4,19 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from ..cli_generate import DTYPES
+from ..cli_generate import DTYPES, examples
 from ..errors import JanusError
 from ..prompt import ROLES, SYSTEM_PROMPT
+
+EXAMPLES = """\
+  python -m janus_core serve --model models/janus/Janus-Pro-1B
+  python -m janus_core serve --model pro=models/janus/Janus-Pro-7B --weights int8 --host 0.0.0.0 --api-key SECRET"""
 
 
 def add_command(commands):
     """Adds `serve` to the subparsers of the command line."""
     text = "Serve checkpoints to clients of OpenAI's API (docs/serving.md)."
-    sub = commands.add_parser("serve", help=text, description=text)
+    sub = commands.add_parser("serve", help=text, description=text, **examples(EXAMPLES))
     sub.set_defaults(function=serve)
     sub.add_argument(
         "--model", action="append", required=True, metavar="[NAME=]PATH", help="checkpoint; may be given several times"
@@ -22,14 +26,14 @@ def add_command(commands):
     sub.add_argument("--dtype", choices=DTYPES, help="of weights and arithmetic; the file's by default")
     sub.add_argument("--weights", choices=("int8", "fp8_e4m3fn"), help="store the language model's weights in 8 bits")
     sub.add_argument("--host", default="127.0.0.1", help="127.0.0.1 by default: this machine alone")
-    sub.add_argument("--port", type=int, default=8000)
+    sub.add_argument("--port", type=int, default=8000, help="8000 by default")
     sub.add_argument("--api-key", help="that clients must send; JANUS_API_KEY by default, or none")
     sub.add_argument("--batch-size", type=int, help="the most images at once; found from memory by default")
     sub.add_argument("--queue-size", type=int, default=64, help="images or answers that wait; more are answered 429")
     sub.add_argument("--timeout", type=float, default=600.0, help="seconds until a request is given up")
     sub.add_argument("--max-images", type=int, default=16, help="the largest n of a request")
-    sub.add_argument("--max-body-mb", type=int, default=64)
-    sub.add_argument("--max-image-mb", type=int, default=20)
+    sub.add_argument("--max-body-mb", type=int, default=64, help="the largest request, in MB")
+    sub.add_argument("--max-image-mb", type=int, default=20, help="the largest image of a request, in MB")
     sub.add_argument("--system-prompt", default=SYSTEM_PROMPT, help='of chats without one; "" for none')
     sub.add_argument("--roles", choices=("auto", *ROLES), default="auto", help="of the chat template")
 

@@ -92,9 +92,11 @@ HERO = """async (prompt) => {
     canvas.ds.scale = 1
     canvas.ds.offset = [100, 150]
     window.app.queuePrompt(0)
-    await new Promise((done) => setTimeout(done, 15000))
+    const wait = (ms) => new Promise((done) => setTimeout(done, ms))
+    for (let k = 0; k < 240 && !shown.imgs?.length; k++) await wait(500)
+    await wait(8000)  // until the messages about the run have disappeared
     canvas.setDirty(true, true)
-    await new Promise((done) => setTimeout(done, 1000))
+    await wait(1000)
     return 400
 }"""
 
