@@ -1,4 +1,4 @@
-"""python -m janus_core: generate, edit, describe, download, train, convert."""
+"""python -m janus_core: generate, edit, describe, download, train, convert, doctor."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 from . import __version__
 from .checkpoint import WEIGHT_FORMATS, check_checkpoint, quantized, read_checkpoint, save_single_file
 from .cli_generate import DTYPES, Progress, edit, generate, load
+from .devices import usable_device
 from .download import CHECKPOINTS, download_checkpoint, download_vae, models_folder
 from .errors import DownloadError, JanusError, is_out_of_memory
 from .files import os_reason
@@ -115,6 +116,9 @@ def parser() -> argparse.ArgumentParser:
         help="overrides a setting of the config",
     )
 
+    sub = command("doctor", doctor, "Print a report for bug reports: versions, devices, self-tests, checkpoints.")
+    sub.add_argument("--device", help="of the self-tests; the best there is by default")
+
     sub = command("convert", convert, "Convert a checkpoint folder to one .safetensors file.")
     sub.add_argument("model", help="checkpoint folder, in the original or the transformers layout")
     sub.add_argument("out", help="file to write; ComfyUI looks in models/janus")
@@ -162,6 +166,12 @@ def train(args):
     from . import training  # needs accelerate, which nothing else here does
 
     print(training.run(args.config, args.folder, dict(args.set)))
+
+
+def doctor(args):
+    from .doctor import report  # imports most of the package
+
+    print(report(usable_device(args.device)))
 
 
 def main(argv=None) -> int:

@@ -16,6 +16,7 @@ from .attempts import CheckFailed
 
 BARS = {torch.float32: 1e-3, torch.bfloat16: 0.01, torch.float16: 0.01}  # of block_errors, by the states' dtype
 SAME_KERNELS_BAR = 1e-3  # of relative_error
+NOISE = 64  # so that one empty slot among hundreds of keys shows
 
 
 def relative_error(result: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
@@ -73,12 +74,12 @@ def block_errors(
 
 
 def fill_with_noise(cache: KVCache, first: int):
-    """Fills the slots from `first` on with numbers of the magnitude of those before."""
+    """Fills the slots from `first` on: keys of the magnitude of the one before, and values of NOISE times that."""
     generator = torch.Generator(cache.keys.device).manual_seed(0)
-    for buffer in (cache.keys, cache.values):
+    for buffer, factor in ((cache.keys, 1), (cache.values, NOISE)):
         empty = buffer[..., first:, :]
         noise = torch.randn(empty.shape[2:], generator=generator, device=buffer.device, dtype=torch.float32)
-        empty.copy_(noise * buffer[..., first - 1, :].float().std())
+        empty.copy_(noise * factor * buffer[..., first - 1, :].float().std())
 
 
 def clear_slots(cache: KVCache, first: int):

@@ -118,6 +118,9 @@ def captured_steps_give_the_same_latents():
                 options["optimized_attention_override"] = lambda attention, *args, **kwargs: attention(*args, **kwargs)
                 assert captures() == 0
                 del options["optimized_attention_override"]
+                options["multigpu_thread_device"] = GPU  # as ComfyUI sets it in the thread of each GPU's clone
+                assert captures() == 0
+                del options["multigpu_thread_device"]
                 with mock.patch("torch.compiler.is_compiling", lambda: True):
                     assert captures() == 0
 

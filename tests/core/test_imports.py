@@ -69,6 +69,7 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
         "schema",
         "vae",
     },
+    "doctor": {"checkpoint", "download", "errors", "operations", "pipeline", "sampling", "triton_decoder"},
     "__init__": set(),  # its names are loaded on first use
     "training": {
         "attention",
@@ -85,7 +86,19 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
         "schema",
         "vae",
     },
-    "cli": {"checkpoint", "cli_generate", "download", "errors", "files", "finetunes", "image", "prompt", "training"},
+    "cli": {
+        "checkpoint",
+        "cli_generate",
+        "devices",
+        "doctor",
+        "download",
+        "errors",
+        "files",
+        "finetunes",
+        "image",
+        "prompt",
+        "training",
+    },
     "cli_generate": {"errors", "files", "image", "pipeline"},
     "__main__": {"cli"},
 }

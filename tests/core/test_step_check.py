@@ -172,7 +172,7 @@ def test_correct_kernels_pass_with_half_the_bar_to_spare(trained, kind, dtype):
         errors, cache = errors_of(llama, decoder, [PROMPT, LATER], embeds)
         assert len(errors) == 2 * 3 * len(llama.layers) and max(errors) < BARS[dtype] / 2, decoder.__name__
         assert not cache.keys[..., PROMPT:, :].any() and not cache.values[..., PROMPT:, :].any()
-        assert cache.keys[..., PROMPT - 1, :].all()
+        assert cache.keys[..., PROMPT - 1, :].any()
 
 
 def test_results_of_the_same_kernels_must_be_the_same():
