@@ -198,16 +198,8 @@ def zero_second_head(attended, *rest):
     return attended, *rest
 
 
-def rotary_of_position_0(x, norm, layers, rotary, starts, slot, *rest):
-    return (
-        x,
-        norm,
-        layers,
-        [rotary[0][:1].expand_as(rotary[0]), rotary[1][:1].expand_as(rotary[1])],
-        starts,
-        slot,
-        *rest,
-    )
+def rotary_of_position_0(x, norm, layers, rotary, *rest):
+    return x, norm, layers, [table[:1].expand_as(table).contiguous() for table in rotary], *rest
 
 
 KERNEL_FAULTS = {
