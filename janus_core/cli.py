@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from . import __version__
-from .checkpoint import WEIGHT_FORMATS, check_checkpoint, quantized, read_checkpoint, save_single_file
+from .checkpoint import WEIGHT_CHOICES, check_checkpoint, quantized, read_checkpoint, save_single_file
 from .cli_generate import DTYPES, Progress, edit, generate, load
 from .devices import usable_device
 from .download import CHECKPOINTS, download_checkpoint, download_vae, models_folder
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--model", required=True, help="checkpoint folder or single .safetensors file")
         sub.add_argument("--device", help="cpu, cuda, mps; the best there is by default")
         sub.add_argument("--dtype", choices=DTYPES, help="of weights and arithmetic; the file's by default")
-        sub.add_argument("--weights", choices=WEIGHT_FORMATS, help="store the language model's weights in 8 bits")
+        sub.add_argument("--weights", choices=WEIGHT_CHOICES, help="store the language model's weights in 8 or 4 bits")
         sub.add_argument("--seed", type=int, default=0)
 
     def image_arguments(sub):
@@ -122,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("convert", convert, "Convert a checkpoint folder to one .safetensors file.")
     sub.add_argument("model", help="checkpoint folder, in the original or the transformers layout")
     sub.add_argument("out", help="file to write; ComfyUI looks in models/janus")
-    sub.add_argument("--weights", choices=WEIGHT_FORMATS, help="store the language model's weights in 8 bits")
+    sub.add_argument("--weights", choices=WEIGHT_CHOICES, help="store the language model's weights in 8 or 4 bits")
     return top
 
 

@@ -7,7 +7,7 @@ import comfy.model_management
 import comfy.supported_models_base
 
 from ..janus_core.checkpoint import (
-    WEIGHT_FORMATS,
+    WEIGHT_CHOICES,
     Checkpoint,
     build_model,
     metadata_of,
@@ -41,8 +41,8 @@ class JanusBaseModel(comfy.model_base.BaseModel):
     """
 
     def __init__(self, checkpoint: Checkpoint, config_class, network, weight_dtype, load_device, offload_device):
-        if weight_dtype in WEIGHT_FORMATS:
-            checkpoint = quantized(checkpoint, weight_dtype)
+        if weight_dtype in WEIGHT_CHOICES:
+            checkpoint = quantized(checkpoint, weight_dtype, load_device)
         layers = choose_layers(checkpoint, weight_dtype, load_device, offload_device)
         config = config_class(layers.stored, layers.compute)
         if quantized_layers(checkpoint.tensors):

@@ -58,10 +58,10 @@ def streaming_message(weights: int, free: int, images: int, tokens: int) -> str 
     missing = (weights - max(0, free)) / 1e9
     if missing <= 0:
         return None
-    minutes = missing * tokens / BUS_GB_S / 60 / images
+    minutes = max(1, round(missing * tokens / BUS_GB_S / 60 / images))
     return (
-        f"This model does not fit on the GPU: about {missing:.1f} GB of its weights are read from main memory for every "
-        f"token, about {max(1, round(minutes))} min per image. Choose int8 or int4 as weight_dtype in Load Janus-Pro, "
+        f"This model does not fit on the GPU: about {missing:.1f} GB of its weights are read from main memory for "
+        f"every token, about {minutes} min per image. Choose int8 or int4 as weight_dtype in Load Janus-Pro, "
         "Janus-Pro-1B, more images per batch (they share the reading), or a window of 8 to 16 in Janus Token Sampler."
     )
 

@@ -84,7 +84,7 @@ def usable(llama: Llama, x) -> bool:
     if p.head_dim % 32 or p.head_dim & (p.head_dim - 1) or p.hidden_size % 32 or p.intermediate_size % 32:
         return False
     layers = [layer for block in llama.layers for layer in _linear_layers(block)]
-    if not all(isinstance(layer, nn.Linear) for layer in layers):
+    if not all(isinstance(layer, nn.Linear) and type(layer.weight) is nn.Parameter for layer in layers):
         return False
     if not all(layer.weight.device == x.device and layer.weight.is_contiguous() for layer in layers):
         return False
