@@ -21,6 +21,16 @@ def can_hold(weight: torch.Tensor) -> bool:
     return weight.dim() == 2 and weight.shape[1] % ROTATION == 0
 
 
+def layout_of(outputs: int, inputs: int, group: int = GROUP) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """(shape, dtype) of the parts of a layer's file."""
+    return {
+        "weight": ((outputs, inputs // 2), torch.int8),
+        SCALES: ((outputs, inputs // group), torch.float8_e4m3fn),
+        CHANNELS: ((outputs,), torch.float32),
+        CODEBOOK: ((16,), torch.float32),
+    }
+
+
 def kitchen():
     """comfy-kitchen's tensors. Raises CheckpointError where they are missing."""
     try:
@@ -77,12 +87,10 @@ def check(layer: str, tensors: dict, settings: dict):
         raise CheckpointError(f"The weights lack {layer}.{missing[0]}, which a layer of 4 bits needs.")
     if weight is None or weight.dtype != torch.int8 or weight.dim() != 2 or type(group) is not int or group < 4:
         raise CheckpointError(f"{layer}.weight is not the packed matrix that its settings say.")
-    outputs, inputs = len(weight), 2 * weight.shape[1]
-    shapes = {SCALES: (outputs, inputs // group), CHANNELS: (outputs,), CODEBOOK: (16,)}
-    dtypes = {SCALES: (torch.float8_e4m3fn, torch.uint8, torch.float32), CHANNELS: (torch.float32,)}
-    for part, shape in shapes.items():
+    for part, (shape, dtype) in layout_of(len(weight), 2 * weight.shape[1], group).items():
         tensor = tensors.get(f"{layer}.{part}")
-        if tensor is not None and (tensor.shape != shape or tensor.dtype not in dtypes.get(part, (torch.float32,))):
+        dtypes = (dtype, torch.uint8, torch.float32) if part == SCALES else (dtype,)
+        if tensor is not None and (tensor.shape != shape or tensor.dtype not in dtypes):
             raise CheckpointError(
                 f"{layer}.{part} is {list(tensor.shape)} of {tensor.dtype}: it does not fit the weight."
             )
