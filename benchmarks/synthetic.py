@@ -92,7 +92,8 @@ def synthetic_checkpoint(family: str, size: str = "1b", layout: str = "safetenso
     else:
         tensors = load_file(synthetic_checkpoint(family, size) / "model.safetensors")
     demo = read_checkpoint(AR if family == "ar" else FLOW)
-    save_folder(replace(demo, path=folder, config=config, tensors={}), folder)
+    processor = {**demo.processor_config, "num_image_tokens": siglip_of(size).tokens}
+    save_folder(replace(demo, path=folder, config=config, processor_config=processor, tensors={}), folder)
     (folder / "model.safetensors").unlink()
     if layout == "safetensors":
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

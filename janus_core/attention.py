@@ -21,6 +21,8 @@ def attention(q, k, v, mask=None, transformer_options=None):
         [B, H, L, D].
     """
     L, S = q.shape[2], k.shape[2]
+    if L == 1 and q.device.type == "cpu":
+        return _single_query_attention(q, k, v, mask)
     if mask is None or q.device.type != "cpu" or L < MIN_QUERIES_FOR_BLOCKS:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     block_attention = _eager_attention if q.dtype == torch.bfloat16 else F.scaled_dot_product_attention
@@ -31,6 +33,18 @@ def attention(q, k, v, mask=None, transformer_options=None):
         block_mask = mask[..., first:end, :seen] if mask.shape[-2] == L else mask[..., :seen]
         blocks.append(block_attention(q[:, :, first:end], k[:, :, :seen], v[:, :, :seen], block_mask))
     return torch.cat(blocks, dim=2)
+
+
+def _single_query_attention(q, k, v, mask):
+    """Attention of one query on a CPU, as products of a matrix and a vector.
+
+    Several times as fast as torch's kernel where each key and each channel of the values is contiguous in memory, as
+    in a KVCache.
+    """
+    scores = (k @ (q * q.shape[-1] ** -0.5).transpose(-1, -2)).squeeze(-1)
+    if mask is not None:
+        scores += mask.squeeze(-2)
+    return (v.transpose(-1, -2) @ scores.softmax(-1).unsqueeze(-1)).transpose(-1, -2)
 
 
 def _eager_attention(q, k, v, mask):

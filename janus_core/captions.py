@@ -1,5 +1,6 @@
 """Folders of captioned images, the layout of training data: beside each image a .txt file of the same name."""
 
+from collections import defaultdict
 from pathlib import Path
 
 from .errors import ImageError
@@ -30,21 +31,28 @@ def caption_path(image: Path) -> Path:
 
 
 def read_caption(image: Path) -> str:
-    """The caption of an image, "" if it has none. Raises ImageError when it is not text in UTF-8."""
+    """The caption of an image, "" if it has none: no file, an empty one, or a link that leads nowhere.
+
+    Raises:
+        ImageError: it is not text in UTF-8.
+    """
     path = caption_path(image)
     return read_text(path, ImageError).strip() if path.exists() else ""
 
 
 def write_caption(image: Path, caption: str):
-    """Writes the caption of an image as a whole. Raises OutputError when it cannot be written."""
+    """Writes the caption of an image as a whole; a link is replaced. Raises OutputError when it cannot be written."""
     write_text(caption_path(image), caption)
 
 
-def sharing_a_caption(images: list[Path]) -> dict[Path, Path]:
-    """Images whose caption file belongs to an earlier image of the same name: {image: the earlier one}."""
-    first, shared = {}, {}
+def conflicts(images: list[Path]) -> dict[Path, str]:
+    """Images that share a caption file with another one, as {image: the problem in a sentence}."""
+    by_caption = defaultdict(list)
     for image in images:
-        owner = first.setdefault(caption_path(image), image)
-        if owner != image:
-            shared[image] = owner
-    return shared
+        by_caption[caption_path(image)].append(image)
+    return {
+        image: f"{' and '.join(other.name for other in same)} share one caption file: rename one of them."
+        for same in by_caption.values()
+        for image in same
+        if len(same) > 1
+    }

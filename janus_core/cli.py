@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from . import __version__
-from .checkpoint import WEIGHT_CHOICES, check_checkpoint, quantized, read_checkpoint, save_single_file
-from .cli_generate import DTYPES, Progress, edit, generate, load
+from .checkpoint import WEIGHT_CHOICES, check_checkpoint, quantized, read_checkpoint, save_single_file, with_loras
+from .cli_generate import DTYPES, Progress, edit, generate, given, load
 from .devices import usable_device
 from .download import CHECKPOINTS, download_checkpoint, download_vae, models_folder
 from .errors import DownloadError, JanusError, is_out_of_memory
@@ -35,42 +35,95 @@ def setting(text: str) -> tuple[str, object]:
         return key, value
 
 
+EXAMPLES = {  # of each command, shown below its help
+    "generate": """\
+  python -m janus_core generate "a lighthouse at dusk" --model models/janus/Janus-Pro-1B --count 4 --seed 7
+  python -m janus_core generate "a lighthouse at dusk" --model models/janus/JanusFlow-1.3B --vae sdxl_vae.safetensors
+  python -m janus_core generate "the same at night" --model models/janus/JanusFlow-1.3B --vae sdxl_vae.safetensors \\
+      --image dusk.png --denoise 0.6
+  python -m janus_core generate "a cat on a red chair" --model models/janus/T2I-R1 --think t2i-r1""",
+    "edit": """\
+  python -m janus_core edit cat.png "make the cat black" --model models/janus/Janus-4o-7B --out black.png""",
+    "describe": """\
+  python -m janus_core describe photo.png "What is in this image?" --model models/janus/Janus-Pro-1B
+  python -m janus_core describe left.png right.png "What differs?" --together --model models/janus/Janus-Pro-7B""",
+    "download": """\
+  python -m janus_core download janus-pro-1b
+  python -m janus_core download janusflow-1.3b --vae --to ComfyUI/models""",
+    "train": """\
+  python -m janus_core train --config my-finetune.json
+  python -m janus_core train --config my-finetune.json --set loop.steps=2000 --folder runs/second""",
+    "convert": """\
+  python -m janus_core convert models/janus/Janus-Pro-7B Janus-Pro-7B-int8.safetensors --weights int8""",
+}
+
+
+def lora(text: str) -> tuple[str, float]:
+    """FILE or FILE:STRENGTH."""
+    path, colon, strength = text.rpartition(":")
+    try:
+        return (path, float(strength)) if colon else (text, 1.0)
+    except ValueError:  # a colon in the name
+        return text, 1.0
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m janus_core", description="Janus, Janus-Pro and JanusFlow.")
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True)
 
     def command(name, function, text):
-        sub = commands.add_parser(name, help=text, description=text)
+        examples = f"examples:\n{EXAMPLES[name]}" if name in EXAMPLES else None
+        formatter = argparse.RawDescriptionHelpFormatter
+        sub = commands.add_parser(name, help=text, description=text, epilog=examples, formatter_class=formatter)
         sub.set_defaults(function=function)
         return sub
+
+    def lora_argument(sub):
+        text = "LoRA to merge into the weights, a file or a folder of peft; may be given several times"
+        sub.add_argument("--lora", metavar="FILE[:STRENGTH]", type=lora, action="append", default=[], help=text)
 
     def model_arguments(sub):
         sub.add_argument("--model", required=True, help="checkpoint folder or single .safetensors file")
         sub.add_argument("--device", help="cpu, cuda, mps; the best there is by default")
         sub.add_argument("--dtype", choices=DTYPES, help="of weights and arithmetic; the file's by default")
         sub.add_argument("--weights", choices=WEIGHT_CHOICES, help="store the language model's weights in 8 or 4 bits")
-        sub.add_argument("--seed", type=int, default=0)
+        lora_argument(sub)
+        sub.add_argument("--seed", type=int, default=0, help="0 by default; image k of several uses seed + k")
 
     def image_arguments(sub):
         sub.add_argument("--out", type=Path, default=Path("janus.png"), help="PNG file; numbered for several images")
-        sub.add_argument("--negative", default="", help="what the image should not show")
+        sub.add_argument("--negative", default="", help="what guidance moves away from; empty as in the papers")
         sub.add_argument("--count", type=int, default=1, help="number of images")
         sub.add_argument("--size", type=size, help="WIDTHxHEIGHT in pixels; the model's own by default")
-        sub.add_argument("--cfg", type=float, help="guidance: 5 for Janus-Pro and 2 for JanusFlow by default")
+        sub.add_argument("--cfg", type=float, help="guidance: 5 for Janus-Pro and 2 for JanusFlow by default; 1 is off")
+        sub.add_argument("--cfg-start", type=float, help="fraction of the run at which guidance starts; 0 by default")
+        sub.add_argument("--cfg-end", type=float, help="fraction of the run at which guidance ends; 1 by default")
 
     def token_arguments(group):
         group.add_argument("--temperature", type=float, help="1 by default; 0 is greedy")
-        group.add_argument("--top-k", type=int)
-        group.add_argument("--top-p", type=float)
-        group.add_argument("--roles", choices=("auto", *ROLES), help="of the chat template")
+        group.add_argument("--top-k", type=int, help="sample from the k most likely tokens; 0, off, by default")
+        group.add_argument(
+            "--top-p", type=float, help="sample from the most likely tokens of this probability; 1 is off"
+        )
+        group.add_argument(
+            "--window", type=int, help="tokens per pass, guessed and verified (Jacobi); 1, off, by default"
+        )
+        roles(group)
+
+    def roles(group):
+        group.add_argument("--roles", choices=("auto", *ROLES), help="names in the chat template; the checkpoint's own")
+
+    def system_prompt(group, default):
+        group.add_argument("--system-prompt", help=f"text in front of the chat; {default} by default")
 
     sub = command("generate", generate, "Generate images of a prompt.")
-    sub.add_argument("prompt")
+    sub.add_argument("prompt", help="the image to generate, in plain language")
     model_arguments(sub)
     image_arguments(sub)
     ar = sub.add_argument_group("Janus and Janus-Pro")
     token_arguments(ar)
+    system_prompt(ar, "none")
     tuned = sub.add_argument_group("models fine-tuned from Janus-Pro (docs/finetunes.md)")
     tuned.add_argument("--think", metavar="RECIPE", choices=RECIPES, help=f"write a plan first: {', '.join(RECIPES)}")
     tuned.add_argument("--reflect", type=int, metavar="N", help="check the image and generate it again, up to N times")
@@ -78,12 +131,12 @@ def parser() -> argparse.ArgumentParser:
     tuned.add_argument("--max-new-tokens", type=int, help="of the plan or the check; the recipe's limit by default")
     flow = sub.add_argument_group("JanusFlow")
     flow.add_argument("--vae", help="SDXL VAE: a diffusers folder or sdxl_vae.safetensors")
-    flow.add_argument("--steps", type=int, help="30 by default")
+    flow.add_argument("--steps", type=int, help="Euler steps; 30 by default")
     flow.add_argument("--image", help="image to start from, with --denoise below 1")
-    flow.add_argument("--denoise", type=float, help="1 by default")
+    flow.add_argument("--denoise", type=float, help="how much of --image changes, from 0 to 1; 1 by default")
 
     sub = command("edit", edit, "Edit an image as an instruction says, with Janus-4o.")
-    sub.add_argument("image")
+    sub.add_argument("image", help="image file to change")
     sub.add_argument("prompt", help="what to change")
     model_arguments(sub)
     image_arguments(sub)
@@ -92,15 +145,20 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("describe", describe, "Answer a question about images.")
     sub.add_argument("image", nargs="+", help="image files; each gets an answer")
-    sub.add_argument("question")
+    sub.add_argument("question", help="what to ask about them, or what to do with them")
     model_arguments(sub)
     sub.add_argument("--together", action="store_true", help="ask once about all the images")
-    sub.add_argument("--max-new-tokens", type=int, default=512)
+    sub.add_argument("--max-new-tokens", type=int, default=512, help="the longest answer, in tokens; 512 by default")
     sub.add_argument("--temperature", type=float, default=0.0, help="0 (greedy) by default")
-    sub.add_argument("--top-p", type=float, default=0.95)
+    sub.add_argument("--top-k", type=int, default=0, help="sample from the k most likely tokens; 0, off, by default")
+    sub.add_argument(
+        "--top-p", type=float, default=0.95, help="of the probability that is sampled from; 0.95 by default"
+    )
+    roles(sub)
+    system_prompt(sub, "the models' own sentence")
 
     sub = command("download", download, "Fetch an official checkpoint from the Hugging Face hub.")
-    sub.add_argument("name", nargs="?", choices=CHECKPOINTS)
+    sub.add_argument("name", nargs="?", choices=CHECKPOINTS, help="checkpoint to fetch into models/janus")
     sub.add_argument("--vae", action="store_true", help="fetch the SDXL VAE, which JanusFlow's images need")
     sub.add_argument("--to", type=Path, help="models folder; ComfyUI's, or ./models, by default")
 
@@ -113,8 +171,11 @@ def parser() -> argparse.ArgumentParser:
         type=setting,
         action="append",
         default=[],
-        help="overrides a setting of the config",
+        help="overrides a setting of the config; KEY may be in a section: loop.steps",
     )
+    sub.add_argument("--estimate", action="store_true", help="print the memory that the config needs, and do not train")
+    sub.add_argument("--memory", type=float, metavar="GB", help="with --estimate: refuse a config that needs more")
+    sub.add_argument("--gpus", type=int, default=1, help="with --estimate: over which FSDP shards the model")
 
     sub = command("doctor", doctor, "Print a report for bug reports: versions, devices, self-tests, checkpoints.")
     sub.add_argument("--device", help="of the self-tests; the best there is by default")
@@ -123,6 +184,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("model", help="checkpoint folder, in the original or the transformers layout")
     sub.add_argument("out", help="file to write; ComfyUI looks in models/janus")
     sub.add_argument("--weights", choices=WEIGHT_CHOICES, help="store the language model's weights in 8 or 4 bits")
+    lora_argument(sub)
     return top
 
 
@@ -135,9 +197,11 @@ def describe(args):
             args.question,
             max_new_tokens=args.max_new_tokens,
             temperature=args.temperature,
+            top_k=args.top_k,
             top_p=args.top_p,
             seed=args.seed,
             callback=progress,
+            **given({"roles": args.roles, "system_prompt": args.system_prompt}),
         )
     for path, answer in zip(args.image, answers):
         print(answer.strip() if len(answers) == 1 else f"{path}: {answer.strip()}")
@@ -146,6 +210,7 @@ def describe(args):
 def convert(args):
     checkpoint = read_checkpoint(args.model)
     check_checkpoint(checkpoint)
+    checkpoint = with_loras(checkpoint, args.lora)
     if args.weights:
         checkpoint = quantized(checkpoint, args.weights)
     save_single_file(checkpoint, args.out)
@@ -165,7 +230,10 @@ def download(args):
 def train(args):
     from . import training  # needs accelerate, which nothing else here does
 
-    print(training.run(args.config, args.folder, dict(args.set)))
+    if args.estimate:
+        print(training.estimate(args.config, dict(args.set), args.memory, args.gpus))
+    else:
+        print(training.run(args.config, args.folder, dict(args.set)))
 
 
 def doctor(args):

@@ -14,7 +14,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class Progress:
-    """A progress bar that a pipeline reports to."""
+    """A progress bar that a pipeline reports to. It ends at 100 %, also where a text ends before its limit."""
 
     def __init__(self, unit: str):
         self.bar = tqdm(unit=unit)
@@ -26,14 +26,24 @@ class Progress:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
+        if kind is None:
+            self.bar.total = self.bar.n
+            self.bar.refresh()
         self.bar.close()
 
 
 def load(args, **kwargs):
+    dtype = DTYPES.get(args.dtype)
     return pipeline.load(
-        args.model, device=args.device, dtype=DTYPES.get(args.dtype), weight_dtype=args.weights, **kwargs
+        args.model, device=args.device, dtype=dtype, weight_dtype=args.weights, loras=args.lora, **kwargs
     )
+
+
+def origin(args) -> dict:
+    """The metadata of an image that name its weights."""
+    loras = [f"{path}:{strength:g}" for path, strength in args.lora]
+    return {"model": str(args.model), **({"loras": loras} if loras else {})}
 
 
 def generate(args):
@@ -45,8 +55,9 @@ def generate(args):
         "seed": args.seed,
         "size": args.size,
         "guidance": args.cfg,
+        "guidance_interval": guidance_interval(args),
     }
-    tokens = token_settings(args)
+    tokens = {**token_settings(args), "system_prompt": args.system_prompt}
     tuned = {name: getattr(args, name) for name in ("think", "reflect", "text_temperature", "max_new_tokens")}
     steps = {"steps": args.steps, "denoise": args.denoise}
     is_flow = isinstance(pipe, pipeline.JanusFlowPipeline)
@@ -65,7 +76,7 @@ def generate(args):
     with Progress("step" if is_flow else "token") as progress:
         images = pipe(args.prompt, callback=progress, **settings)
     settings.pop("latents", None)
-    save_all(images, args.out, {"prompt": args.prompt, "model": str(args.model), "image": args.image, **settings})
+    save_all(images, args.out, {"prompt": args.prompt, **origin(args), "image": args.image, **settings})
 
 
 def generate_tuned(args, pipe, settings: dict):
@@ -81,7 +92,7 @@ def generate_tuned(args, pipe, settings: dict):
             prompts = [thought.prompt for thought in thoughts]
             planned = [{"recipe": args.think, "thought": thought.thought} for thought in thoughts]
         settings = {**settings, "num_images": 1}
-        metadata = {"prompt": args.prompt, "model": str(args.model), **settings}
+        metadata = {"prompt": args.prompt, **origin(args), **settings}
         if args.reflect is None:
             return save_all(pipe(prompts, callback=progress, **settings), args.out, metadata, planned)
         rounds = pipe.generate_until_match(
@@ -107,6 +118,7 @@ def edit(args):
         "seed": args.seed,
         "size": args.size,
         "guidance": args.cfg,
+        "guidance_interval": guidance_interval(args),
         "image_guidance": args.image_guidance,
         **token_settings(args),
     }
@@ -114,11 +126,17 @@ def edit(args):
     source = open_image(args.image)
     with Progress("token") as progress:
         images = pipe.edit(source, args.prompt, callback=progress, **settings)
-    save_all(images, args.out, {"prompt": args.prompt, "model": str(args.model), "image": args.image, **settings})
+    save_all(images, args.out, {"prompt": args.prompt, **origin(args), "image": args.image, **settings})
 
 
 def token_settings(args) -> dict:
-    return {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p, "roles": args.roles}
+    return {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "window", "roles")}
+
+
+def guidance_interval(args) -> tuple[float, float] | None:
+    """--cfg-start and --cfg-end, the missing one by its default; None without both."""
+    start, end = args.cfg_start, args.cfg_end
+    return None if start is None and end is None else (0.0 if start is None else start, 1.0 if end is None else end)
 
 
 def given(options: dict) -> dict:

@@ -5,7 +5,11 @@ huggingface_hub resumes interrupted downloads, shows progress and verifies files
 
 import contextlib
 import fnmatch
+import os
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -138,21 +142,31 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
+def command(what: str, models: Path) -> str:
+    """The shell command that downloads `what` (a name of CHECKPOINTS, or --vae), with the Python that runs now.
+
+    It names the package's folder, since the Python of ComfyUI's Windows archive ignores the current folder.
+    """
+    words = [sys.executable or "python", str(PACK / "janus_core"), "download", what]
+    if models != models_folder():
+        words += ["--to", str(models)]
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
 def how_to_get(name: str, models: Path) -> str:
-    """How to get a missing checkpoint, as the second half of an error message.
+    """How to get a missing checkpoint, as the first sentence of an error message, without its full stop.
 
     Args:
         name: the missing folder or file.
         models: the models folder that was searched.
     """
-    option = "" if models == models_folder() else f" --to {models}"
-    command = "python -m janus_core download"
     key = Path(name).name.lower().removesuffix(".safetensors")
     release = CHECKPOINTS.get(key)
     if release is None:
-        return f"choose another one, or download an official one with `{command} NAME{option}`, run in {PACK}"
+        names = ", ".join(CHECKPOINTS)
+        return f"Choose another one, or download an official one ({names}) with `{command('NAME', models)}`"
     *files, last = (*TEXTS, *release.weights)
     return (
-        f"run `{command} {key}{option}` in {PACK}, or put {', '.join(files)} and {last} of "
-        f"huggingface.co/{release.repo} into {models / release.folder}"
+        f"Run `{command(key, models)}`, or put {', '.join(files)} and {last} of huggingface.co/{release.repo} into "
+        f"{models / release.folder}"
     )

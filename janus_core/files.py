@@ -1,5 +1,6 @@
 """Every file that is written, and the doors through which paths, text and JSON come in."""
 
+import hashlib
 import json
 import os
 import re
@@ -60,6 +61,18 @@ def read_text(path: Path, error: type[JanusError] = CheckpointError) -> str:
         raise error(f"{path} is not text in UTF-8: save it in that encoding, or download it again.") from None
     except OSError as reason:
         raise error(f"{path} cannot be read ({os_reason(reason)}).") from None
+
+
+def file_hash(path: Path, error: type[JanusError] = CheckpointError) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal. Raises `error` if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with open(regular_file(path, error), "rb") as file:
+            while chunk := file.read(2**20):
+                digest.update(chunk)
+    except OSError as reason:
+        raise error(f"{path} cannot be read ({os_reason(reason)}).") from None
+    return digest.hexdigest()
 
 
 def parse_json(text: str, name, error: type[JanusError] = CheckpointError) -> dict:

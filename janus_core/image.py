@@ -1,6 +1,7 @@
 """Image files, and conversion between Pillow images and pixel tensors."""
 
 import json
+from math import isqrt
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from .files import os_reason, regular_file, user_path, write_atomically
 Image.init()
 FORMATS = tuple(name for name in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF") if name in Image.OPEN)
 MIN_SIZE = 14  # of an image that the vision tower reads, before padding
+MAX_RATIO = 100  # of the edges of an image that is scaled by its shorter one
 GREY = (127, 127, 127)
 
 
@@ -149,8 +151,13 @@ def cropped_pixels(image: Image.Image, size: int) -> torch.Tensor:
 
     As Janus-Pro-R1's code prepares an image to generate it again: halved by a box filter while the shorter edge is at
     least twice `size`, then Pillow bicubic to `size` for the shorter edge, then a centre crop.
+
+    Raises:
+        ImageError: it cannot be used (see to_rgb), or one edge is over MAX_RATIO times the other.
     """
     image = to_rgb(image)
+    if max(image.size) > MAX_RATIO * min(image.size):
+        raise ImageError(f"The image is {image.width}x{image.height}, too narrow to be generated again: crop it.")
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
@@ -172,6 +179,20 @@ def crop_to_multiple(pixels: torch.Tensor, multiple: int) -> torch.Tensor:
         raise ImageError(f"The image is {W}x{H}: width and height must each be at least {multiple} pixels.")
     top, left = (H - h) // 2, (W - w) // 2
     return pixels[..., top : top + h, left : left + w]
+
+
+def check_size(width: int, height: int, patch: int, positions: int):
+    """Raises ImageError when an image of this size is too large to generate.
+
+    Args:
+        width, height: of the image, in pixels.
+        patch: edge of the square that one position of the model stands for, in pixels.
+        positions: of the model, for prompt and image.
+    """
+    if -(-width // patch) * -(-height // patch) >= positions:
+        side = isqrt(positions - 1) * patch
+        most = f"the model's {positions} positions are enough for about {side}x{side}"
+        raise ImageError(f"An image of {width}x{height} is too large: {most}.")
 
 
 def check_latents(latents, channels: int, stride: int = 1, images: tuple[int, ...] = ()):

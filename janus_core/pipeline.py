@@ -1,19 +1,18 @@
 """The Python API: load a checkpoint, generate images, describe images."""
 
 from collections.abc import Sequence
-from math import isqrt
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from .checkpoint import build_model, build_vq, quantized, quantized_layers, read_checkpoint
+from .checkpoint import Lora, build_model, build_vq, quantized, quantized_layers, read_checkpoint, with_loras
 from .describe import answer_steps, image_groups
 from .devices import usable_device
 from .errors import CheckpointError, ImageError, SamplingError
 from .finetunes.generation_prompt import GenerationPrompt, batch_rows
 from .finetunes.methods import FineTunedModels
-from .image import check_latents, crop_to_multiple, to_images, to_pixels
+from .image import check_latents, check_size, crop_to_multiple, to_images, to_pixels
 from .janusflow import VAE_DOWNSCALE, JanusFlow
 from .networks.vq import latent_to_tokens, tokens_to_latent
 from .operations import choose_operations, compute_dtype
@@ -45,6 +44,7 @@ def load(
     dtype: torch.dtype | None = None,
     vae: str | Path | None = None,
     weight_dtype: str | None = None,
+    loras: Lora | Sequence[Lora] = (),
 ):
     """Loads a checkpoint of either family.
 
@@ -56,12 +56,14 @@ def load(
         vae: JanusFlow's VAE, a diffusers folder or sdxl_vae.safetensors; needed for images, not for latents.
         weight_dtype: "int8" or "fp8_e4m3fn" stores the language model's linear layers in half of bfloat16's memory;
             arithmetic stays in `dtype`.
+        loras: LoRAs to merge into the weights: files as ComfyUI reads them or peft folders, each alone or as
+            (path, strength). Weights are quantised after that.
 
     Returns:
         JanusPipeline or JanusFlowPipeline.
 
     Raises:
-        CheckpointError: the checkpoint or the VAE cannot be used.
+        CheckpointError: the checkpoint, the VAE or a LoRA cannot be used.
         DeviceError: there is no such device.
     """
     checkpoint = read_checkpoint(path)
@@ -69,6 +71,7 @@ def load(
     dtype = compute_dtype(device, checkpoint.dtype) if dtype is None else dtype
     if dtype not in DTYPES:
         raise CheckpointError(f"dtype is {shown(dtype)}, it must be one of {', '.join(map(str, DTYPES))}.")
+    checkpoint = with_loras(checkpoint, loras)
     if weight_dtype is not None:
         checkpoint = quantized(checkpoint, weight_dtype)
     operations = choose_operations(device, dtype, bool(quantized_layers(checkpoint.tensors)))
@@ -106,11 +109,7 @@ class Pipeline:
         if not pair or any(type(side) is not int or side < multiple or side % multiple for side in size):
             raise ImageError(f"The size {shown(size)} is not (width, height), each a multiple of {multiple} pixels.")
         width, height = size
-        positions = self.model.params.llama.max_positions
-        if (width // multiple) * (height // multiple) >= positions:
-            side = isqrt(positions - 1) * multiple
-            most = f"the model's {positions} positions are enough for about {side}x{side}"
-            raise ImageError(f"An image of {width}x{height} is too large: {most}.")
+        check_size(width, height, multiple, self.model.params.llama.max_positions)
         return height // multiple, width // multiple
 
     def embed(self, prompt: PromptTokens) -> torch.Tensor:

@@ -110,7 +110,7 @@ class PromptEncoder:
         plain_roles = (
             family == "janusflow"
             or processor_config.get("sft_format") == "deepseek_old"
-            or self.tokenizer.token_to_id("<|User|>") is None
+            or self.find("<|User|>") is None
         )
         self.user, self.assistant = ROLES["User" if plain_roles else "<|User|>"]
         for token in (self.start_text, IMAGE_PLACEHOLDER):
@@ -121,7 +121,8 @@ class PromptEncoder:
     def of(cls, checkpoint) -> "PromptEncoder":
         """The encoder of a Checkpoint. Raises CheckpointError when the tokenizer has ids that the model lacks."""
         encoder = cls(checkpoint.tokenizer, checkpoint.tokenizer_config, checkpoint.processor_config, checkpoint.family)
-        largest = max(encoder.tokenizer.get_vocab(with_added_tokens=True).values())
+        with library_errors(CheckpointError, "tokenizer.json cannot be used"):
+            largest = max(encoder.tokenizer.get_vocab(with_added_tokens=True).values())
         rows = len(checkpoint.weight("language_model.model.embed_tokens.weight"))
         if largest >= rows:
             raise CheckpointError(
@@ -130,9 +131,13 @@ class PromptEncoder:
             )
         return encoder
 
-    def _id(self, token: str) -> int:
+    def find(self, token: str) -> int | None:
+        """The id of a token, None if the tokenizer lacks it."""
         with library_errors(CheckpointError, "tokenizer.json cannot be used"):
-            token_id = self.tokenizer.token_to_id(token)
+            return self.tokenizer.token_to_id(token)
+
+    def _id(self, token: str) -> int:
+        token_id = self.find(token)
         if token_id is None:
             raise CheckpointError(f"tokenizer.json lacks the token {token}: it belongs to another model.")
         return token_id
@@ -165,12 +170,13 @@ class PromptEncoder:
         Raises:
             PromptError: the model has no embeddings for them.
         """
-        missing = [token for token in tokens if self.tokenizer.token_to_id(token) is None]
+        missing = [token for token in tokens if self.find(token) is None]
         if not missing:
             return self
         encoder = copy.copy(self)
-        encoder.tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
-        encoder.tokenizer.add_tokens(missing)
+        with library_errors(CheckpointError, "tokenizer.json cannot be extended"):
+            encoder.tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
+            encoder.tokenizer.add_tokens(missing)
         if max(map(encoder._id, missing)) >= vocab_size:
             raise PromptError(
                 f"This checkpoint lacks the tokens {' '.join(missing)}, and its model has no embeddings for them: use "

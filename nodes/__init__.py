@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension
 
-from . import folders, lora_keys
+from . import error_names, folders, lora_keys
 from .caption_node import JanusCaptionFolder
 from .describe_node import JanusDescribeImage
 from .finetune_nodes import JanusImagePrompt, JanusReflect, JanusThink
@@ -14,6 +14,7 @@ from .token_nodes import JanusTokenSampler
 
 class JanusExtension(ComfyExtension):
     async def on_load(self):
+        error_names.register()
         folders.register()
         lora_keys.register()
 

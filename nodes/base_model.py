@@ -5,6 +5,7 @@ import logging
 import comfy.model_base
 import comfy.model_management
 import comfy.supported_models_base
+import torch
 
 from ..janus_core.checkpoint import (
     WEIGHT_CHOICES,
@@ -15,6 +16,7 @@ from ..janus_core.checkpoint import (
     quantized_layers,
     text_tensors,
 )
+from ..janus_core.image import check_size
 from ..janus_core.networks.llama import KVCache
 from .attention import attention
 from .operations import COMPUTE_DTYPES, choose_layers
@@ -65,8 +67,7 @@ class JanusBaseModel(comfy.model_base.BaseModel):
 
         Our loaders read such a file back. A CLIP or VAE that is saved with the MODEL adds nothing to it.
         """
-        saved = super().state_dict_for_saving(unet_state_dict)
-        return {**saved, **text_tensors(self.texts)}
+        return {**super().state_dict_for_saving(unet_state_dict), **self.saved_beside()}
 
     def get_dynamic_vram__units(self):
         """What ComfyUI's dynamic loader keeps on the GPU first, and what last: it asks under this name.
@@ -84,8 +85,17 @@ class JanusBaseModel(comfy.model_base.BaseModel):
         unused = self.diffusion_model.unused_in_generation
         return sum(stored_bytes(tensor) for name, tensor in state.items() if not name.startswith(unused))
 
-    def warn_of_size(self, width: int, height: int):
-        """Logs a warning when an image has another size than the model was trained at."""
+    def saved_beside(self) -> dict[str, torch.Tensor]:
+        """What a saved file holds beside the network's weights: the config and the tokenizer as bytes."""
+        return text_tensors(self.texts)
+
+    def check_size(self, width: int, height: int, patch: int):
+        """Logs a warning when an image has another size than the model was trained at.
+
+        Raises:
+            ImageError: it is too large, see janus_core.image.check_size.
+        """
+        check_size(width, height, patch, self.diffusion_model.params.llama.max_positions)
         native = self.diffusion_model.params.siglip.image_size
         if (width, height) != (native, native):
             logging.warning(

@@ -9,13 +9,11 @@ import numpy as np
 import torch
 from comfy_api.latest import io
 
+from ..janus_core import captions
 from ..janus_core.errors import ImageError
-from ..janus_core.files import write_text
 from ..janus_core.image import open_image
 from ..janus_core.sampling.settings import TextSamplerSettings
 from .describe_node import QUESTION, describe
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 class JanusCaptionFolder(io.ComfyNode):
@@ -28,7 +26,7 @@ class JanusCaptionFolder(io.ComfyNode):
             description="Writes a caption .txt beside every image of an input folder, the layout that LoRA training "
             "reads. Images that have one are skipped, so a cancelled run continues where it stopped; an image that "
             "cannot be read is reported and skipped.",
-            search_aliases=["janus", "caption", "dataset", "lora", "tag", "batch describe"],
+            search_aliases=["janus", "deepseek", "caption", "dataset", "lora", "tag", "batch describe"],
             is_output_node=True,
             inputs=[
                 io.Clip.Input("clip", tooltip="From Load Janus-Pro or Load JanusFlow."),
@@ -59,8 +57,8 @@ class JanusCaptionFolder(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, folder, question, max_new_tokens, prefix, overwrite) -> io.NodeOutput:
-        captions, report = caption_folder(clip, folder_of(folder), question, max_new_tokens, prefix, overwrite)
-        return io.NodeOutput(captions, report, ui={"text": (report,)})
+        written, report = caption_folder(clip, folder_of(folder), question, max_new_tokens, prefix, overwrite)
+        return io.NodeOutput(written, report, ui={"text": (report,)})
 
 
 def folder_of(name: str) -> Path:
@@ -73,25 +71,33 @@ def folder_of(name: str) -> Path:
 
 
 def caption_folder(clip, folder: Path, question, max_new_tokens, prefix, overwrite) -> tuple[list[str], str]:
-    """Captions the images of a folder one by one. Returns (captions, report)."""
-    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not images:
-        raise ImageError(f"There are no images in {folder.name}.")
-    todo = [path for path in images if overwrite or not path.with_suffix(".txt").exists()]
+    """Captions the images of a folder one by one. Returns (captions, report).
+
+    Raises:
+        ImageError: the folder has no images.
+        OutputError: a caption cannot be written.
+    """
+    images = captions.image_files(folder)
+    conflicts = captions.conflicts(images)
     progress = comfy.utils.ProgressBar(len(images))
     settings = TextSamplerSettings(max_new_tokens=max_new_tokens)
-    captions, failed = [], []
-    for k, path in enumerate(todo):
-        progress.update_absolute(len(images) - len(todo) + k)
+    written, skipped, failed = [], 0, sorted(set(conflicts.values()))
+    for k, path in enumerate(images):
+        progress.update_absolute(k)
+        if path in conflicts:
+            continue
         try:
+            if not overwrite and captions.read_caption(path):
+                skipped += 1
+                continue
             image = open_image(path)
         except ImageError as error:
             failed.append(str(error))
             continue
         pixels = torch.from_numpy(np.array(image, dtype=np.float32) / 255)[None]
         (answer,) = describe(clip, pixels, question, settings, progress=False)
-        captions.append(prefix + answer.strip())
-        write_text(path.with_suffix(".txt"), captions[-1])
+        written.append(prefix + answer.strip())
+        captions.write_caption(path, written[-1])
     progress.update_absolute(len(images))
-    report = f"{len(captions)} written, {len(images) - len(todo)} skipped, {len(failed)} not readable"
-    return captions, "\n".join([report, *failed])
+    count = len(images) - len(written) - skipped
+    return written, "\n".join([f"{len(written)} written, {skipped} skipped, {count} failed", *failed])

@@ -9,6 +9,7 @@ import comfy.sd
 import torch
 
 from ..janus_core.describe import answer_steps
+from ..janus_core.errors import PromptError
 from ..janus_core.finetunes.generation_prompt import Embedder
 from ..janus_core.image import array_to_image
 from ..janus_core.prompt import PromptEncoder
@@ -19,10 +20,25 @@ from . import conditioning
 TOKENS, IMAGES = "janus", "janus_images"
 
 
-class JanusTokenizer:
-    """The tokenizer that ComfyUI's CLIP calls."""
+class Tokens(dict):
+    """What the tokenizer returns. Raises PromptError where a stock node looks for another text encoder's tokens."""
 
-    def __init__(self, prompts: PromptEncoder):
+    def __missing__(self, key):
+        raise PromptError(
+            f"This node encodes prompts for another kind of model (it looks for {key!r}): use Janus Prompt (CFG) or "
+            "CLIP Text Encode."
+        )
+
+
+class JanusTokenizer:
+    """The tokenizer that ComfyUI's CLIP calls.
+
+    Args:
+        model: the JanusBaseModel of the CLIP.
+    """
+
+    def __init__(self, model, prompts: PromptEncoder):
+        self.model = model
         self.prompts = prompts
 
     def tokenize_with_weights(self, text, return_word_ids=False, **kwargs):
@@ -30,7 +46,7 @@ class JanusTokenizer:
 
         `(words:1.2)` is literal text: every weight is 1. `roles` and `system_prompt` are those of PromptEncoder.chat.
         """
-        tokens = {conditioning.TEXT: text}
+        tokens = Tokens({conditioning.TEXT: text})
         if "image" in kwargs:
             tokens[IMAGES] = kwargs["image"]
         chat = {name: kwargs[name] for name in ("roles", "system_prompt") if name in kwargs}
@@ -39,10 +55,11 @@ class JanusTokenizer:
         return tokens
 
     def decode(self, ids, skip_special_tokens=True):
-        return self.prompts.decode(ids)
+        return self.prompts.decode(ids).strip()
 
     def state_dict(self):
-        return {}
+        """What CLIP Save adds to the model's weights, so that its file is one that our loaders read."""
+        return self.model.saved_beside()
 
 
 class JanusTextModel:
@@ -128,7 +145,7 @@ def make_clip(patcher, checkpoint) -> comfy.sd.CLIP:
     prompts = PromptEncoder.of(checkpoint)
     clip = comfy.sd.CLIP(no_init=True)
     clip.cond_stage_model = JanusTextModel(patcher.model, prompts)
-    clip.tokenizer = JanusTokenizer(prompts)
+    clip.tokenizer = JanusTokenizer(patcher.model, prompts)
     clip.patcher = patcher.clone()
     clip.patcher.is_clip = True
     clip.patcher.hook_mode = comfy.hooks.EnumHookMode.MinVram

@@ -79,8 +79,9 @@ def check(tensor, extra: dict, network):
     family, found = network.family, extra.get(FAMILY)
     if found != family:
         source = f"the CLIP of {LOADERS[found]}" if found in LOADERS else "another model's CLIP"
+        problem = "has no prompt" if tensor is None else f"comes from {source}"
         raise PromptError(
-            f"This conditioning comes from {source}: a {TITLES[family]} model needs prompts encoded by the CLIP of "
+            f"This conditioning {problem}: a {TITLES[family]} model needs prompts encoded by the CLIP of "
             f"{LOADERS[family]}."
         )
     width = network.params.llama.hidden_size

@@ -16,7 +16,9 @@ QUESTION = "Describe this image in detail."
 
 
 def describe(clip, images, question: str, settings: TextSamplerSettings, progress: bool = True, **chat) -> list[str]:
-    """One answer per image of an IMAGE batch; as many images as fit in memory are answered together.
+    """One answer per image of an IMAGE batch, without the blanks around it.
+
+    As many images as fit in memory are answered together.
 
     Args:
         chat: roles and system_prompt, see PromptEncoder.chat.
@@ -40,7 +42,7 @@ def describe(clip, images, question: str, settings: TextSamplerSettings, progres
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 if progress:
                     bar.update_absolute(before + ids.shape[1])
-            answers += [model.prompts.decode(strip_end(row, model.prompts.eos)) for row in ids]
+            answers += [model.prompts.decode(strip_end(row, model.prompts.eos)).strip() for row in ids]
     if progress:
         bar.update_absolute(bar.total)
     return answers
@@ -54,7 +56,16 @@ class JanusDescribeImage(io.ComfyNode):
             display_name="Janus Describe Image",
             category="Janus/text",
             description="Answers a question about each image of a batch, with the same weights that generate images.",
-            search_aliases=["janus", "caption", "describe", "vqa", "vision", "image to text", "interrogate"],
+            search_aliases=[
+                "janus",
+                "deepseek",
+                "caption",
+                "describe",
+                "vqa",
+                "vision",
+                "image to text",
+                "interrogate",
+            ],
             inputs=[
                 io.Clip.Input("clip", tooltip="From Load Janus-Pro or Load JanusFlow."),
                 io.Image.Input("image", tooltip="Every image of the batch gets an answer."),

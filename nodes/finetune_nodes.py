@@ -77,7 +77,7 @@ class JanusImagePrompt(io.ComfyNode):
             category="Janus/conditioning",
             description="Asks for an image to be changed as a text says, with a Janus-4o checkpoint. Janus Token "
             "Sampler then generates the changed image.",
-            search_aliases=["janus", "janus-4o", "edit", "instruction", "image to image"],
+            search_aliases=["janus", "deepseek", "janus-4o", "edit", "instruction", "image to image"],
             inputs=[
                 io.Clip.Input("clip", tooltip=CLIP_TOOLTIP),
                 io.Vae.Input("vae", tooltip=VAE_TOOLTIP),
@@ -118,7 +118,16 @@ class JanusThink(io.ComfyNode):
             category="Janus/conditioning",
             description="Lets a ReasonGen-R1, T2I-R1 or GoT-R1 checkpoint write a plan of the image, and encodes the "
             "prompt that goes with it.",
-            search_aliases=["janus", "reasongen", "t2i-r1", "got-r1", "chain of thought", "prompt enhance", "plan"],
+            search_aliases=[
+                "janus",
+                "deepseek",
+                "reasongen",
+                "t2i-r1",
+                "got-r1",
+                "chain of thought",
+                "prompt enhance",
+                "plan",
+            ],
             inputs=[
                 io.Clip.Input("clip", tooltip=CLIP_TOOLTIP),
                 io.String.Input(
@@ -165,7 +174,7 @@ class JanusReflect(io.ComfyNode):
             category="Janus/conditioning",
             description="Asks a Janus-Pro-R1 checkpoint whether an image matches its prompt, and encodes the prompt to "
             "generate it again.",
-            search_aliases=["janus", "janus-pro-r1", "check", "verify", "self-correct", "regenerate"],
+            search_aliases=["janus", "deepseek", "janus-pro-r1", "check", "verify", "self-correct", "regenerate"],
             inputs=[
                 io.Clip.Input("clip", tooltip=CLIP_TOOLTIP),
                 io.Vae.Input("vae", tooltip=VAE_TOOLTIP),

@@ -17,6 +17,7 @@ from ..janus_core.sampling.captured_step import CapturedStep
 from . import conditioning
 from .attention import OVERRIDE
 from .base_model import JanusBaseModel, ModelConfig
+from .inputs import check_image_shape
 from .residency import capture_for_network
 
 SIGMAS = 3000  # stock `simple` is then exact for every step count that divides it
@@ -55,6 +56,11 @@ class FlowRun:
 
 class JanusFlowNetwork(JanusFlow):
     """JanusFlow called as ComfyUI calls a diffusion model."""
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the latent; stock nodes such as RenormCFG ask for it."""
+        return self.params.uvit.latent_channels
 
     def forward(self, x, timesteps, context=None, control=None, transformer_options={}, **kwargs):
         wrappers = comfy.patcher_extension.get_all_wrappers(
@@ -128,10 +134,12 @@ class JanusFlowModel(JanusBaseModel):
         return self.cache_bytes(rows, length) + self.activation_bytes(rows, length) + blocks
 
 
-def prepare_flow_sampling(executor, noise, latent_image, *args, **kwargs):
-    """OUTER_SAMPLE wrapper: aligns empty negative prompts, checks the latent, and adds the run's prompt cache."""
+def prepare_flow_sampling(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
+    """OUTER_SAMPLE wrapper: aligns empty negative prompts, checks the run, and adds its prompt cache."""
     guider = executor.class_obj
     model = guider.model_patcher.model
+    check_image_shape(noise)
+    check_end(guider.model_patcher.get_model_object("model_sampling"), sigmas)
     channels = model.latent_format.latent_channels
     if noise.shape[1] != channels:
         raise SamplingError(
@@ -139,15 +147,17 @@ def prepare_flow_sampling(executor, noise, latent_image, *args, **kwargs):
             "Latent Image, or VAE Encode with the SDXL VAE."
         )
     params = model.diffusion_model.params
-    model.warn_of_size(noise.shape[-1] * VAE_DOWNSCALE, noise.shape[-2] * VAE_DOWNSCALE)
-    tokens = -(-noise.shape[-1] // params.uvit.stride) * -(-noise.shape[-2] // params.uvit.stride) + 1
+    stride = params.uvit.stride
+    height, width = noise.shape[-2:]
+    model.check_size(width * VAE_DOWNSCALE, height * VAE_DOWNSCALE, stride * VAE_DOWNSCALE)
+    tokens = -(-width // stride) * -(-height // stride) + 1
     for conds in guider.conds.values():
         for cond in conds:
-            conditioning.check(cond["cross_attn"], cond, model.diffusion_model)
+            conditioning.check(cond.get("cross_attn"), cond, model.diffusion_model)
     align_negatives(guider.conds)
     for conds in guider.conds.values():
         for cond in conds:
-            check_context(cond["cross_attn"].shape[1] + tokens, params.llama.max_positions)
+            check_context(cond["cross_attn"].shape[1] + tokens, params.llama.max_positions, tokens)
     changing = "context_handler" in guider.model_options or any(
         "hooks" in cond for conds in guider.conds.values() for cond in conds
     )
@@ -155,12 +165,21 @@ def prepare_flow_sampling(executor, noise, latent_image, *args, **kwargs):
     if not changing:  # between steps, hooks change the weights and context windows change the prompts
         guider.model_options["transformer_options"][RUN] = run
     try:
-        samples = executor(noise, latent_image, *args, **kwargs)
+        samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     finally:
         run.end()
     if not samples.isfinite().all():
         raise SamplingError("The model's output is not finite: use bf16 or fp32 weights, or check the LoRA.")
     return samples
+
+
+def check_end(model_sampling, sigmas):
+    """Raises SamplingError where the last sigma leaves no latent: at 1, ComfyUI divides by 1 - sigma."""
+    if not model_sampling.inverse_noise_scaling(sigmas[-1:].cpu(), torch.ones(1, 1, 1, 1)).isfinite().all():
+        raise SamplingError(
+            f"This run ends at sigma {float(sigmas[-1]):g}, where a latent is nothing but noise: end it lower "
+            "(FlipSigmas ends at 1, and so does the high half of SplitSigmas at step 0)."
+        )
 
 
 def align_negatives(conds: dict[str, list[dict]]):

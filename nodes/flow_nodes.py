@@ -8,9 +8,11 @@ from comfy_api.latest import io
 
 from ..janus_core.errors import SamplingError
 from ..janus_core.sampling.flow import flow_times
+from ..janus_core.sampling.settings import SEED, check_range
+from ..janus_core.schema import check
 from .flow_model import JanusFlowModel, flow_sigmas
 from .guidance import with_interval
-from .inputs import cfg_input, interval_inputs, prompt_inputs, seed_input
+from .inputs import cfg_input, image_latent, interval_inputs, prompt_inputs, seed_input
 
 STEPS = dict(default=30, min=1, max=10000, tooltip="Euler steps. The paper uses 30.")
 DENOISE = dict(
@@ -23,7 +25,12 @@ DENOISE = dict(
 
 
 def sigmas_of(steps: int, denoise: float):
-    """Uniform SIGMAS, exact for every step count; empty for a denoise of 0, as in stock schedulers."""
+    """Uniform SIGMAS, exact for every step count; empty for a denoise of 0, as in stock schedulers.
+
+    Raises:
+        SamplingError: steps or denoise are out of range.
+    """
+    check_range("denoise", denoise, 0, 1)
     return flow_sigmas(flow_times(steps, denoise) if denoise > 0 else [])
 
 
@@ -36,7 +43,7 @@ class JanusFlowScheduler(io.ComfyNode):
             category="Janus/sampling",
             description="JanusFlow's uniform steps as SIGMAS for SamplerCustom, exact for every step count (stock "
             "`simple` is exact for counts that divide 3000).",
-            search_aliases=["janus", "sigmas", "scheduler"],
+            search_aliases=["janus", "deepseek", "sigmas", "scheduler"],
             inputs=[io.Int.Input("steps", **STEPS), io.Float.Input("denoise", **DENOISE)],
             outputs=[io.Sigmas.Output()],
         )
@@ -55,7 +62,7 @@ class JanusFlowSampler(io.ComfyNode):
             category="Janus/sampling",
             description="Generates images with JanusFlow as in the paper: uniform Euler steps with classifier-free "
             "guidance. KSampler and the custom samplers work as well.",
-            search_aliases=["janus", "janus flow", "ksampler", "rectified flow"],
+            search_aliases=["janus", "deepseek", "janus flow", "ksampler", "rectified flow"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load JanusFlow."),
                 *prompt_inputs(),
@@ -81,9 +88,11 @@ class JanusFlowSampler(io.ComfyNode):
             raise SamplingError(
                 "JanusFlow Sampler needs the MODEL of Load JanusFlow (for Janus-Pro use Janus Token Sampler)."
             )
+        check("seed", seed, SEED, SamplingError)
+        sigmas = sigmas_of(steps, denoise)
         model = with_interval(model, cfg, cfg_start, cfg_end)
         samples = comfy.sample.fix_empty_latent_channels(
-            model, latent_image["samples"], latent_image.get("downscale_ratio_spacial")
+            model, image_latent(latent_image), latent_image.get("downscale_ratio_spacial")
         )
         noise = comfy.sample.prepare_noise(samples, seed, latent_image.get("batch_index"))
         out = {k: v for k, v in latent_image.items() if not k.startswith("downscale_ratio")}
@@ -92,7 +101,7 @@ class JanusFlowSampler(io.ComfyNode):
             noise,
             cfg,
             comfy.samplers.sampler_object("euler"),
-            sigmas_of(steps, denoise),
+            sigmas,
             positive,
             negative,
             samples,

@@ -5,31 +5,39 @@ pack's own demo folder.
 """
 
 import functools
+import logging
 import os
 from pathlib import Path
 
 import folder_paths
 
 from ..janus_core.checkpoint import detect_family
-from ..janus_core.download import how_to_get, models_folder
+from ..janus_core.download import command, how_to_get
 from ..janus_core.errors import CheckpointError
+from ..janus_core.files import os_reason
 
 KEY = "janus"
 PACK = Path(__file__).resolve().parent.parent
 
 
 def register():
-    """Adds models/janus to the folders of the key `janus`, and the demo's VAE to those of `vae`."""
-    folder_paths.add_model_folder_path(KEY, os.path.join(folder_paths.models_dir, "janus"))
+    """Adds models/janus, which is created, to the folders of `janus`, the demo's VAE to `vae`, its LoRA to `loras`."""
+    models = os.path.join(folder_paths.models_dir, "janus")
+    try:
+        os.makedirs(models, exist_ok=True)
+    except OSError as error:  # a read-only installation; other folders may hold the checkpoints
+        logging.warning(f"The folder {models} could not be created ({os_reason(error)}).")
+    folder_paths.add_model_folder_path(KEY, models)
     folder_paths.add_model_folder_path("vae", str(PACK / "demo" / "vae"))
+    folder_paths.add_model_folder_path("loras", str(PACK / "demo" / "loras"))
 
 
 def roots() -> list[tuple[str, Path]]:
-    """(name prefix, folder) of every folder that is searched, in order of precedence."""
+    """(name prefix, folder) of every folder that is searched, in order of precedence; some may not exist."""
     found = [("", Path(path)) for path in folder_paths.get_folder_paths(KEY)]
     found.append(("", Path(folder_paths.models_dir) / "Janus-Pro"))
     found.append(("demo/", PACK / "demo"))
-    return [(prefix, path) for prefix, path in found if path.is_dir()]
+    return found
 
 
 def checkpoints() -> dict[str, Path]:
@@ -57,32 +65,50 @@ def _walk(root: Path):
 
 
 @functools.lru_cache(maxsize=1024)
-def _family(path: Path, _modified: float) -> str | None:
+def _family(path: Path, _modified: tuple) -> str | None:
+    """The family of a checkpoint; None, and a line in the log the first time, when it cannot be read."""
     try:
         return detect_family(path)
-    except CheckpointError:
-        return "unreadable"  # both loaders list it; loading it says what is wrong
+    except CheckpointError as error:
+        logging.warning(f"Janus leaves out a checkpoint that cannot be read. {error}")
+        return None
+
+
+def _modified(path: Path) -> tuple:
+    """When a checkpoint and its config were last changed, as far as that can be known."""
+    try:
+        return tuple(os.stat(file).st_mtime for file in (path, path / "config.json") if os.path.exists(file))
+    except OSError:
+        return ()
 
 
 def names(family: str) -> list[str]:
-    """Names of the checkpoints of a family, and of those whose family cannot be read."""
-    found = []
-    for name, path in checkpoints().items():
-        config = path / "config.json" if path.is_dir() else path
-        modified = config.stat().st_mtime if config.exists() else 0.0
-        if _family(path, modified) in (family, "unreadable"):
-            found.append(name)
+    """Names of the checkpoints of a family; what cannot be read is left out."""
+    found = [name for name, path in checkpoints().items() if _family(path, _modified(path)) == family]
     return sorted(found, key=lambda name: (name.startswith("demo/"), name.lower()))
 
 
 def path_of(name: str) -> Path:
-    """The path of a listed name. Raises CheckpointError, which says how to get it, when it is missing."""
+    """The path of a listed name. Raises CheckpointError, which first says how to get it, when it is missing."""
     found = checkpoints().get(name)
     if found is None:
-        places = ", ".join(str(path) for _, path in roots())
         advice = how_to_get(name, Path(folder_paths.models_dir))
-        raise CheckpointError(f"There is no checkpoint {name} (looked in {places}): {advice}.")
+        places = ", ".join(f"{path}{'' if os.path.isdir(path) else ' (does not exist)'}" for _, path in roots())
+        raise CheckpointError(f"{advice}. There is no checkpoint {name} in {places}.")
     return found
+
+
+def fingerprint(name: str) -> tuple:
+    """Name, size and time of change of each file of a listed checkpoint, () for one that is missing.
+
+    It changes when a checkpoint is replaced by another of the same name.
+    """
+    path = checkpoints().get(name)
+    if path is None:
+        return ()
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    states = [(file.name, file.stat()) for file in files if file.is_file()]
+    return tuple((name, state.st_size, state.st_mtime_ns) for name, state in states)
 
 
 def missing_vae() -> str | None:
@@ -91,8 +117,7 @@ def missing_vae() -> str | None:
     if any(name not in shipped and not name.startswith("tae") for name in folder_paths.get_filename_list("vae")):
         return None
     models = Path(folder_paths.models_dir)
-    place = "" if models == models_folder() else f" --to {models}"
     return (
         f"JanusFlow's latents need the SDXL VAE, and {models / 'vae'} has none: put sdxl_vae.safetensors there, or "
-        f"fetch it with `python -m janus_core download --vae{place}`, run in {PACK}."
+        f"fetch it with `{command('--vae', models)}`."
     )

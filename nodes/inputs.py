@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from ..janus_core.errors import SamplingError
 from ..janus_core.prompt import ROLES
 
 
@@ -13,6 +14,21 @@ def prompt_inputs() -> list:
             "negative", tooltip="What guidance moves away from; an empty prompt gives guidance as in the paper."
         ),
     ]
+
+
+def image_latent(latent: dict):
+    """The samples [B, C, h, w] of an image's LATENT. Raises SamplingError for one of audio, video, layers or a mesh."""
+    if latent.get("type", "image") != "image":
+        raise SamplingError(f"This latent is of type {latent['type']}, not of an image: use Empty Latent Image.")
+    check_image_shape(latent["samples"])
+    return latent["samples"]
+
+
+def check_image_shape(samples):
+    """Raises SamplingError unless samples or noise have the four dimensions of images."""
+    if samples.is_nested or samples.ndim != 4:
+        kind = "several parts" if samples.is_nested else f"{samples.ndim} dimensions"
+        raise SamplingError(f"This latent has {kind}, an image's has 4 dimensions: use Empty Latent Image.")
 
 
 def seed_input(tooltip: str):

@@ -16,24 +16,21 @@ from .conditioning import LOADERS, TITLES
 from .flow_model import JanusFlowModel, prepare_flow_sampling
 from .operations import WEIGHT_DTYPES, keep_packed_weights_current
 from .residency import patcher_class
-from .token_model import JanusTokenModel, refuse_diffusion_sampling
+from .token_model import JanusTokenModel
 from .vae import JanusVAE
 
-FAMILIES = {
-    "janus": (JanusTokenModel, refuse_diffusion_sampling),
-    "janusflow": (JanusFlowModel, prepare_flow_sampling),
-}
+MODELS = {"janus": JanusTokenModel, "janusflow": JanusFlowModel}
 
 
 def make_patcher(checkpoint: Checkpoint, weight_dtype: str, disable_dynamic=False):
     """A MODEL of a checkpoint."""
-    model_class, wrapper = FAMILIES[checkpoint.family]
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
-    model = model_class(checkpoint, weight_dtype, load_device, offload_device)
+    model = MODELS[checkpoint.family](checkpoint, weight_dtype, load_device, offload_device)
     patcher_type = comfy.model_patcher.ModelPatcher if disable_dynamic else patcher_class(model, load_device)
     patcher = patcher_type(model, load_device=load_device, offload_device=offload_device)
-    patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, "janus", wrapper)
+    if checkpoint.family == "janusflow":
+        patcher.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, "janus", prepare_flow_sampling)
     keep_packed_weights_current(patcher)
     return patcher
 
@@ -68,7 +65,8 @@ def loader_inputs(family: str):
             options=WEIGHT_DTYPES,
             default="default",
             tooltip="The dtype of the weights in memory. default: as in the file. int8 and fp8_e4m3fn: the language "
-            "model takes half the memory of bf16 and is a little less exact. ComfyUI chooses the compute dtype.",
+            "model takes half the memory of bf16 and is a little less exact. ComfyUI chooses the compute dtype on a "
+            "GPU; a CPU computes in bf16 where it multiplies that natively, else in fp32.",
             advanced=True,
         ),
     ]
@@ -87,6 +85,11 @@ class Loader(io.ComfyNode):
             except CheckpointError as error:
                 return str(error)
         return True
+
+    @classmethod
+    def fingerprint_inputs(cls, model_name, weight_dtype):
+        """Changes when the checkpoint's files do, so that ComfyUI loads it again."""
+        return None if model_name is None else folders.fingerprint(model_name)
 
 
 class JanusProLoader(Loader):

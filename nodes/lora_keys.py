@@ -1,17 +1,20 @@
 """More LoRA key styles for our models.
 
 ComfyUI maps `diffusion_model.…` and kohya's `lora_unet_…` keys for every model, and other styles for the model classes
-it knows. This adds the prefixes that peft and diffusers write, for our models alone. ComfyUI has no hook for it, so
-`register` replaces one of its functions by a wrapper: the only place where this pack patches ComfyUI.
+it knows. This adds the prefixes that peft and diffusers write, and transformers' names, for our models alone. ComfyUI
+has no hook for it, so `register` replaces one of its functions by a wrapper: the only place where this pack patches
+ComfyUI.
 """
 
 import functools
 
 import comfy.lora
 
+from ..janus_core.checkpoint.transformers_layout import LLAMA, transformers_name
 from .base_model import JanusBaseModel
 
-PREFIXES = ("base_model.model.", "transformer.", "")
+PEFT_PREFIX = "base_model.model."
+PREFIXES = (PEFT_PREFIX, "transformer.", "")
 
 
 def register():
@@ -26,8 +29,11 @@ def register():
         if isinstance(model, JanusBaseModel):
             for name in model.diffusion_model.state_dict():
                 if name.endswith(".weight"):
-                    for prefix in PREFIXES:
-                        key_map[prefix + name.removesuffix(".weight")] = f"diffusion_model.{name}"
+                    layer = name.removesuffix(".weight")
+                    keys = [prefix + layer for prefix in PREFIXES]
+                    if name.startswith(LLAMA):
+                        keys.append(PEFT_PREFIX + transformers_name(layer))
+                    key_map |= dict.fromkeys(keys, f"diffusion_model.{name}")
         return key_map
 
     model_lora_keys_unet.janus = True

@@ -132,11 +132,15 @@ class PackedOperations(comfy.ops.disable_weight_init):
             super().__init__(*args, **kwargs)
             self.packed = PackedWeight()
 
-        def forward(self, x):
-            if not _can_use_packed(self, x):
-                return super().forward(x)
+        def packed_form(self, x) -> str | None:
+            return "packed" if _can_use_packed(self, x) else None
+
+        def packed_product(self, x, layers):
             comfy.ops.run_every_op()
-            return self.packed.linear(x, self.weight, self.bias)
+            return self.packed.linear(x, [layer.weight for layer in layers], [layer.bias for layer in layers])
+
+        def forward(self, x):
+            return self.packed_product(x, [self]) if self.packed_form(x) else super().forward(x)
 
     class Embedding(comfy.ops.disable_weight_init.Embedding):
         casts_weight = True
@@ -156,24 +160,33 @@ def packed_quantized(operations) -> type:
                 super().__init__(*args, **kwargs)
                 self.packed, self.packed_int8 = PackedWeight(), PackedInt8Weight()
 
-            def forward(self, x):
-                weight = self.weight
-                is_quantized = isinstance(weight, QuantizedTensor)
+            def packed_form(self, x) -> str | None:
                 if not _can_use_packed(self, x) or getattr(self, "pre_quant_scale", None) is not None:
-                    return super().forward(x)
+                    return None
+                if not isinstance(self.weight, QuantizedTensor):
+                    return "packed"
+                is_int8 = self.quant_format == "int8_tensorwise" and not self.weight.params.convrot
+                return "int8" if is_int8 and packed_int8.available() else "dequantized"
+
+            def packed_product(self, x, layers):
                 comfy.ops.run_every_op()
-                if not is_quantized:
-                    return self.packed.linear(x, weight, self.bias)
-                if self.quant_format == "int8_tensorwise" and not weight.params.convrot and packed_int8.available():
-                    return self.packed_int8.linear(x, weight, weight._qdata, weight.params.scale, self.bias)
-                return self.packed.linear(x, weight, self.bias, dense=weight.dequantize)
+                weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+                form = self.packed_form(x)
+                if form == "int8":
+                    values, scales = [w._qdata for w in weights], [w.params.scale for w in weights]
+                    return self.packed_int8.linear(x, weights, biases, values, scales)
+                dense = (lambda: [w.dequantize() for w in weights]) if form == "dequantized" else None
+                return self.packed.linear(x, weights, biases, dense)
+
+            def forward(self, x):
+                return self.packed_product(x, [self]) if self.packed_form(x) else super().forward(x)
 
     return Operations
 
 
 def _can_use_packed(layer, x) -> bool:
-    """Whether a product needs neither patches applied on the fly nor gradients, nor is being compiled."""
-    patched = layer.weight_function or layer.bias_function
+    """Whether a product needs neither patches applied on the fly nor gradients, nor is being compiled or replaced."""
+    patched = layer.weight_function or layer.bias_function or "forward" in vars(layer)
     return not (patched or x.dtype not in DTYPES or torch.is_grad_enabled() or torch.compiler.is_compiling())
 
 
@@ -186,7 +199,7 @@ def keep_packed_weights_current(patcher):
     def clear(patcher, *args):
         for layer in patcher.model.modules():
             for packed in (getattr(layer, "packed", None), getattr(layer, "packed_int8", None)):
-                if isinstance(packed, PackedWeight | PackedInt8Weight):
+                if isinstance(packed, PackedWeight):
                     packed.clear()
         patcher.model.has_hooked_weights = False
 

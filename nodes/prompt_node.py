@@ -24,7 +24,7 @@ class JanusPromptEncode(io.ComfyNode):
             category="Janus/conditioning",
             description="Encodes a prompt with the model's own chat template, and the negative prompt for guidance. An "
             "empty negative prompt becomes the model's unconditional row, as in the paper.",
-            search_aliases=["janus", "prompt", "clip text encode"],
+            search_aliases=["janus", "deepseek", "prompt", "clip text encode"],
             inputs=[
                 io.Clip.Input("clip", tooltip="From Load Janus-Pro or Load JanusFlow."),
                 io.String.Input(

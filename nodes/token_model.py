@@ -29,27 +29,21 @@ class JanusTokenModel(JanusBaseModel):
         self.latent_format.latent_channels = vq.codebook_dim
         self.latent_format.spacial_downscale_ratio = vq.downscale
 
-    def state_dict_for_saving(self, unet_state_dict, *args, **kwargs):
+    def saved_beside(self):
         """As the base class, with the image tokenizer's weights from the VAE."""
-        saved = super().state_dict_for_saving(unet_state_dict)
+        saved = super().saved_beside()
         if self.vae is not None:
-            prefix = SAVED_PREFIX + VQ_PREFIX
-            saved.update({prefix + name: tensor for name, tensor in self.vae.get_sd().items()})
+            weights = self.vae.first_stage_model.state_dict()
+            saved.update({SAVED_PREFIX + VQ_PREFIX + name: tensor.contiguous() for name, tensor in weights.items()})
         return saved
 
-    def memory_required(self, input_shape, cond_shapes=None):
-        """Bytes to sample latents of this shape: two rows per image, with prompts of up to 512 tokens."""
-        B, _, h, w = input_shape
-        return self.sampling_bytes(2 * B, 512, h * w)
+    def extra_conds_shapes(self, **kwargs):
+        """The first that every diffusion sampler and guider asks a model for. Raises SamplingError."""
+        raise SamplingError(
+            "This is a Janus-Pro model, which generates images token by token: connect it to Janus Token Sampler "
+            "instead of a diffusion sampler or guider."
+        )
 
     def sampling_bytes(self, rows: int, prompt: int, tokens: int) -> int:
         """Bytes to sample `tokens` in this many rows, with prompts of at most `prompt` tokens."""
         return self.cache_bytes(rows, prompt + tokens) + self.activation_bytes(2, prompt)
-
-
-def refuse_diffusion_sampling(executor, *args, **kwargs):
-    """OUTER_SAMPLE wrapper: raises SamplingError in every diffusion sampler."""
-    raise SamplingError(
-        "This is a Janus-Pro model, which generates images token by token: connect it to Janus Token Sampler instead "
-        "of a diffusion sampler."
-    )

@@ -17,7 +17,7 @@ class JanusTokenSampler(io.ComfyNode):
             category="Janus/sampling",
             description="Generates images with Janus or Janus-Pro, token by token. Image k of a batch is the image of "
             "seed + k at any batch size. With a noise mask, only the tokens under the mask are resampled.",
-            search_aliases=["janus", "janus pro", "ksampler", "autoregressive", "sampler"],
+            search_aliases=["janus", "deepseek", "janus pro", "ksampler", "autoregressive", "sampler"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load Janus-Pro."),
                 *prompt_inputs(),
@@ -54,7 +54,10 @@ class JanusTokenSampler(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Latent.Output(tooltip="A token latent: decode it with VAE Decode and the VAE of Load Janus-Pro.")
+                io.Latent.Output(
+                    tooltip="A token latent: decode it with VAE Decode and the VAE of Load Janus-Pro. Another VAE, "
+                    "such as SDXL's, ends in an error about channels."
+                )
             ],
         )
 

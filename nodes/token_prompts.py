@@ -1,14 +1,11 @@
 """From CONDITIONINGs to the rows that janus_core's token sampler reads."""
 
-import logging
 from dataclasses import dataclass, replace
 
 from ..janus_core.errors import PromptError
 from ..janus_core.finetunes.generation_prompt import common_weight
 from ..janus_core.sampling.tokens import PromptRow
 from . import conditioning
-
-IGNORED = ("area", "mask", "start_percent", "end_percent")  # of a conditioning: token sampling has no steps or regions
 
 
 @dataclass(frozen=True)
@@ -81,10 +78,10 @@ def entries(conds, name: str, batch: int, network) -> list:
         conditioning.check(tensor, extra, network)
         if len(tensor) != 1 and (len(tensor) != batch or len(conds) > 1):
             raise PromptError(f"The conditioning holds {len(tensor)} prompts for a batch of {batch} images.")
-        ignored = [key for key in IGNORED if extra.get(key) is not None]
-        if ignored:
-            logging.warning(
-                f"Janus Token Sampler generates the whole image from one prompt: {', '.join(ignored)} has no effect."
+        if getattr(extra.get("hooks"), "hooks", None):
+            raise PromptError(
+                "Janus Token Sampler cannot apply hooks, such as a hook LoRA: connect Load LoRA between Load Janus-Pro "
+                "and this node instead."
             )
     return conds
 

@@ -1,5 +1,6 @@
 """Running janus_core's token sampler on ComfyUI's objects: latents, masks, memory, previews, cancelling."""
 
+import logging
 import time
 
 import comfy.model_management
@@ -16,6 +17,8 @@ from ..janus_core.networks.vq import latent_to_tokens, tokens_to_latent
 from ..janus_core.sampling.decode_loop import decode_loop
 from ..janus_core.sampling.settings import TokenSamplerSettings
 from ..janus_core.sampling.tokens import sample_image_tokens
+from . import ignored
+from .inputs import image_latent
 from .residency import capture_for_network, warn_of_streaming
 from .token_model import JanusTokenModel
 from .token_prompts import read_prompts, rows
@@ -45,12 +48,13 @@ def sample(model, positive, negative, latent: dict, settings: TokenSamplerSettin
         raise SamplingError(f"This latent holds {batch} images and {len(image_indices)} batch indices.")
 
     prompts = read_prompts(positive, negative, batch, network)
+    warn_of_ignored(model, positive, negative)
     count = grid[0] * grid[1]
     one = model.model.sampling_bytes(prompts.rows_per_image, max(512, prompts.longest), count)
     previewer = Previewer.of(model.model, grid)
     preview_bytes = 0 if previewer is None else previewer.memory_required()
     token_size = network.params.vq.downscale
-    model.model.warn_of_size(grid[1] * token_size, grid[0] * token_size)
+    model.model.check_size(grid[1] * token_size, grid[0] * token_size, token_size)
     models = [model] if previewer is None else [model, previewer.vae.patcher]
     comfy.model_management.load_models_gpu(
         models, memory_required=one * batch + preview_bytes, minimum_memory_required=one + preview_bytes
@@ -93,16 +97,28 @@ def sample(model, positive, negative, latent: dict, settings: TokenSamplerSettin
     return out
 
 
+def warn_of_ignored(model, *conditionings):
+    """Logs one warning that names what stock nodes set on the MODEL or a CONDITIONING without effect."""
+    names = ignored.of_model(model)
+    names += [key for cond in conditionings for _, extra in cond for key in ignored.of_conditioning(extra)]
+    if names:
+        logging.warning(
+            "Janus Token Sampler generates a whole image token by token, without the steps and regions of a diffusion "
+            f"model. These settings have no effect on it: {', '.join(dict.fromkeys(names))}."
+        )
+
+
 def read_latent(latent: dict, vq) -> tuple[int, tuple[int, int], torch.Tensor | None]:
     """What a LATENT asks for: batch size, token grid (rows, columns), and its samples if it is a token latent.
 
     An all-zero latent of other channels, or with a downscale ratio, means a size in pixels; anything else must be a
     token latent.
+
+    Raises:
+        SamplingError: it is neither.
     """
-    samples = latent["samples"]
+    samples = image_latent(latent)
     ratio = latent.get("downscale_ratio_spacial")
-    if samples.ndim != 4:
-        raise SamplingError(f"This latent has {samples.ndim} dimensions, an image's has 4: use Empty Latent Image.")
     batch, channels, height, width = samples.shape
     if channels == vq.codebook_dim and ratio is None:
         return batch, (height, width), samples

@@ -8,10 +8,25 @@ import torch
 from comfy.cli_args import args
 
 from ..janus_core.checkpoint import Checkpoint, build_vq
-from ..janus_core.errors import ImageError, SamplingError
+from ..janus_core.errors import CheckpointError, ImageError, SamplingError
 from ..janus_core.operations import multiplies_bf16
 
 WORKING_DTYPES = [torch.bfloat16, torch.float32]
+
+
+class Unsaveable(dict):
+    """The state dict of a VAE that no node would load: it can be passed on, and whoever reads it to write a file fails.
+
+    Checkpoint Save asks the VAE for it and then saves the VQ model with the MODEL (JanusTokenModel.saved_beside).
+    """
+
+    def _refuse(self, *args):
+        raise CheckpointError(
+            "The VAE of Load Janus-Pro cannot be saved alone, since no node would load the file: save the MODEL with "
+            "ModelSave, or convert the checkpoint with `python -m janus_core convert`; both include the VAE."
+        )
+
+    __iter__ = __len__ = __getitem__ = keys = items = values = _refuse
 
 
 class JanusVAE(comfy.sd.VAE):
@@ -52,6 +67,9 @@ class JanusVAE(comfy.sd.VAE):
         )
         self.size = None
         self.model_size()
+
+    def get_sd(self):
+        return Unsaveable()
 
     def _check(self, samples):
         if samples.shape[1] != self.latent_channels:

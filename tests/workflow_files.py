@@ -8,7 +8,14 @@ WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 TWINS = ROOT / "tests" / "data" / "api"
 SNAPSHOT = ROOT / "tests" / "data" / "object_info.json"
 NOTES = {"MarkdownNote", "Note"}
-FILES = {"model_name", "vae_name", "image", "folder"}  # combos whose options are installed files
+FILES = {
+    "model_name",
+    "vae_name",
+    "ckpt_name",
+    "lora_name",
+    "image",
+    "folder",
+}  # combos whose options are installed files
 
 
 def read(path: Path):
@@ -28,6 +35,12 @@ def options_of(spec) -> list:
     return spec[0] if isinstance(spec[0], list) else spec[1].get("options", [])
 
 
+def is_widget(spec) -> bool:
+    """Whether an input is a widget and not only a socket."""
+    options = spec[1] if len(spec) > 1 else {}
+    return (spec[0] in ("INT", "FLOAT", "STRING", "BOOLEAN") or is_combo(spec)) and not options.get("forceInput")
+
+
 def to_api(workflow: dict, object_info: dict) -> dict:
     """The API prompt of a saved workflow: links by id, widget values by position, notes left out."""
     sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
@@ -40,8 +53,7 @@ def to_api(workflow: dict, object_info: dict) -> dict:
         inputs = {}
         for name, spec in inputs_of(object_info[node["type"]]).items():
             options = spec[1] if len(spec) > 1 else {}
-            is_widget = spec[0] in ("INT", "FLOAT", "STRING", "BOOLEAN") or is_combo(spec)
-            if is_widget and not options.get("forceInput"):
+            if is_widget(spec):
                 if not values and name in object_info[node["type"]]["input"].get("optional", {}):
                     continue  # added after the workflow was saved; the default applies
                 inputs[name] = values.pop(0)

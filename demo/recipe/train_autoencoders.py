@@ -5,13 +5,13 @@ import random
 from pathlib import Path
 
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
 from janus_core import image
 from janus_core.checkpoint.files import read_header, read_tensors
 from janus_core.networks.vq import VQModel, VQParams, tokens_to_latent
 from janus_core.training.loop import LoopSettings, train
+from janus_core.training.validation import image_grid
 from janus_core.vae import SDXL_SCALE
 
 from . import autoencoders
@@ -42,7 +42,8 @@ def train_vq(config: dict, folder: Path) -> Path:
     def reconstruct(pixels):
         tokens = autoencoders.patch_tokens(pixels, codebook["centres"], params.downscale)
         grid = [size // params.downscale for size in pixels.shape[-2:]]
-        return vq.decode(tokens_to_latent(tokens, codebook["codes"], grid))
+        latent = tokens_to_latent(tokens, codebook["codes"], grid)
+        return vq.decode(latent.to(vq.post_quant_conv.weight.device)).cpu()
 
     _phases(config, folder, objective_of, reconstruct)
     weights = {name: weight.contiguous() for name, weight in vq.state_dict().items()}
@@ -69,7 +70,7 @@ def train_vae(config: dict, folder: Path) -> Path:
     vae = AutoencoderTiny()
 
     def reconstruct(pixels):
-        return vae.decode(vae.encode(pixels).latents).sample
+        return vae.decode(vae.encode(pixels.to(vae.device)).latents).sample.cpu()
 
     objective = autoencoders.VAEObjective(vae)
     _phases(config, folder, lambda part: objective, reconstruct)
@@ -124,13 +125,3 @@ def _grid(path, reconstruct):
     pixels = autoencoders.image_batch(99, 0, 8)["pixels"]
     rows = image.to_images(torch.cat((pixels, reconstruct(pixels).float())))
     image_grid(rows, 8).save(path, format="PNG")
-
-
-def image_grid(images, columns: int, gap: int = 2) -> Image.Image:
-    """Images of one size in rows on white."""
-    width, height = images[0].size
-    rows = -(-len(images) // columns)
-    grid = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
-    for k, one in enumerate(images):
-        grid.paste(one, (k % columns * (width + gap), k // columns * (height + gap)))
-    return grid

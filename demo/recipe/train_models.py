@@ -12,17 +12,18 @@ from janus_core.checkpoint import read_checkpoint
 from janus_core.checkpoint.files import read_tensors
 from janus_core.checkpoint.write import save_model
 from janus_core.janusflow import JanusFlow
-from janus_core.pipeline import JanusFlowPipeline, JanusPipeline
 from janus_core.prompt import PromptEncoder
 from janus_core.training import stages
 from janus_core.training.loop import LoopSettings, train
+from janus_core.training.trained_model import OBJECTIVE, TRAINED_WITH
 from janus_core.training.unified import JanusFlowObjective, JanusObjective
+from janus_core.training.validation import image_grid, pipeline_of
 from janus_core.vae import load_vae
 
 from . import new_models, scene_data
 from .autoencoders import patch_tokens
 from .tokenizer import build_tokenizer
-from .train_autoencoders import image_grid, load_vq
+from .train_autoencoders import load_vq
 
 SAMPLE_PROMPTS = (
     "a red circle on a blue background",
@@ -67,17 +68,17 @@ def train_model(config: dict, folder: Path) -> Path:
     if config.get("encoder"):
         new_models.tower_of(model).load_state_dict(read_tensors(Path(config["encoder"])))
     checkpoint = new_models.new_checkpoint(model, tokenizer, folder, vq)
+    checkpoint.config[TRAINED_WITH] = {key: config[key] for key in OBJECTIVE if key in config}  # for fine-tuning
     prompts = PromptEncoder.of(checkpoint)
     if family == JanusFlow.family:
         objective = JanusFlowObjective(model, config["repa"], config["time_mean"])
         image_tokens = model.image_tokens(*codes.shape[-2:])
-        pipe = JanusFlowPipeline(model, prompts, torch.device("cpu"), torch.float32, vae)
     else:
         objective = JanusObjective(model, config["unconditional_smoothing"])
         image_tokens = codes.shape[1]
-        pipe = JanusPipeline(model, prompts, torch.device("cpu"), torch.float32, vq)
 
     def sample(path):
+        pipe = pipeline_of(model, prompts, vae if vq is None else vq)  # where the model is by now
         images = [pipe(prompt, seed=k)[0] for k, prompt in enumerate(SAMPLE_PROMPTS)]
         image_grid(images, 4).save(path, format="PNG")
 

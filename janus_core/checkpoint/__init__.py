@@ -1,6 +1,8 @@
 """Reading and writing checkpoints, quantising them, and building models from them."""
 
 from .build import build_model, build_vq, check_checkpoint
+from .lora import Lora, with_loras
+from .lora_write import save_lora
 from .quantize import FORMATS as WEIGHT_FORMATS
 from .quantize import WEIGHT_CHOICES, quantized, quantized_layers
 from .read import SAVED_PREFIX, VQ_PREFIX, Checkpoint, detect_family, read_checkpoint
@@ -12,6 +14,7 @@ __all__ = [
     "WEIGHT_CHOICES",
     "WEIGHT_FORMATS",
     "Checkpoint",
+    "Lora",
     "build_model",
     "build_vq",
     "check_checkpoint",
@@ -22,6 +25,8 @@ __all__ = [
     "quantized_layers",
     "read_checkpoint",
     "save_folder",
+    "save_lora",
     "save_single_file",
     "text_tensors",
+    "with_loras",
 ]

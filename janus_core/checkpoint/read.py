@@ -25,6 +25,7 @@ VQ_PREFIX = "gen_vision_model."
 MODEL_TYPES = ("multi_modality", "janus")
 METADATA = ("config", "tokenizer", "tokenizer_config", "processor_config")
 SAVED_PREFIX = "model.diffusion_model."  # of weights in a file written by ComfyUI's Model Save
+CLIP_SAVED_PREFIX = "diffusion_model."  # of the language model and vision weights in one written by CLIP Save
 WEIGHT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of weights that are not quantised
 TEXT_PREFIX = "janus."  # of the config and tokenizer in such a file, as tensors of bytes
 
@@ -59,7 +60,7 @@ class Checkpoint:
 
 def family_of_names(names) -> str | None:
     """The family that tensor names belong to: "janus", "janusflow" or None."""
-    names = {name.removeprefix(SAVED_PREFIX) for name in names}
+    names = {_saved_name(name) for name in names}
     if any(n.startswith("vision_gen_enc_model.") for n in names):
         return JanusFlow.family
     if any(n.startswith(("gen_vision_model.", "model.vqmodel.")) for n in names):
@@ -176,15 +177,19 @@ def _read_single_file(path: Path) -> Checkpoint:
 
 
 def _read_saved_by_comfyui(path: Path) -> tuple[dict, dict[str, str]]:
-    """Weights under their original names, and the metadata, of a file written by Model Save."""
+    """Weights under their original names, and the metadata, of a file written by Model Save or CLIP Save."""
     tensors = read_tensors(path)
     texts = {key: tensors[TEXT_PREFIX + key] for key in METADATA if TEXT_PREFIX + key in tensors}
     try:
         metadata = {key: bytes(text.tolist()).decode("utf-8") for key, text in texts.items()}
     except (ValueError, TypeError):
         raise CheckpointError(f"{path} has damaged texts ({TEXT_PREFIX}…): save or convert it again.") from None
-    weights = {name: t for name, t in tensors.items() if name.startswith(SAVED_PREFIX)}
-    return {name.removeprefix(SAVED_PREFIX): tensor for name, tensor in weights.items()}, metadata
+    return {_saved_name(name): t for name, t in tensors.items() if _saved_name(name) != name}, metadata
+
+
+def _saved_name(name: str) -> str:
+    """A tensor's original name, from its name in a file that ComfyUI wrote; any other name as it is."""
+    return name.removeprefix(SAVED_PREFIX).removeprefix(CLIP_SAVED_PREFIX)
 
 
 def _checkpoint(path, tensors, config, tokenizer, tokenizer_config, processor_config):

@@ -6,6 +6,7 @@ import torch
 
 from ..errors import CheckpointError
 
+LLAMA = "language_model.model."
 # Regular expressions and replacements, all applied in this order.
 _RULES = [
     (r"^lm_head\.", "language_model.lm_head."),
@@ -46,6 +47,13 @@ def original_name(name: str) -> str:
     for pattern, replacement in _RULES:
         name = re.sub(pattern, replacement, name)
     return name
+
+
+def transformers_name(name: str) -> str:
+    """The name in transformers' JanusForConditionalGeneration of a tensor of the Llama in the language model."""
+    if not name.startswith(LLAMA):
+        raise ValueError(f"{name} is not of the Llama in the language model.")
+    return "model.language_model." + name.removeprefix(LLAMA)
 
 
 def original_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

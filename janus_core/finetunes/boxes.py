@@ -5,7 +5,8 @@ import re
 BOX_TOKENS = ("<|box_start|>", "<|box_end|>", "<|obj_start|>", "<|obj_end|>")
 BOX_UNITS = 1000  # corners are whole numbers from 0 to this, whatever the image's size
 OBJECT = re.compile(r"<\|obj_start\|>(.*?)<\|obj_end\|>|<\|box_start\|>(.*?)<\|box_end\|>", re.DOTALL)
-CORNERS = re.compile(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)\s*,\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)")
+NUMBER = r"\s*(\d{1,9})\s*"
+CORNERS = re.compile(rf"\({NUMBER},{NUMBER}\)\s*,\s*\({NUMBER},{NUMBER}\)")
 
 
 def boxes_of(thought: str, size: int) -> list[dict]:

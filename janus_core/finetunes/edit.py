@@ -5,9 +5,11 @@ from dataclasses import replace
 import torch
 from PIL import Image
 
+from ..errors import PromptError
 from ..image import understanding_pixels
 from ..prompt import BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE_PLACEHOLDER, PAD, PromptEncoder
 from ..sampling.settings import check_range
+from ..schema import Text, check
 from .generation_prompt import Embedder, GenerationPrompt, Part, all_visible, roles_of
 
 ROLES, MODEL = "<|User|>", "Janus-4o"
@@ -19,6 +21,7 @@ def edit_text(prompts: PromptEncoder, instruction: str, seen: int, encoded: int,
     Args:
         seen, encoded: how many tokens the image takes as the vision tower sees it, and as VQ tokens.
     """
+    check("The instruction", instruction, Text(empty=True), PromptError)
     image = f"{BEGIN_OF_IMAGE}{IMAGE_PLACEHOLDER * seen}{END_OF_IMAGE}{BEGIN_OF_IMAGE}{PAD * encoded}{END_OF_IMAGE}"
     return prompts.generation_text(image + instruction, roles=roles_of(prompts, MODEL, ROLES, roles))
 

@@ -110,8 +110,10 @@ def batch_rows(prompts: Sequence[GenerationPrompt]):
         None without them.
 
     Raises:
-        PromptError: some prompts have a second conditional row, and others none or one of another weight.
+        PromptError: there is no prompt, or only some have a second conditional row, or their weights differ.
     """
+    if not prompts:
+        raise PromptError("There is no prompt in the list: give one for each image.")
     weight = common_weight([prompt.part for prompt in prompts])
     part = None if weight is None else [prompt.part_row for prompt in prompts]
     return [prompt.cond for prompt in prompts], [prompt.uncond for prompt in prompts], part, weight or 0.0
@@ -142,7 +144,7 @@ def roles_of(prompts: PromptEncoder, model: str, own: str, asked: str) -> str:
     """
     if asked != "auto":
         return asked
-    if own != "User" and (missing := [role for role in ROLES[own] if prompts.tokenizer.token_to_id(role) is None]):
+    if own != "User" and (missing := [role for role in ROLES[own] if prompts.find(role) is None]):
         raise PromptError(
             f"This checkpoint's tokenizer lacks {missing[0]}, which the prompts of {model} need: load {model}, or a "
             "model that was fine-tuned in the same way."

@@ -7,9 +7,11 @@ from functools import partial
 import torch
 from PIL import Image
 
+from ..errors import PromptError
 from ..image import truncated_image
 from ..progress import Callback, report
 from ..sampling.settings import TextSamplerSettings, check_range, known
+from ..schema import Text, check
 from . import edit
 from .generation_prompt import Embedder, GenerationPrompt
 from .reflect import Reflection, check_settings, reflect, vq_pixels
@@ -24,6 +26,7 @@ class FineTunedModels:
         if not isinstance(prompt, GenerationPrompt):
             cond, uncond = self.prompts.guidance_rows(prompt, negative_prompt, **chat)
             return GenerationPrompt(cond, self.embed(cond)[0], uncond, self.embed(uncond)[0])
+        check("The negative prompt", negative_prompt, Text(empty=True), PromptError)
         if not negative_prompt.strip():
             return prompt
         uncond = self.prompts.conditional(negative_prompt, **chat)
@@ -83,13 +86,13 @@ class FineTunedModels:
         Raises:
             PromptError, SamplingError, Cancelled.
         """
-        check_range("num_thoughts", num_thoughts or 1, 1, 4096, whole=True)
+        count = 1 if num_thoughts is None else num_thoughts
+        check_range("num_thoughts", count, 1, 4096, whole=True)
         found = recipe_of(recipe)
         settings = found.settings(max_new_tokens, **known(TextSamplerSettings, settings))
         self.load_unused()
         request = found.request(self.embedder, prompt, roles)
-        count, progress = num_thoughts or 1, partial(report, callback)
-        thoughts = think(self.embedder, request, settings, count=count, report=progress)
+        thoughts = think(self.embedder, request, settings, count=count, report=partial(report, callback))
         return thoughts[0] if num_thoughts is None else thoughts
 
     @torch.inference_mode()
@@ -140,6 +143,7 @@ class FineTunedModels:
         Raises:
             PromptError, SamplingError, ImageError, Cancelled.
         """
+        check_range("rounds", rounds, 0, 1000, whole=True)
         following = prompt if first is None else first
         for _ in range(rounds + 1):
             tokens = self.generate_tokens(following, size=size, callback=callback, **settings)

@@ -11,6 +11,7 @@ from ..errors import PromptError
 from ..prompt import PromptEncoder
 from ..sampling.settings import TextSamplerSettings
 from ..sampling.text import sample_text, written_ids
+from ..schema import OneOf, Text, check
 from .boxes import BOX_TOKENS
 from .generation_prompt import Embedder, GenerationPrompt, all_visible, roles_of
 
@@ -57,7 +58,7 @@ class Recipe:
 
     def settings(self, max_new_tokens: int = 0, **settings) -> TextSamplerSettings:
         """Those of the authors: temperature 1, no top-p, the recipe's top-k, and its limit if max_new_tokens is 0."""
-        limit = max_new_tokens or self.max_new_tokens
+        limit = self.max_new_tokens if max_new_tokens == 0 else max_new_tokens
         own = {"temperature": 1.0, "top_k": self.top_k, "top_p": 1.0}
         return TextSamplerSettings(max_new_tokens=limit, **{**own, **settings})
 
@@ -68,8 +69,9 @@ class Recipe:
             roles: as in PromptEncoder.chat; "auto" is the recipe's.
 
         Raises:
-            PromptError: the checkpoint lacks a token of the recipe.
+            PromptError: the prompt is no text, or the checkpoint lacks a token of the recipe.
         """
+        check("The prompt", prompt, Text(empty=True), PromptError)
         prompts = embedder.prompts.with_tokens(self.tokens, embedder.model.params.llama.vocab_size)
         if prompts is not embedder.prompts:
             logging.warning(
@@ -162,8 +164,7 @@ class Thought(NamedTuple):
 
 def recipe_of(name: str) -> Recipe:
     """The recipe of this name. Raises PromptError when there is none."""
-    if name not in RECIPES:
-        raise PromptError(f"There is no recipe {name}, only {', '.join(RECIPES)}.")
+    check("recipe", name, OneOf(tuple(RECIPES)), PromptError)
     return RECIPES[name]
 
 

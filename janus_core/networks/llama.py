@@ -4,6 +4,7 @@ Llama (arXiv 2302.13971) as configured in deepseek-llm-1.3b/7b: rotary positions
 SwiGLU, no biases.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +32,8 @@ class LlamaParams:
 class KVCache:
     """Keys and values of all layers for `batch` rows and at most `capacity` positions.
 
-    `keys` and `values` are [layers, batch, kv_heads, capacity, head_dim]. Positions before `length` are filled; a
+    `keys` and `values` are [layers, batch, kv_heads, capacity, head_dim]; on a CPU each channel of the values is
+    contiguous in memory, which makes the attention of a single query faster. Positions before `length` are filled; a
     forward pass writes from `length` on and then advances it.
 
     Args:
@@ -42,7 +44,11 @@ class KVCache:
         shape = (params.layers, batch, params.kv_heads, capacity, params.head_dim)
         dtype = self.cache_dtype(dtype, device)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        if torch.device(device).type == "cpu":
+            shape = (*shape[:3], params.head_dim, capacity)
+            self.values = torch.zeros(shape, dtype=dtype, device=device).transpose(-1, -2)
+        else:
+            self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.length = 0
 
     @staticmethod
@@ -151,6 +157,15 @@ def rotate(x, cos, sin):
     return x * cos + torch.cat((-b, a), dim=-1) * sin
 
 
+def linears(x, *layers) -> Sequence[torch.Tensor]:
+    """The outputs of linear layers with one input: of one product, where the layers' weights can be packed together."""
+    forms = [layer.packed_form(x) if hasattr(layer, "packed_form") else None for layer in layers]
+    is_same = forms[0] is not None and forms.count(forms[0]) == len(forms)
+    if not is_same or len({layer.bias is None for layer in layers}) > 1:
+        return [layer(x) for layer in layers]
+    return layers[0].packed_product(x, layers).split([layer.out_features for layer in layers], dim=-1)
+
+
 class Attention(nn.Module):
     def __init__(self, params: LlamaParams, operations, attention, device, dtype):
         super().__init__()
@@ -168,9 +183,9 @@ class Attention(nn.Module):
 
     def forward(self, x, rotary, layer, cache, mask, transformer_options):
         B, L, _ = x.shape
-        q = self.q_proj(x).view(B, L, self.heads, self.head_dim).transpose(1, 2)
-        k = self.k_proj(x).view(B, L, self.kv_heads, self.head_dim).transpose(1, 2)
-        v = self.v_proj(x).view(B, L, self.kv_heads, self.head_dim).transpose(1, 2)
+        q, k, v = (
+            y.view(B, L, -1, self.head_dim).transpose(1, 2) for y in linears(x, self.q_proj, self.k_proj, self.v_proj)
+        )
         q, k = rotate(q, *rotary), rotate(k, *rotary)
         if cache is not None:
             k, v = cache.write(layer, k, v)
@@ -195,7 +210,8 @@ class MLP(nn.Module):
         self.down_proj = operations.Linear(f, h, bias=False, device=device, dtype=dtype)
 
     def forward(self, x):
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = linears(x, self.gate_proj, self.up_proj)
+        return self.down_proj(F.silu(gate) * up)
 
 
 class Block(nn.Module):

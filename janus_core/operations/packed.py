@@ -4,7 +4,7 @@ Packed weights make the one or two rows of a decode step faster, and larger batc
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -34,32 +34,43 @@ def padded(rows):
 
 
 class PackedWeight:
-    """A linear layer's weight and bias in oneDNN's layout.
+    """The weights and biases of linear layers with one input, beside each other in oneDNN's layout.
 
-    They are packed in the dtype of the input when first used, and again after the layer's weight has been replaced. The
-    weight itself stays as it is: memory-mapped from its file where the format allows, where LoRA patches and saving
-    look for it. A change in place is not noticed: call `clear` after one.
+    They are packed in the dtype of the input when first used, and again after a weight has been replaced. The weights
+    themselves stay as they are: memory-mapped from their file where the format allows, where LoRA patches and saving
+    look for them. A change in place is not noticed: call `clear` after one.
     """
 
     def __init__(self):
         self.clear()
 
     def clear(self):
-        """Frees the packed copy; the next product packs the weight as it is then."""
-        self.source = self.packed = self.bias = None
+        """Frees the packed copy; the next product packs the weights as they are then."""
+        self.sources, self.packed, self.bias = (), None, None
 
-    def linear(self, x, weight, bias, dense: Callable[[], torch.Tensor] | None = None):
-        """x [..., in] times the weight [out, in] in x's dtype, plus the bias; without gradients.
+    def is_of(self, weights) -> bool:
+        """Whether these weights are packed."""
+        return len(self.sources) == len(weights) and all(
+            source() is weight for source, weight in zip(self.sources, weights)
+        )
+
+    def linear(self, x, weights, biases, dense: Callable[[], Sequence[torch.Tensor]] | None = None):
+        """x [..., in] times the weights, plus the biases, in x's dtype; without gradients.
 
         Args:
-            dense: what to pack instead of `weight`, where that is quantised.
+            weights: each [outputs, in].
+            biases: for each weight a tensor or None, the same for all.
+            dense: what to pack instead of `weights`, where those are quantised.
+
+        Returns:
+            [..., sum of outputs].
         """
-        if self.packed is None or self.packed.dtype != x.dtype or self.source() is not weight:
+        if self.packed is None or self.packed.dtype != x.dtype or not self.is_of(weights):
             self.clear()
-            values = weight.detach() if dense is None else dense()
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(values.to(x.dtype), MIN_ROWS)
-            self.bias = None if bias is None else bias.detach().to(x.dtype)
-            self.source = weakref.ref(weight)
+            values = torch.cat([weight.detach().to(x.dtype) for weight in (dense() if dense else weights)])
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(values, MIN_ROWS)
+            self.bias = None if biases[0] is None else torch.cat([bias.detach().to(x.dtype) for bias in biases])
+            self.sources = tuple(weakref.ref(weight) for weight in weights)
         rows = x.reshape(-1, x.shape[-1])
         y = torch.ops.mkldnn._linear_pointwise(padded(rows), self.packed, self.bias, "none", [], "")
         return y[: len(rows)].view(*x.shape[:-1], -1)
@@ -77,10 +88,18 @@ class Linear(nn.Linear):
         super().__init__(*args, **kwargs)
         self.packed = PackedWeight()
 
+    def packed_form(self, x) -> str | None:
+        """How a product with x is packed; None where it is not. Layers of one form can be multiplied together."""
+        return None if torch.is_grad_enabled() else "packed"
+
+    def packed_product(self, x, layers):
+        """x times the weights of layers of this one's packed form; this one is the first of them."""
+        return self.packed.linear(x, [layer.weight for layer in layers], [layer.bias for layer in layers])
+
     def forward(self, x):
-        if torch.is_grad_enabled():
-            return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
-        return self.packed.linear(x, self.weight, self.bias)
+        if self.packed_form(x):
+            return self.packed_product(x, [self])
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
 class Embedding(nn.Embedding):

@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 
-from .packed import padded
+from .packed import PackedWeight, padded
 
 ZERO_POINT = 128  # oneDNN's fast kernel takes unsigned inputs
 
@@ -28,36 +28,33 @@ def available() -> bool:
         return False
 
 
-class PackedInt8Weight:
-    """An int8 weight in oneDNN's layout: packed when first used, and again after it has been replaced."""
+class PackedInt8Weight(PackedWeight):
+    """The int8 weights of linear layers with one input, beside each other in oneDNN's layout."""
 
-    def __init__(self):
-        self.clear()
-
-    def clear(self):
-        """Frees the packed copy; the next product packs the weight as it is then."""
-        self.source = self.packed = self.scale = None
-
-    def linear(self, x, weight, values, scale, bias):
-        """x [..., in] times scale * values, plus the bias, in x's dtype; without gradients.
+    def linear(self, x, weights, biases, values, scales):
+        """x [..., in] times scale * values, plus the biases, in x's dtype; without gradients.
 
         Args:
-            weight: the layer's parameter, whose replacement is noticed.
-            values: its int8 values, [out, in].
-            scale: float32, of one element or one per output.
+            weights: the layers' parameters, whose replacement is noticed.
+            biases: for each weight a tensor or None, the same for all.
+            values: their int8 values, each [outputs, in].
+            scales: float32, each of one element or one per output.
+
+        Returns:
+            [..., sum of outputs].
         """
-        if self.packed is None or self.source() is not weight:
+        if self.packed is None or not self.is_of(weights):
             self.clear()
-            self.packed = torch.ops.onednn.qlinear_prepack(values.contiguous(), None)
-            self.scale = scale.detach().float().flatten().expand(len(values)).contiguous()
-            self.source = weakref.ref(weight)
+            self.packed = torch.ops.onednn.qlinear_prepack(torch.cat(list(values)), None)
+            expanded = [scale.detach().float().flatten().expand(len(v)) for scale, v in zip(scales, values)]
+            self.scale = torch.cat(expanded)
+            self.bias = None if biases[0] is None else torch.cat([bias.detach().float() for bias in biases])
+            self.sources = tuple(weakref.ref(weight) for weight in weights)
         rows, row_scale = quantize_rows(x.reshape(-1, x.shape[-1]))
         y = _product(padded(rows), self.packed, self.scale)[: len(rows)].mul_(row_scale)
-        y = y.to(x.dtype).view(*x.shape[:-1], -1)
-        return y if bias is None else y + bias.to(x.dtype)
-
-    def __deepcopy__(self, memo):
-        return type(self)()  # oneDNN's tensors cannot be copied
+        if self.bias is not None:
+            y.add_(self.bias)
+        return y.to(x.dtype).view(*x.shape[:-1], -1)
 
 
 def quantize_rows(rows) -> tuple[torch.Tensor, torch.Tensor]:

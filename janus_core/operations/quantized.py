@@ -47,13 +47,25 @@ def operations_over(base) -> SimpleNamespace:
             weight = int4.tensor_of(parts, quant_settings(state[prefix + COMFY_QUANT]), self.weight.dtype)
             return weight.dequantize() if parts["weight"].device.type == "cpu" else weight
 
-        def forward(self, x):
+        def packed_form(self, x) -> str | None:
+            if base is not packed:
+                return None
+            form = super().packed_form(x)
+            if form is None or self.scale is None:
+                return form
+            return "int8" if self.weight.dtype == torch.int8 and packed_int8.available() else "dequantized"
+
+        def packed_product(self, x, layers):
             if self.scale is None:
+                return super().packed_product(x, layers)
+            weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+            if self.packed_form(x) == "int8":
+                return self.packed_int8.linear(x, weights, biases, weights, [layer.scale for layer in layers])
+            return self.packed.linear(x, weights, biases, lambda: [layer.dequantized() for layer in layers])
+
+        def forward(self, x):
+            if self.scale is None or self.packed_form(x):
                 return super().forward(x)
-            if base is packed and not torch.is_grad_enabled():
-                if self.weight.dtype == torch.int8 and packed_int8.available():
-                    return self.packed_int8.linear(x, self.weight, self.weight, self.scale, self.bias)
-                return self.packed.linear(x, self.weight, self.bias, dense=self.dequantized)
             if x.dtype == torch.float16:  # products with the unscaled weight would overflow
                 return F.linear(x, self.dequantized().to(x.dtype), self.bias)
             y = F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)

@@ -7,7 +7,7 @@ import torch
 from ..prompt import PromptEncoder
 from .unified import IGNORED, PADDING
 
-DROP_PROMPT = 0.1  # share of the rows that are trained without a prompt, for guidance
+DROPOUT = 0.1  # share of the rows that are trained without a prompt, for guidance
 
 
 def pad_rows(rows, value):
@@ -25,7 +25,7 @@ def answer_rows(prompts: PromptEncoder, asked, image_tokens: int) -> dict:
         asked: of each row a list of (question, answer).
 
     Returns:
-        und_ids, und_is_image, und_labels, und_segments (see unified.Objective).
+        und_ids, und_is_image, und_labels, und_learnt, und_segments (see unified.Objective).
     """
     fill = {"und_ids": prompts.pad, "und_is_image": False, "und_labels": IGNORED, "und_segments": PADDING}
     rows = []
@@ -42,16 +42,26 @@ def answer_rows(prompts: PromptEncoder, asked, image_tokens: int) -> dict:
             start = 0 if number == 1 else shared
             parts.append([values[start:] for values in (ids, is_image, labels, segments)])
         rows.append([torch.cat(values) for values in zip(*parts)])
-    return {name: pad_rows(values, fill[name]) for name, values in zip(fill, zip(*rows))}
+    padded = {name: pad_rows(values, fill[name]) for name, values in zip(fill, zip(*rows))}
+    return {**padded, "und_learnt": learnt_positions(padded["und_labels"])}
 
 
 def text_rows(prompts: PromptEncoder, pairs) -> dict:
-    """Questions without an image and their answers: text_ids, text_labels."""
+    """Questions without an image and their answers: text_ids, text_labels, text_learnt."""
     rows = [_with_answer(prompts, prompts.ids(prompts.chat(question)), answer) for question, answer in pairs]
+    labels = pad_rows((labels for _, labels in rows), IGNORED)
     return {
         "text_ids": pad_rows((ids for ids, _ in rows), prompts.pad),
-        "text_labels": pad_rows((labels for _, labels in rows), IGNORED),
+        "text_labels": labels,
+        "text_learnt": learnt_positions(labels),
     }
+
+
+def learnt_positions(labels):
+    """The positions of labels [B, L], counted through all rows, whose next token has a label: int64 [n]."""
+    learnt = torch.zeros_like(labels, dtype=torch.bool)
+    learnt[:, :-1] = labels[:, 1:] != IGNORED
+    return learnt.flatten().nonzero().squeeze(1)
 
 
 def _with_answer(prompts, question, answer):
@@ -61,31 +71,36 @@ def _with_answer(prompts, question, answer):
     return torch.cat((question, answer)), torch.cat((torch.full_like(question, IGNORED), answer))
 
 
-def generation_rows(prompts: PromptEncoder, captions, codes, image_tokens: int, rng: random.Random) -> dict:
-    """Prompts followed by the positions of an image; a tenth of the prompts is replaced by the unconditional row.
+def generation_rows(
+    prompts: PromptEncoder, captions, codes, image_tokens: int, rng: random.Random, dropout: float = DROPOUT
+) -> dict:
+    """Prompts followed by the positions of an image; some prompts are replaced by the unconditional row.
 
     Args:
         codes: of each image the VQ tokens [B, N], or for JanusFlow the scaled latents [B, 4, H, W].
         image_tokens: positions of an image, without JanusFlow's time embedding.
+        dropout: share of the prompts that are replaced.
 
     Returns:
-        gen_ids, gen_is_image, gen_visible, gen_dropped, and gen_tokens or gen_latents (see unified).
+        gen_ids, gen_is_image, gen_places, gen_visible, gen_dropped, and gen_tokens or gen_latents (see unified).
     """
     flow = prompts.family == "janusflow"
     count = image_tokens + 1 if flow else image_tokens  # the time embedding precedes the image
     image = torch.ones(count, dtype=torch.bool)
-    ids, is_image, visible, dropped = [], [], [], []
+    ids, is_image, places, visible, dropped = [], [], [], [], []
     for caption in captions:
         row = prompts.conditional(caption)
-        dropped.append(rng.random() < DROP_PROMPT)
+        dropped.append(rng.random() < dropout)
         if dropped[-1]:
             row = prompts.unconditional(len(row.ids))
         ids.append(torch.cat((row.ids, torch.full((count,), prompts.pad))))
         is_image.append(torch.cat((torch.zeros_like(row.visible), image)))
+        places.append(len(row.ids) + torch.arange(count))
         visible.append(torch.cat((row.visible, image)))
     return {
         "gen_ids": pad_rows(ids, prompts.pad),
         "gen_is_image": pad_rows(is_image, False),
+        "gen_places": torch.stack(places),
         "gen_visible": pad_rows(visible, True),
         "gen_dropped": torch.tensor(dropped),
         **({"gen_latents": codes.float()} if flow else {"gen_tokens": codes.long()}),

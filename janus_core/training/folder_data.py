@@ -1,74 +1,131 @@
-"""Fine-tuning data: a folder of images, each with its caption in a .txt file of the same name beside it."""
+"""Fine-tuning data: a folder of images with captions, questions and answers, in sub-folders or not."""
 
-import random
+import logging
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from PIL import Image, ImageOps
-
-from .. import captions, image
+from .. import captions
 from ..errors import ImageError
-from ..files import user_path
+from ..files import parse_json, read_text, user_path
 from ..prompt import PromptEncoder
-from . import batches
+from ..schema import Text, check_fields
 
-QUESTION = "Describe this picture."
+log = logging.getLogger(__name__)
+
+METADATA = "metadata.jsonl"
+FIELDS = {"image": Text(), "caption": Text(empty=True), "question": Text(), "answer": Text()}
 
 
-def read_folder(folder: str | Path) -> list[tuple[Path, str]]:
-    """The image files of a folder and their captions, sorted by name.
+@dataclass(frozen=True)
+class Example:
+    """An image file with its caption ("" for none), its (question, answer) pairs, and how often an epoch shows it."""
+
+    path: Path
+    caption: str
+    questions: tuple[tuple[str, str], ...] = ()
+    repeats: int = 1
+
+
+def read_folder(folder: str | Path) -> list[Example]:
+    """The images of a folder and its sub-folders, sorted by path.
+
+    A caption is in a .txt file of the image's name beside it. A metadata.jsonl has a JSON object per line, for an image
+    of its folder or below: {"image": "a.png", "caption": "…"}, {"image": "a.png", "question": "…", "answer": "…"}, or
+    all four. Its caption takes the place of the .txt file's; several lines may be about one image. A folder named
+    `10_name` repeats its images ten times an epoch, as in kohya's scripts.
 
     Raises:
-        ImageError: the folder has no images, an image has no caption or shares one, or a caption is not UTF-8.
+        ImageError: the folder has no images, an image has neither caption nor question, two share a caption file, or a
+            caption or metadata.jsonl cannot be read.
     """
     folder = user_path(folder, ImageError)
-    found = captions.image_files(folder)
-    for path, owner in captions.sharing_a_caption(found).items():
-        raise ImageError(f"{folder}: {path.name} and {owner.name} share one caption file: rename one of them.")
-    pairs = [(path, captions.read_caption(path)) for path in found]
-    bare = [path.name for path, caption in pairs if not caption]
+    found = _image_files(folder)
+    described = {}
+    for path in sorted(folder.rglob(METADATA)):
+        for image, entry in _read_metadata(path):
+            described.setdefault(image, []).append(entry)
+    examples = [_example(path, described.get(path, ()), _repeats(path.relative_to(folder))) for path in found]
+    from_text = [one.path for one in examples if not any(entry.get("caption") for entry in described.get(one.path, ()))]
+    for path, problem in captions.conflicts(from_text).items():
+        if captions.caption_path(path).exists():
+            raise ImageError(f"{folder}: {problem}")
+    bare = [one.path.name for one in examples if not one.caption and not one.questions]
     if bare:
         raise ImageError(
-            f"{folder}: {bare[0]} has no caption in a .txt file beside it ({len(bare)} of {len(found)} lack one)."
+            f"{folder}: {bare[0]} has no caption in a .txt file beside it or in {METADATA} "
+            f"({len(bare)} of {len(found)} lack one)."
         )
-    return pairs
+    shown = [one for one in examples if one.repeats]
+    if not shown:
+        raise ImageError(f"{folder}: every image is in a folder whose name begins with 0, which leaves it out.")
+    return shown
 
 
-def square_image(path: Path, size: int) -> Image.Image:
-    """An image file, scaled to cover a square of `size` pixels and cropped to it around the centre."""
-    return ImageOps.fit(image.open_image(path), (size, size), Image.Resampling.BICUBIC)
+def _image_files(folder: Path) -> list[Path]:
+    """The image files below a folder. Raises ImageError if there are none."""
+    if not folder.is_dir():
+        return captions.image_files(folder)  # which says why
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in captions.SUFFIXES)
+    paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    return paths or captions.image_files(folder)
 
 
-class FolderBatches:
-    """Batches by index of captioned images: to describe, and to generate.
+def _read_metadata(path: Path):
+    """Yields (image path, entry) of each line."""
+    for number, line in enumerate(read_text(path, ImageError).splitlines(), start=1):
+        if not line.strip():
+            continue
+        name = f"{path}, line {number}"
+        entry = parse_json(line, name, ImageError)
+        check_fields(entry, FIELDS, name, ImageError, closed=True)
+        if not entry.get("image"):
+            raise ImageError(f"{name} lacks the setting 'image', the name of an image file.")
+        if bool(entry.get("question")) != bool(entry.get("answer")):
+            raise ImageError(f"{name} has a question without an answer, or an answer without a question: give both.")
+        image = path.parent / entry["image"]
+        if not image.is_file():
+            raise ImageError(f"{name} names {entry['image']!r}, which is not a file in that folder.")
+        yield image, entry
 
-    Args:
-        pixels: all images at the model's size, [n, 3, S, S] in [-1, 1].
-        codes: their VQ tokens [n, N] or scaled latents [n, 4, H, W].
-        image_tokens: positions of an image to generate.
-        question_tokens: positions of an image to describe.
-        rows: rows per batch.
-        ratio: of understanding and generation rows.
-    """
 
-    def __init__(
-        self, prompts: PromptEncoder, captions, pixels, codes, image_tokens, question_tokens, rows, ratio, seed
-    ):
-        self.prompts, self.captions, self.pixels, self.codes = prompts, captions, pixels, codes
-        self.image_tokens, self.question_tokens, self.seed = image_tokens, question_tokens, seed
-        self.understanding, self.generation, _ = batches.split_rows(rows, (*ratio, 0))
+def _example(path: Path, entries, repeats: int) -> Example:
+    written = [entry["caption"].strip() for entry in entries if (entry.get("caption") or "").strip()]
+    questions = tuple((entry["question"], entry["answer"]) for entry in entries if entry.get("question"))
+    return Example(path, written[-1] if written else captions.read_caption(path), questions, repeats)
 
-    def __call__(self, index: int) -> dict:
-        rng = random.Random(f"{self.seed} {index}")
-        batch = {}
-        if self.understanding:
-            chosen = [rng.randrange(len(self.captions)) for _ in range(self.understanding)]
-            asked = [[(QUESTION, self.captions[k])] for k in chosen]
-            batch |= batches.answer_rows(self.prompts, asked, self.question_tokens)
-            batch["und_pixels"] = self.pixels[chosen]
-        if self.generation:
-            chosen = [rng.randrange(len(self.captions)) for _ in range(self.generation)]
-            captions = [self.captions[k] for k in chosen]
-            batch |= batches.generation_rows(self.prompts, captions, self.codes[chosen], self.image_tokens, rng)
-            if self.prompts.family == "janusflow":
-                batch["gen_pixels"] = self.pixels[chosen]
-        return batch
+
+def _repeats(relative: Path) -> int:
+    """The number in front of the innermost folder name that begins with one; 1 without."""
+    for name in reversed(relative.parts[:-1]):
+        match = re.match(r"([0-9]{1,6})_", name)
+        if match:
+            return int(match[1])
+    return 1
+
+
+def cut_texts(examples: list[Example], prompts: PromptEncoder, limit: int) -> list[Example]:
+    """The examples with captions and answers of at most `limit` tokens; logs how many were cut."""
+    cut = []
+
+    def shortened(text):
+        ids = prompts.ids(text, bos=False)
+        if len(ids) <= limit:
+            return text
+        cut.append(text)
+        return prompts.decode(ids[:limit]).strip()
+
+    examples = [
+        replace(
+            one,
+            caption=shortened(one.caption),
+            questions=tuple((question, shortened(answer)) for question, answer in one.questions),
+        )
+        for one in examples
+    ]
+    if cut:
+        log.warning(
+            "%d captions or answers have over %d tokens and were cut, first %r: raise caption_tokens to train on all.",
+            len(cut), limit, cut[0][:60],
+        )  # fmt: skip
+    return examples

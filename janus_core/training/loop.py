@@ -1,7 +1,8 @@
 """The training loop: accelerate for devices, precision and several GPUs; AdamW, warm-up, clipping, EMA, resuming.
 
-The loop trains a module whose forward takes a batch and returns losses by name; it minimises their sum. Batches and
-random numbers depend on the seed and the step only, so a resumed run equals one that was never stopped.
+The loop trains a module whose forward takes a batch and returns losses by name; it minimises their sum, or what the
+module's own `total(losses, batch)` returns. Batches and random numbers depend on the seed and the step only, so a
+resumed run equals one that was never stopped.
 """
 
 import json
@@ -11,13 +12,17 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import AutocastKwargs, DistributedType, is_tensorboard_available
 
-from ..checkpoint.files import read_pickle
-from ..errors import TrainingError, library_errors
-from ..files import write_atomically, write_text
+from ..errors import TrainingError
+from ..files import write_atomically
+from .checkpointing import is_checkpointed
+from .ema import EMA, all_finite, check_finite, trained_parameters
+from .optimizers import StepInBackward, make_optimizer
 from .settings import LoopSettings
-
-STATE = ("step", "weights", "optimizer", "ema", "log")  # what state.pt holds
+from .sharding import is_sharded
+from .state import load_state, save_state
+from .streaming import stream
 
 __all__ = ["EMA", "LoopSettings", "learning_rate", "train"]
 
@@ -29,35 +34,6 @@ def learning_rate(settings: LoopSettings, step: int) -> float:
     return settings.lr * min(rate, left if settings.decay else 1.0)
 
 
-class EMA:
-    """Exponential moving average of a module's trained weights: ema = d ema + (1 - d) weights."""
-
-    def __init__(self, model: torch.nn.Module, decay: float):
-        self.decay = decay
-        self.weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-
-    @torch.no_grad()
-    def update(self, model: torch.nn.Module):
-        for name, p in model.named_parameters():
-            if name in self.weights:
-                self.weights[name].lerp_(p.detach(), 1 - self.decay)
-
-    def check_finite(self):
-        """Raises TrainingError for a weight that is not."""
-        for name, weight in self.weights.items():
-            if not weight.isfinite().all():
-                raise TrainingError(f"The weight {name} is not finite after training: use a lower learning rate.")
-
-    @torch.no_grad()
-    def swap(self, model: torch.nn.Module):
-        """Exchanges the module's weights and the averages; a second call undoes the first."""
-        for name, p in model.named_parameters():
-            if name in self.weights:
-                current = p.detach().clone()
-                p.copy_(self.weights[name])
-                self.weights[name] = current
-
-
 def train(
     objective: torch.nn.Module,
     batch_at: Callable,
@@ -65,130 +41,158 @@ def train(
     folder: str | Path,
     *,
     sample: Callable[[Path], None] | None = None,
+    validate: Callable[[int], None] | None = None,
+    identity: dict | None = None,
     stop_at: int | None = None,
 ) -> list[dict]:
     """Trains until `settings.steps`, resuming from the state in `folder` if it has one.
 
-    At the end the objective has the averaged weights.
+    At the end the objective has the averaged weights. Files are written by the main process only.
 
     Args:
         objective: forward(batch) -> dict of scalar losses; parameters with requires_grad are trained.
         batch_at: the batch of an index, a dict of tensors; a pure function.
-        folder: for state.pt, log.jsonl and samples.
-        sample: writes a PNG image of samples to the given path, whatever its suffix; called with the averaged weights
-            in place.
+        folder: for state.pt, log.jsonl, samples and TensorBoard's files.
+        sample: writes a PNG image of samples to the given path, whatever its suffix; called every
+            `settings.sample_every` steps with the averaged weights in place.
+        validate: called like `sample`, with the number of steps.
+        identity: settings by name, of which a state must have the same values to be resumed.
         stop_at: stops after this many steps in all, as if the run had been killed there.
 
     Returns:
-        The log: one dict per logged step, with losses averaged since the previous one.
+        The log: one dict per logged step, with losses averaged since the previous one and over all processes.
 
     Raises:
-        TrainingError: every weight is frozen, the folder's state is damaged or of another run, or a loss, a gradient or
-            a weight is not finite.
+        TrainingError: every weight is frozen, the folder's state is damaged or of another run, a loss, a gradient or a
+            weight is not finite, or a library is missing.
         OutputError: the state cannot be written.
     """
-    accelerator = Accelerator(
-        mixed_precision=settings.precision,
-        gradient_accumulation_steps=settings.accumulate,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    objective.to(accelerator.device).train()
-    trained = [p for p in objective.parameters() if p.requires_grad]
-    if not trained:
+    accelerator = _accelerator(settings, folder, cache_casts=not is_checkpointed(objective))
+    objective.train()
+    if accelerator.distributed_type != DistributedType.FSDP:  # which moves each process's part only
+        objective.to(accelerator.device)
+    if not trained_parameters(objective):
         raise TrainingError("Nothing to train: every weight is frozen.")
-    optimizer = torch.optim.AdamW(trained, settings.lr, settings.betas, weight_decay=settings.weight_decay)
-    model, optimizer = accelerator.prepare(objective, optimizer)
-    ema = EMA(objective, settings.ema)
-    start, log = _resume(folder, objective, optimizer, ema, accelerator.device)
+    optimizer = make_optimizer(list(trained_parameters(objective).values()), settings)
+    model, prepared = accelerator.prepare(objective, optimizer)
+    optimizer, trained = prepared.optimizer, list(trained_parameters(objective).values())
+    _check_distribution(settings, accelerator, objective, sample or validate)
+    in_backward = StepInBackward(optimizer, settings.clip) if settings.step_in_backward else None
+    ema = EMA(objective, settings.ema, settings.ema_warmup, None if settings.ema_device == "same" else "cpu")
+    identity = {**(identity or {}), "processes": accelerator.num_processes}
+    start, log = load_state(folder, objective, optimizer, ema, identity)
+    end = settings.steps if stop_at is None else min(stop_at, settings.steps)
+    per_step = settings.accumulate * accelerator.num_processes
+    indices = range(start * per_step + accelerator.process_index, end * per_step, accelerator.num_processes)
+    batches = stream(
+        batch_at, indices, settings.workers, lambda index: torch.manual_seed(settings.seed * 1_000_003 + index)
+    )
     sums, began = {}, time.time()
-    for step in range(start, settings.steps if stop_at is None else min(stop_at, settings.steps)):
+    for step in range(start, end):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(settings, step)
-        for micro in range(settings.accumulate):
-            index = (step * settings.accumulate + micro) * accelerator.num_processes + accelerator.process_index
-            torch.manual_seed(settings.seed * 1_000_003 + index)
-            batch = {k: v.to(accelerator.device) for k, v in batch_at(index).items()}
+        for _ in range(settings.accumulate):
+            batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in next(batches).items()}
             with accelerator.accumulate(model):
                 with accelerator.autocast():
                     losses = model(batch)
                 for name, value in losses.items():
                     _check_finite(f"The loss {name}", value, step)
-                accelerator.backward(sum(losses.values()))
-                if accelerator.sync_gradients:
+                total = objective.total(losses, batch) if hasattr(objective, "total") else sum(losses.values())
+                accelerator.backward(total)
+                if in_backward is not None:
+                    _check_finite("The gradient", 0.0 if in_backward.finite else float("nan"), step)
+                elif accelerator.sync_gradients:
                     _check_finite("The gradient", accelerator.clip_grad_norm_(trained, settings.clip), step)
-                optimizer.step()
-                optimizer.zero_grad()
+                if in_backward is None:
+                    prepared.step()
+                    prepared.zero_grad()
             for name, value in losses.items():
-                total, count = sums.get(name, (0.0, 0))
-                sums[name] = (total + value.item(), count + 1)
+                so_far, count = sums.get(name, (0.0, 0))
+                sums[name] = (so_far + value.detach(), count + 1)
         ema.update(objective)
         done = step + 1
         if done % settings.log_every == 0 or done == settings.steps:
+            means = {name: float(accelerator.reduce(so_far / count, "mean")) for name, (so_far, count) in sums.items()}
             entry = {"step": done, "seconds": round(time.time() - began, 1)}
-            entry |= {name: round(total / count, 5) for name, (total, count) in sums.items()}
-            log.append(entry)
+            log.append(entry | {name: round(mean, 5) for name, mean in means.items()})
             sums = {}
-            accelerator.print(json.dumps(entry), flush=True)
-        if accelerator.is_main_process and (done % settings.save_every == 0 or done in (settings.steps, stop_at)):
-            _save(folder, objective, optimizer, ema, done, log)
-        if sample and accelerator.is_main_process and settings.sample_every and done % settings.sample_every == 0:
-            _sample(sample, objective, ema, folder / f"samples_{done:06}.png")
+            accelerator.print(json.dumps(log[-1]), flush=True)
+            accelerator.log({**means, "learning rate": learning_rate(settings, step)}, step=done)
+        if done % settings.save_every == 0 or done in (settings.steps, stop_at):
+            save_state(folder, objective, optimizer, ema, done, log, identity, accelerator.is_main_process)
+        if (sample or validate) and settings.sample_every and done % settings.sample_every == 0:
+            if accelerator.is_main_process:
+                _sample(objective, ema, sample, validate, folder, done)
+            accelerator.wait_for_everyone()
     accelerator.wait_for_everyone()
-    ema.check_finite()
+    for tracker in accelerator.trackers:  # end_training would also end the process group, which the caller may need
+        tracker.finish()
+    if in_backward is not None:
+        in_backward.remove()
+    check_finite(ema.weights or trained_parameters(objective))
     ema.swap(objective)
     objective.eval()
     return log
 
 
-def _sample(sample, objective, ema, path):
-    state = torch.get_rng_state()
+def _accelerator(settings: LoopSettings, folder: Path, cache_casts: bool) -> Accelerator:
+    """Accelerate as the settings ask for it.
+
+    Args:
+        cache_casts: whether autocast stores the 16-bit copy of a weight until the end of the step.
+    """
+    accelerator = Accelerator(
+        mixed_precision=settings.precision,
+        gradient_accumulation_steps=settings.accumulate,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=True),
+            AutocastKwargs(cache_enabled=cache_casts),
+        ],
+        log_with="tensorboard" if settings.tensorboard else None,
+        project_dir=folder,
+    )
+    if settings.tensorboard:
+        if not is_tensorboard_available():
+            raise TrainingError(
+                "Logging to TensorBoard needs tensorboard: run `pip install tensorboard`, or set tensorboard to false."
+            )
+        accelerator.init_trackers("tensorboard")
+    return accelerator
+
+
+def _check_distribution(settings, accelerator, objective, samples):
+    """Raises TrainingError for settings that several processes or FSDP do not allow."""
+    if settings.step_in_backward and accelerator.num_processes > 1:
+        raise TrainingError("step_in_backward works in one process only: set it to false to train on several GPUs.")
+    if not is_sharded(objective):
+        return
+    if settings.optimizer != "adamw" or settings.ema_device != "same":
+        raise TrainingError("FSDP shards the optimizer and the EMA: use adamw, with ema_device 'same'.")
+    if samples and settings.sample_every:
+        raise TrainingError("Samples need the whole model on one GPU, which FSDP splits up: set sample_every to 0.")
+
+
+def _sample(objective, ema, sample, validate, folder, done: int):
+    """Calls what makes samples with the averaged weights in place; training goes on as if it had not been called."""
+    state, device_states = torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     ema.swap(objective)
     objective.eval()
-    write_atomically(path, sample)
+    if sample:
+        write_atomically(folder / f"samples_{done:06}.png", sample)
+    if validate:
+        validate(done)
     objective.train()
     ema.swap(objective)
     torch.set_rng_state(state)
-
-
-def _save(folder, objective, optimizer, ema, done, log):
-    state = {
-        "step": done,
-        "weights": objective.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "ema": ema.weights,
-        "log": log,
-    }
-    ema.check_finite()
-    write_atomically(folder / "state.pt", lambda file: torch.save(state, file))
-    write_text(folder / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in log))
-
-
-def _resume(folder, objective, optimizer, ema, device):
-    """(steps done, log) of the state in a folder, which is loaded; (0, []) without one."""
-    path = folder / "state.pt"
-    if not path.exists():
-        return 0, []
-    state = read_pickle(path, TrainingError)
-    with library_errors(TrainingError, f"{path} is not the state of this run, remove it or name another folder"):
-        missing = [key for key in STATE if not isinstance(state, dict) or key not in state]
-        if missing:
-            raise ValueError(f"it lacks {missing[0]}")
-        step, log, weights = state["step"], state["log"], state["ema"]
-        if type(step) is not int or step < 0 or not isinstance(log, list):
-            raise ValueError("its steps are not a number")
-        if {name: weight.shape for name, weight in weights.items()} != {n: w.shape for n, w in ema.weights.items()}:
-            raise ValueError("it trains other weights")
-        objective.load_state_dict(state["weights"])
-        optimizer.load_state_dict(state["optimizer"])
-        ema.weights = {name: weight.to(device) for name, weight in weights.items()}
-        ema.check_finite()
-    return step, log
+    if device_states is not None:
+        torch.cuda.set_rng_state_all(device_states)
 
 
 def _check_finite(what: str, value, step: int):
-    if value is not None and not torch.as_tensor(value).detach().isfinite().all():
+    if value is not None and not all_finite(torch.as_tensor(value)):
         raise TrainingError(
             f"{what} is not finite at step {step + 1}: use a lower learning rate, or the weights of an earlier run."
         )

@@ -1,6 +1,7 @@
 """The training step of both models: images to generate and questions to answer, one forward pass for each kind.
 
-Rows are padded at the end: attention is causal, so padding changes nothing before it.
+Rows are padded at the end: attention is causal, so padding changes nothing before it. Heads and losses are computed at
+the positions that are learnt only; batches list them, so that no shape depends on a tensor's values.
 """
 
 import torch
@@ -21,14 +22,22 @@ class Objective(nn.Module):
 
     forward takes a batch, a dict of tensors, and returns a dict of losses. Each kind of rows is optional:
         und_ids [B, L], und_is_image bool [B, L], und_labels [B, L], und_pixels [B, 3, S, S]: questions with answers;
+        und_learnt [n]: the positions, counted through all rows, whose next token is learnt;
         und_segments [B, L]: 0 for what a row's questions share, k for its k-th question, PADDING at the end;
-        text_ids [B, L], text_labels [B, L]: text alone;
-        gen_ids [B, L], gen_is_image bool [B, L] (the image's positions), and the family's own.
+        text_ids [B, L], text_labels [B, L], text_learnt [n]: text alone;
+        gen_ids [B, L], gen_is_image bool [B, L] (the image's positions), gen_places [B, n] (their indices in the row),
+        and the family's own.
+
+    Args:
+        loss_weighting: how `total` adds up the losses. "examples" weights each kind's mean by its share of the batch's
+            rows. This is what the paper's data ratios (JanusFlow, table 1) mean: every example counts the same, and a
+            ratio of 80 % generation gives generation 80 % of the weight. "tasks" adds the means: every kind counts the
+            same, and a ratio changes only how noisy the estimate of each mean is.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, loss_weighting: str = "tasks"):
         super().__init__()
-        self.model = model
+        self.model, self.loss_weighting = model, loss_weighting
 
     @property
     def dtype(self) -> torch.dtype:
@@ -40,7 +49,7 @@ class Objective(nn.Module):
             losses["understanding"] = self.understanding(batch)
         if "text_ids" in batch:
             embeds = self.model.embed_text(batch["text_ids"], self.dtype)
-            losses["text"] = self.answer_loss(embeds, batch["text_labels"])
+            losses["text"] = self.answer_loss(embeds, batch["text_labels"], batch["text_learnt"])
         if "gen_ids" in batch:
             losses |= self.generation(batch)
         return losses
@@ -48,18 +57,31 @@ class Objective(nn.Module):
     def understanding(self, batch):
         images = self.model.embed_images(batch["und_pixels"].to(self.dtype))
         embeds = self.with_images(batch["und_ids"], batch["und_is_image"], images)
-        return self.answer_loss(embeds, batch["und_labels"], *segmented(batch["und_segments"], embeds.dtype))
+        segments = segmented(batch["und_segments"], embeds.dtype)
+        return self.answer_loss(embeds, batch["und_labels"], batch["und_learnt"], *segments)
 
-    def answer_loss(self, embeds, labels, positions=None, mask=None):
-        """Text loss of rows; labels [B, L] are each position's own token, or IGNORED."""
-        labels = labels[:, 1:]
-        states = self.model.llama(embeds, positions=positions, mask=mask)[:, :-1][labels != IGNORED]
-        return objectives.text_loss(self.model.text_logits(states), labels[labels != IGNORED])
+    def answer_loss(self, embeds, labels, learnt, positions=None, mask=None):
+        """Text loss of rows; labels [B, L] are each position's own token. `learnt`: see Objective."""
+        states = self.model.llama(embeds, positions=positions, mask=mask)
+        return objectives.text_loss(self.model.text_logits(states.flatten(0, 1)[learnt]), labels.flatten()[learnt + 1])
+
+    def total(self, losses, batch):
+        """The loss to minimise (see `loss_weighting`)."""
+        if self.loss_weighting == "tasks":
+            return sum(losses.values())
+        kinds = {"understanding": "und_ids", "text": "text_ids", "generation": "gen_ids", "alignment": "gen_ids"}
+        rows = sum(len(batch[ids]) for ids in set(kinds.values()) if ids in batch)
+        return sum(loss * (len(batch[kinds[name]]) / rows) for name, loss in losses.items())
 
     def with_images(self, ids, is_image, images):
         """Embeddings of ids [B, L] with images [B, n, hidden] at the n positions per row where `is_image` is True."""
         embeds = self.model.embed_text(ids, self.dtype)
         return embeds.masked_scatter(is_image[..., None], images.to(embeds.dtype))
+
+
+def at_places(states, places):
+    """The states [B, n, hidden] at `places` [B, n] of states [B, L, hidden]."""
+    return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
 
 
 def segmented(segments, dtype):
@@ -83,15 +105,15 @@ class JanusObjective(Objective):
             are tiny, noise in p_u decides; smoothing bounds p_u from below, so that guidance selects no stray tokens.
     """
 
-    def __init__(self, model: Janus, smoothing: float = 0.0):
-        super().__init__(model)
+    def __init__(self, model: Janus, smoothing: float = 0.0, loss_weighting: str = "tasks"):
+        super().__init__(model, loss_weighting)
         self.smoothing = smoothing
 
     def generation(self, batch):
         is_image, tokens = batch["gen_is_image"], batch["gen_tokens"]
         images = self.model.embed_image_tokens(tokens, self.dtype)
         states = self.model.llama(self.with_images(batch["gen_ids"], is_image, images))
-        states = states[:, :-1][is_image[:, 1:]].unflatten(0, tokens.shape)
+        states = at_places(states, batch["gen_places"] - 1)
         smoothing = self.smoothing * batch["gen_dropped"]
         return {"generation": objectives.image_token_loss(self.model.image_logits(states), tokens, smoothing)}
 
@@ -106,8 +128,8 @@ class JanusFlowObjective(Objective):
         time_mean: of the logit-normal times.
     """
 
-    def __init__(self, model: JanusFlow, repa: float = 1.0, time_mean: float = 0.0):
-        super().__init__(model)
+    def __init__(self, model: JanusFlow, repa: float = 1.0, time_mean: float = 0.0, loss_weighting: str = "tasks"):
+        super().__init__(model, loss_weighting)
         self.repa, self.time_mean = repa, time_mean
         llama = model.params.llama
         self.repa_block = max(1, round(llama.layers / 4))
@@ -129,14 +151,15 @@ class JanusFlowObjective(Objective):
         handle = model.llama.layers[self.repa_block - 1].register_forward_hook(lambda m, args, out: early.append(out))
         states = model.llama(embeds, mask=mask)
         handle.remove()
-        shape = (len(x), 1 + image.shape[1])
-        states = states[is_image].unflatten(0, shape)[:, 1:]
+        places = batch["gen_places"][:, 1:]  # without the time embedding
+        states = at_places(states, places)
         states = model.vision_gen_dec_aligner(model.vision_gen_dec_aligner_norm(states))
         velocity = model.vision_gen_dec_model(states.transpose(1, 2).unflatten(2, skip.shape[-2:]), skip, t_emb)
         losses = {"generation": objectives.flow_loss(velocity, x, z_0)}
         if self.repa:
             with torch.no_grad():
                 features = model.vision_und_enc_model(batch["gen_pixels"].to(self.dtype))
-            projected = self.repa_head(early[0][is_image].unflatten(0, shape)[:, 1:])
+            states = at_places(early[0], places).to(self.repa_head[0].weight.dtype)
+            projected = self.repa_head(states)
             losses["alignment"] = self.repa * objectives.repa_loss(features, projected)
         return losses

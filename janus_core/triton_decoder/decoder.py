@@ -27,6 +27,7 @@ class TritonDecoder:
 
         self.kernels, self.cache, self.starts = kernels, cache, starts
         self.first_slots = starts if first_slots is None else first_slots
+        cache.values = cache.values.contiguous()  # a KVCache on a CPU, where kernels can be interpreted, has others
         self.norm = llama.norm
         p, rows, capacity = llama.params, len(starts), cache.keys.shape[3]
         positions = torch.arange(capacity, device=starts.device)

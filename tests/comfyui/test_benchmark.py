@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import synthetic, through_comfyui
+from benchmarks import soak, synthetic, through_comfyui
 from benchmarks.workload import PARTS
 
 
@@ -48,3 +48,18 @@ def test_a_running_comfyui_is_measured_and_a_failing_row_leaves_the_others(serve
     assert "error" not in timed and set(timed["parts"]) == {"step"}
     assert timed["memory"]["comfyui"]["end"] is None
     assert "ar-demo-safetensors" in next(tmp_path.glob("*.md")).read_text()
+
+
+def test_a_short_soak(comfyui, tmp_path, monkeypatch):
+    monkeypatch.setattr(soak, "EVERY", 4)
+    assert soak.main(["--runs", "6", "--folder", str(tmp_path)]) == 0
+    text = (tmp_path / "soak.md").read_text()
+    assert "6 runs of 11 templates" in text and "0 failed" in text and "\n| 4 | " in text and "\n| 6 | " in text
+
+
+def test_a_soak_fails_on_growth_other_images_and_errors():
+    flat = [(runs, 500, True) for runs in (25, 100, 125)]
+    assert soak.Soak(rows=flat).passed and soak.Soak(rows=[(25, 100, True), *flat]).passed
+    assert not soak.Soak(rows=[*flat, (150, 530, True)]).passed
+    assert not soak.Soak(rows=[*flat, (150, 500, False)]).passed
+    assert not soak.Soak(rows=flat, outcomes=soak.Counter({soak.FAILED: 1})).passed

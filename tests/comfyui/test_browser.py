@@ -1,4 +1,4 @@
-"""Every template in the real frontend: opened as the Templates dialog does, it runs without missing nodes or errors.
+"""Templates and blueprints in the real frontend: opened from its dialogs, legible, queued, judged and restored.
 
 Needs Playwright and Chromium ($CHROMIUM or on the path), otherwise the tests are skipped. Screenshots of the finished
 graphs are saved to $JANUS_SCREENSHOTS, if set.
@@ -7,12 +7,20 @@ graphs are saved to $JANUS_SCREENSHOTS, if set.
 import os
 import shutil
 import time
+from itertools import combinations
 from pathlib import Path
 
 import pytest
-from workflow_files import WORKFLOWS
+from graphs import outputs_of
+from judged import shows
+from PIL import Image
+from templates.catalogue import TEMPLATES, WITHOUT_DEMO
+from templates.layout import Box
+from workflow_files import NOTES, ROOT, TWINS, WORKFLOWS, read
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
+MIN_ZOOM = 0.6  # ComfyUI hides all text below 0.57
+NAMES = [path.stem for path in WORKFLOWS]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +32,7 @@ def page(start):
     server = start()
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1760, "height": 900})
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
         page.server = server
         page.goto(f"http://127.0.0.1:{server.port}/")
         page.wait_for_function("window.app && window.app.graph && window.app.extensionManager", timeout=60000)
@@ -33,44 +41,159 @@ def page(start):
         browser.close()
 
 
-def test_the_templates_are_offered(page):
-    offered = page.server.get("/api/workflow_templates")
-    assert set(offered["janus"]) == {path.stem for path in WORKFLOWS}
-
-
-@pytest.mark.parametrize("name", [path.stem for path in WORKFLOWS])
-def test_template_in_the_browser(page, name):
+def open_template(page, name: str):
+    """Opens a template as a user does: the Templates dialog, the pack, the card."""
     page.keyboard.press("Escape")
-    missing = page.evaluate(
-        """async (name) => {
-            const answer = await fetch(`/api/workflow_templates/janus/${name}.json`)
-            await window.app.loadGraphData(await answer.json(), true, true, name)
-            await new Promise((done) => setTimeout(done, 1000))
-            const nodes = window.app.graph._nodes
-            return nodes.filter((n) => !(n.type in window.LiteGraph.registered_node_types)).map((n) => n.type)
-        }""",
-        name,
-    )
-    assert missing == []
+    page.evaluate("window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    dialog = page.get_by_role("dialog").last
+    dialog.get_by_text("janus", exact=True).first.click()
+    card = dialog.get_by_text(name, exact=True).first
+    card.scroll_into_view_if_needed()
+    card.click()
+    page.wait_for_function("(type) => window.app.graph._nodes.some((n) => n.type === type)", arg="MarkdownNote")
+    page.wait_for_timeout(1500)
+
+
+def live_nodes(page) -> dict[int, dict]:
+    """The nodes on the canvas by id, as the frontend would save them."""
+    return {node["id"]: node for node in page.evaluate("window.app.graph.serialize().nodes")}
+
+
+def screenshot(page, name: str):
+    page.wait_for_timeout(1500)
+    if os.environ.get("JANUS_SCREENSHOTS"):
+        page.screenshot(path=Path(os.environ["JANUS_SCREENSHOTS"]) / f"{name}.png")
+
+
+def queue(page) -> dict:
+    """Queues the graph and returns its history entry."""
     before = set(page.server.get("/history"))
     page.evaluate("window.app.queuePrompt(0)")
-    entry = finished(page.server, before)
-    assert entry["status"]["status_str"] == "success", entry["status"]
-    red = "window.app.graph._nodes.filter((n) => n.has_errors).map((n) => n.type)"
-    assert page.evaluate(red) == [] and not page.evaluate("window.app.lastNodeErrors")
-    page.evaluate("window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-    page.wait_for_timeout(1500)
-    folder = os.environ.get("JANUS_SCREENSHOTS")
-    shot = page.screenshot(path=Path(folder) / f"{name}.png" if folder else None)
-    assert len(shot) > 20000
-
-
-def finished(server, before: set) -> dict:
-    """Waits for the prompt that is not in `before` to end and returns its history entry."""
     for _ in range(1200):
-        new = {key: entry for key, entry in server.get("/history").items() if key not in before}
-        for entry in new.values():
-            if entry["status"]["completed"] or entry["status"]["status_str"] == "error":
+        for key, entry in page.server.get("/history").items():
+            if key not in before and (entry["status"]["completed"] or entry["status"]["status_str"] == "error"):
+                assert entry["status"]["status_str"] == "success", entry["status"]
+                red = "window.app.graph._nodes.filter((n) => n.has_errors).map((n) => n.type)"
+                assert page.evaluate(red) == [] and not page.evaluate("window.app.lastNodeErrors")
                 return entry
         time.sleep(0.1)
-    raise AssertionError("the queued template did not end")
+    raise AssertionError("the queued graph did not end")
+
+
+def sent(entry: dict) -> dict:
+    """The API prompt of a history entry, without what the frontend adds for itself."""
+    return {key: {k: node[k] for k in ("class_type", "inputs")} for key, node in entry["prompt"][2].items()}
+
+
+def test_the_templates_are_offered(page):
+    offered = page.server.get("/api/workflow_templates")
+    assert set(offered["janus"]) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_template_in_the_browser(page, name):
+    open_template(page, name)
+    saved = {node["id"]: node for node in read(ROOT / "workflows" / f"{name}.json")["nodes"]}
+    live = live_nodes(page)
+    assert {key: node["type"] for key, node in live.items()} == {key: node["type"] for key, node in saved.items()}
+    assert page.evaluate("window.app.canvas.ds.scale") >= MIN_ZOOM and not page.evaluate(
+        "window.app.canvas.low_quality"
+    )
+    for key, node in live.items():
+        assert list(node["pos"]) == list(saved[key]["pos"])
+        assert all(a <= b + 1 for a, b in zip(node["size"], saved[key]["size"])), f"{node['type']} grew"
+    shown = page.evaluate(
+        """() => { const text = document.querySelector('.comfy-markdown .tiptap'), last = text.lastElementChild
+                   return (last.offsetTop + last.offsetHeight) / text.parentElement.clientHeight }"""
+    )
+    assert 0.5 < shown <= 1, "the note is cut off, or much taller than its text"
+    if name in WITHOUT_DEMO:
+        screenshot(page, name)
+        return
+
+    before = {key: node for key, node in live.items() if node["type"] not in NOTES}
+    entry = queue(page)
+    prompt = sent(entry)
+    assert prompt == read(TWINS / f"{name}.json")
+    screenshot(page, name)
+    images = entry["outputs"][outputs_of(prompt, "SaveImage")[-1]]["images"]
+    if TEMPLATES[name].scene is not None:
+        assert shows(Image.open(page.server.file(images[0])), TEMPLATES[name].scene)
+
+    drop(page, images[0])
+    restored = live_nodes(page)
+    for key, node in before.items():
+        for field in ("type", "pos", "size", *(["widgets_values"] if node["type"] != "PreviewAny" else [])):
+            assert restored[key].get(field) == node.get(field), (node["type"], field)
+    assert page.evaluate("window.app.graph.links.size ?? Object.keys(window.app.graph.links).length") == sum(
+        isinstance(value, list) for node in prompt.values() for value in node["inputs"].values()
+    )
+
+
+def drop(page, entry: dict):
+    """Drops a saved image on an empty canvas."""
+    page.evaluate("window.app.graph.clear()")
+    page.evaluate(
+        """async (e) => {
+            const query = new URLSearchParams({filename: e.filename, subfolder: e.subfolder, type: e.type})
+            const blob = await (await fetch(`/api/view?${query}`)).blob()
+            const data = new DataTransfer()
+            data.items.add(new File([blob], e.filename, {type: 'image/png'}))
+            const event = new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true})
+            document.getElementById('graph-canvas').dispatchEvent(event)
+        }""",
+        entry,
+    )
+    page.wait_for_function("window.app.graph._nodes.length > 0")
+    page.wait_for_timeout(1000)
+
+
+def test_no_overlaps_in_nodes_2(page):
+    """The other renderer makes nodes larger than their saved size; they still do not overlap."""
+    setting = "(value) => window.app.ui.settings.setSettingValue('Comfy.VueNodes.Enabled', value)"
+    page.evaluate(setting, True)
+    try:
+        for name in NAMES:
+            open_template(page, name)
+            boxes = page.evaluate(
+                """() => [...document.querySelectorAll('[data-node-id]')].map((e) => {
+                    const node = window.app.graph.getNodeById(e.dataset.nodeId)
+                    return [node.type, [node.pos[0], node.pos[1] - 30, e.offsetWidth, e.offsetHeight]] })"""
+            )
+            assert len(boxes) == len(read(ROOT / "workflows" / f"{name}.json")["nodes"])
+            screenshot(page, f"nodes-2 {name}")
+            for (a, first), (b, second) in combinations(boxes, 2):
+                assert not Box(*first).overlaps(Box(*second)), (name, a, b)
+    finally:
+        page.evaluate(setting, False)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "subgraphs").glob("*.json")))
+def test_blueprint_in_the_browser(page, name):
+    """A blueprint from the node search sends what its node shows, and the image is what the prompt says."""
+    page.keyboard.press("Escape")
+    page.evaluate("window.app.graph.clear()")
+    page.mouse.dblclick(500, 300)
+    page.wait_for_timeout(1000)
+    page.keyboard.type(name)
+    page.wait_for_timeout(1500)
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(1000)
+    page.mouse.click(500, 300)
+    page.wait_for_function("window.app.graph._nodes.length === 1")
+    shown = dict(page.evaluate("window.app.graph._nodes[0].widgets.map((w) => [w.name, w.value])"))
+    page.evaluate(
+        """() => { const graph = window.app.graph, node = graph._nodes[0]
+                   const save = window.LiteGraph.createNode('SaveImage')
+                   graph.add(save); save.pos = [node.pos[0] + 500, node.pos[1]]; node.connect(0, save, 0) }"""
+    )
+    entry = queue(page)
+    prompt = sent(entry)
+    inputs = {key: value for node in prompt.values() for key, value in node["inputs"].items()}
+    assert shown["text"] and {key: inputs[key] for key in shown if key != "seed"} == {
+        key: value for key, value in shown.items() if key != "seed"
+    }
+    assert inputs["seed"] == 0
+    (image,) = entry["outputs"][outputs_of(prompt, "SaveImage")[0]]["images"]
+    assert shows(Image.open(page.server.file(image)), shown["text"])
+    screenshot(page, name)

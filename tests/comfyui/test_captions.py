@@ -30,12 +30,12 @@ def caption_graph(**inputs):
 def test_caption_folder(server, folder):
     graph, node = caption_graph()
     (report,) = server.run(graph)[node]["text"]
-    assert report.startswith("2 written, 1 skipped, 1 not readable") and "bad.jpg" in report
+    assert report.startswith("2 written, 1 skipped, 1 failed") and "bad.jpg" in report
     assert (folder / "c.txt").read_text() == "existing"
     assert all((folder / f"{name}.txt").read_text().startswith("style, ") for name in "ab")
     (folder / "a.txt").unlink()
     (report,) = server.run(graph)[node]["text"]
-    assert report.startswith("1 written, 2 skipped, 1 not readable")
+    assert report.startswith("1 written, 2 skipped, 1 failed")
     graph[node]["inputs"]["overwrite"] = True
     (report,) = server.run(graph)[node]["text"]
     assert report.startswith("3 written, 0 skipped") and (folder / "c.txt").read_text() != "existing"

@@ -6,7 +6,8 @@ import pytest
 from converted import make_converted
 from graphs import Graph, flow_graph, token_graph
 
-from benchmarks.comfyui_server import Failed
+from benchmarks import ROOT
+from benchmarks.comfyui_server import Failed, python_of
 
 
 def sentence(server, graph) -> str:
@@ -156,7 +157,7 @@ def test_weights_that_are_not_finite(server):
         assert "not finite" in sentence(server, graph)
 
 
-def test_a_missing_checkpoint_is_explained_before_running(server):
+def test_a_missing_checkpoint_is_explained_before_running(server, comfyui):
     for build, name, command, weights in (
         (token_graph, "Janus-Pro-1B", "janus-pro-1b", "pytorch_model.bin"),
         (flow_graph, "JanusFlow-1.3B.safetensors", "janusflow-1.3b", "model.safetensors"),
@@ -169,14 +170,15 @@ def test_a_missing_checkpoint_is_explained_before_running(server):
         message = error["details"]
         assert error["extra_info"]["input_name"] == "model_name" and "\n" not in message
         assert f"There is no checkpoint {name}" in message and "Value not in list" not in message
-        assert f"python -m janus_core download {command} --to {server.base / 'models'}" in message
+        run = f"{python_of(comfyui)} {ROOT / 'janus_core'} download {command} --to {server.base / 'models'}"
+        assert message.startswith(f"model_name - Run `{run}`"), "what to do comes first"
         assert "config.json" in message and weights in message
         assert str(server.base / "models" / "janus" / name.removesuffix(".safetensors")) in message
 
 
 def test_a_missing_custom_checkpoint_is_explained(server):
     graph, _ = token_graph(text="a", name="custom")
-    with pytest.raises(Failed, match="There is no checkpoint custom .*janus_core download NAME"):
+    with pytest.raises(Failed, match="janus_core download NAME.* There is no checkpoint custom in "):
         server.run(graph)
 
 

@@ -45,3 +45,8 @@ def test_help_pages_are_served_where_the_frontend_asks(server):
                 assert answer.read().decode().startswith("# "), page
         with urllib.request.urlopen(url.replace(page, f"images/{node}.jpg"), timeout=60) as answer:
             assert answer.read(2) == b"\xff\xd8", "a JPEG file"
+
+
+def test_the_node_search_finds_every_node_by_the_makers_name(server):
+    nodes = {name: info for name, info in server.get("/object_info").items() if name.startswith("Janus")}
+    assert [name for name, info in nodes.items() if not {"janus", "deepseek"} <= set(info["search_aliases"])] == []

@@ -6,27 +6,6 @@ from conftest import latent_of
 from graphs import flow_graph, outputs_of, token_graph
 from safetensors.torch import load_file, save_file
 
-SAMPLERS = [
-    "euler", "euler_cfg_pp", "euler_ancestral", "euler_ancestral_cfg_pp", "heun", "heunpp2", "exp_heun_2_x0",
-    "exp_heun_2_x0_sde", "dpm_2", "dpm_2_ancestral", "lms", "dpm_fast", "dpm_adaptive", "dpmpp_2s_ancestral",
-    "dpmpp_2s_ancestral_cfg_pp", "dpmpp_sde", "dpmpp_sde_gpu", "dpmpp_2m", "dpmpp_2m_cfg_pp", "dpmpp_2m_sde",
-    "dpmpp_2m_sde_gpu", "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu", "dpmpp_3m_sde", "dpmpp_3m_sde_gpu", "ddpm", "lcm",
-    "ipndm", "ipndm_v", "deis", "res_multistep", "res_multistep_cfg_pp", "res_multistep_ancestral",
-    "res_multistep_ancestral_cfg_pp", "gradient_estimation", "gradient_estimation_cfg_pp", "er_sde", "seeds_2",
-    "seeds_3", "sa_solver", "sa_solver_pece", "ddim", "uni_pc", "uni_pc_bh2",
-]  # fmt: skip
-SCHEDULERS = [
-    "simple",
-    "normal",
-    "sgm_uniform",
-    "beta",
-    "karras",
-    "exponential",
-    "ddim_uniform",
-    "linear_quadratic",
-    "kl_optimal",
-]
-
 
 @pytest.fixture(scope="module")
 def plain(server):
@@ -40,43 +19,6 @@ def run(server, graph, _=None):
     return latent
 
 
-def test_every_sampler_and_scheduler_is_listed(server):
-    """Fails when a newer ComfyUI adds a sampler or scheduler."""
-    inputs = server.get("/object_info/KSampler")["KSampler"]["input"]["required"]
-    assert set(inputs["sampler_name"][0]) <= set(SAMPLERS) and set(inputs["scheduler"][0]) <= set(SCHEDULERS)
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_sampler(server, name):
-    for scheduler in ("simple", "normal", "sgm_uniform", "beta"):
-        run(server, *flow_graph(text="a cat", seed=1, steps=4, sampler_name=name, scheduler=scheduler))
-
-
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_scheduler(server, name):
-    run(server, *flow_graph(text="a cat", seed=1, steps=4, scheduler=name))
-
-
-MODEL_NODES = {
-    "ModelSamplingSD3": dict(shift=3.0),
-    "ModelSamplingAuraFlow": dict(shift=1.73),
-    "ModelSamplingFlux": dict(max_shift=1.15, base_shift=0.5, width=96, height=96),
-    "RescaleCFG": dict(multiplier=0.7),
-    "CFGZeroStar": {},
-    "APG": dict(eta=1.0, norm_threshold=0.5, momentum=0.0),
-    "TCFG": {},
-    "EasyCache": dict(reuse_threshold=3.0, start_percent=0.1, end_percent=0.95, verbose=False),
-    "LazyCache": dict(reuse_threshold=3.0, start_percent=0.1, end_percent=0.95, verbose=False),
-}
-SAME_LATENT = {
-    "DifferentialDiffusion": {},
-    "ModelComputeDtype": dict(dtype="fp32"),
-    "ModelAttentionBackend": dict(attention="pytorch attention"),
-    "SelectModelDevice": dict(device="default"),
-    "TorchCompileModel": dict(backend="inductor"),
-}
-
-
 def with_model_node(name, inputs):
     graph, sampler = flow_graph(text="a cat", seed=1, steps=4)
     links = graph[sampler]["inputs"]
@@ -84,52 +26,10 @@ def with_model_node(name, inputs):
     return graph, sampler
 
 
-@pytest.mark.parametrize("name", MODEL_NODES)
-def test_model_node(server, plain, name):
-    assert not torch.allclose(run(server, *with_model_node(name, MODEL_NODES[name])), plain, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", SAME_LATENT)
-def test_model_node_that_does_not_change_the_latent(server, plain, name):
-    assert torch.allclose(run(server, *with_model_node(name, SAME_LATENT[name])), plain, atol=1e-3)
-
-
-def custom(graph, sampler, guider: str, sigmas: str | None = None):
-    """Swaps a KSampler for SamplerCustomAdvanced with a guider."""
-    links = graph[sampler]["inputs"]
-    noise = graph.add("RandomNoise", noise_seed=links["seed"])
-    euler = graph.add("KSamplerSelect", sampler_name="euler")
-    sigmas = sigmas or graph.add("BasicScheduler", model=links["model"], scheduler="simple", steps=4, denoise=1.0)
-    graph[sampler] = {
-        "class_type": "SamplerCustomAdvanced",
-        "inputs": {"noise": [noise, 0], "guider": [guider, 0], "sampler": [euler, 0], "sigmas": [sigmas, 0],
-                   "latent_image": links["latent_image"]},
-    }  # fmt: skip
-    return graph, sampler
-
-
-def guiders(graph, links):
-    model, positive, negative = links["model"], links["positive"], links["negative"]
-    inputs = {"model": model, "positive": positive, "negative": negative}
-    return {
-        "BasicGuider": ({"model": model, "conditioning": positive}, False),
-        "CFGGuider": ({**inputs, "cfg": 2.0}, True),
-        "DualCFGGuider": (
-            {"model": model, "cond1": positive, "cond2": positive, "negative": negative, "cfg_conds": 2.0,
-             "cfg_cond2_negative": 2.0, "style": "regular"},
-            None,
-        ),
-        "PerpNegGuider": ({**inputs, "empty_conditioning": negative, "cfg": 2.0, "neg_scale": 1.0}, None),
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ["BasicGuider", "CFGGuider", "DualCFGGuider", "PerpNegGuider"])
-def test_guider(server, plain, name):
-    graph, sampler = flow_graph(text="a cat", seed=1, steps=4)
-    inputs, same = guiders(graph, graph[sampler]["inputs"])[name]
-    latent = run(server, *custom(graph, sampler, graph.add(name, **inputs)))
-    if same is not None:
-        assert torch.allclose(latent, plain, atol=1e-4) == same
+def test_a_compiled_model_gives_the_same_latent(server, plain):
+    assert torch.allclose(
+        run(server, *with_model_node("TorchCompileModel", dict(backend="inductor"))), plain, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,6 +68,10 @@ def lora_files(folder):
     styles = {
         "comfyui": {f"diffusion_model.{name}.lora_A.weight": a, f"diffusion_model.{name}.lora_B.weight": b},
         "peft": {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b},
+        "transformers": {
+            "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight": a,
+            "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_B.weight": b,
+        },
         "diffusers": {f"transformer.{name}.lora_A.weight": a, f"transformer.{name}.lora_B.weight": b},
         "kohya": {
             f"lora_unet_{name.replace('.', '_')}.lora_down.weight": a,
@@ -180,7 +84,7 @@ def lora_files(folder):
         save_file(tensors, folder / f"{style}.safetensors")
 
 
-@pytest.mark.parametrize("style", ["comfyui", "peft", "diffusers", "kohya"])
+@pytest.mark.parametrize("style", ["comfyui", "peft", "transformers", "diffusers", "kohya"])
 def test_lora_key_style(server, plain, style):
     lora_files(server.base / "models" / "loras")
     latents = {}
@@ -274,7 +178,7 @@ def test_text_generate(server, golden):
         answer = graph.add("TextGenerate", clip=[loader, 1], image=[image, 0], prompt=golden_.text["und.question"],
                            max_length=12, sampling_mode="off")  # fmt: skip
         shown = graph.add("PreviewAny", source=[answer, 0])
-        assert server.run(graph)[shown]["text"] == [golden_.text["und.answer"]]
+        assert server.run(graph)[shown]["text"] == [golden_.text["und.answer"].strip()]
 
 
 @pytest.mark.parametrize("name", ["LatentBatch", "RepeatLatentBatch", "LatentFromBatch", "LatentFlip", "LatentBlend"])

@@ -1,6 +1,8 @@
 """python -m janus_core, as a person runs it."""
 
+import argparse
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,8 @@ from PIL import Image
 from sdxl_layout import write_sdxl_vae
 
 import janus_core
-from janus_core.cli import main
+from janus_core.cli import main, parser
+from janus_core.cli_generate import Progress
 from janus_core.image import open_image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +48,7 @@ def test_generate_passes_every_setting_on(golden, tmp_path):
     folder = golden("flow-a").folder
     flow = janus_core.load(folder, device="cpu", dtype=torch.float32, vae=tmp_path / "vae.safetensors")
     latents = flow.encode(open_image(start))
-    settings = dict(negative_prompt="a dog", seed=5, guidance=3.0, steps=3, denoise=0.4)
+    settings = dict(negative_prompt="a dog", seed=5, guidance=3.0, steps=3, denoise=0.4, guidance_interval=(0.7, 1.0))
     arguments = [
         "--negative",
         "a dog",
@@ -57,6 +60,8 @@ def test_generate_passes_every_setting_on(golden, tmp_path):
         "3",
         "--denoise",
         "0.4",
+        "--cfg-start",
+        "0.7",
         "--device",
         "cpu",
     ]
@@ -67,7 +72,9 @@ def test_generate_passes_every_setting_on(golden, tmp_path):
     folder = golden("ar-a").folder
     ar = janus_core.load(folder, device="cpu", dtype=torch.float32)
     settings = dict(negative_prompt="a dog", seed=5, guidance=3.0, temperature=0.7, top_k=9, top_p=0.8, size=(64, 96))
+    settings |= dict(guidance_interval=(0.0, 0.5), window=4, system_prompt="Be bold.")
     arguments = ["--negative", "a dog", "--seed", "5", "--cfg", "3", "--temperature", "0.7", "--top-k", "9"]
+    arguments += ["--cfg-end", "0.5", "--window", "4", "--system-prompt", "Be bold."]
     arguments += ["--top-p", "0.8", "--size", "64x96", "--model", str(folder), "--device", "cpu", "--dtype", "fp32"]
     assert main(["generate", "a cat", *arguments, "--out", str(out)]) == 0
     assert Image.open(out).tobytes() == ar("a cat", **settings)[0].tobytes()
@@ -81,6 +88,48 @@ def test_describe(golden, capsys):
     assert capsys.readouterr().out.strip() == golden.text["und.answer"].strip()
     assert main(["describe", image, image, "What?", *arguments]) == 0
     assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith(image)]) == 2
+
+
+def test_describe_passes_every_setting_on(golden, capsys):
+    golden = golden("ar-a")
+    image, question = golden.folder / "picture.png", golden.text["und.question"]
+    pipe = janus_core.load(golden.folder, device="cpu", dtype=torch.float32)
+    settings = dict(
+        max_new_tokens=9, temperature=0.9, top_k=7, top_p=0.8, seed=3, roles="User", system_prompt="Be bold."
+    )
+    expected = pipe.describe(open_image(image), question, **settings)[0]
+    arguments = ["--max-new-tokens", "9", "--temperature", "0.9", "--top-k", "7", "--top-p", "0.8", "--seed", "3"]
+    arguments += ["--roles", "User", "--system-prompt", "Be bold.", "--model", str(golden.folder), "--device", "cpu"]
+    assert main(["describe", str(image), question, *arguments, "--dtype", "fp32"]) == 0
+    assert capsys.readouterr().out.strip() == expected.strip()
+
+
+def test_a_progress_bar_ends_at_100_percent():
+    """Also of an answer that ends before its limit, but not where the run fails."""
+    with Progress("token") as progress:
+        progress(12, 512)
+    assert progress.bar.n == progress.bar.total == 12
+    with pytest.raises(ValueError), Progress("token") as progress:
+        progress(12, 512)
+        raise ValueError
+    assert progress.bar.total == 512
+
+
+def commands() -> dict:
+    (subparsers,) = [action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    return subparsers.choices
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_command_explains_its_arguments_and_has_examples(name, capsys):
+    command = commands()[name]
+    assert all(action.help for action in command._actions), [a.dest for a in command._actions if not a.help]
+    lines = command.epilog.replace("\\\n", "").splitlines()
+    assert lines[0] == "examples:" and len(lines) > 1
+    for line in lines[1:]:
+        words = shlex.split(line)
+        assert words[:4] == ["python", "-m", "janus_core", name]
+        parser().parse_args(words[3:])
 
 
 def test_convert_then_generate(golden, tmp_path):

@@ -1,6 +1,9 @@
 """Downloads from a fake hub: which files are chosen, where they go, and errors."""
 
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,9 +11,11 @@ import huggingface_hub
 import pytest
 from huggingface_hub.utils import HfHubHTTPError, RepositoryNotFoundError
 
+import janus_core
 from janus_core import JanusError, download
 from janus_core.cli import main
 
+ROOT = Path(__file__).resolve().parents[2]
 JSON = {"config.json": 10, "tokenizer.json": 20, "tokenizer_config.json": 5, "processor_config.json": 5}
 OTHER = {"README.md": 9, "LICENSE": 9, "figures/teaser.png": 9, "figures/list.json": 9}
 
@@ -165,11 +170,29 @@ def test_the_models_folder_of_the_surrounding_comfyui(tmp_path):
 @pytest.mark.parametrize("name", ["Janus-Pro-1B", "janus-pro-1b.safetensors", "somewhere/Janus-Pro-1B"])
 def test_advice_for_an_official_checkpoint(tmp_path, name):
     advice = download.how_to_get(name, tmp_path)
-    assert f"python -m janus_core download janus-pro-1b --to {tmp_path}" in advice
+    assert advice.startswith(f"Run `{download.command('janus-pro-1b', tmp_path)}`")
     assert "config.json" in advice and "pytorch_model.bin" in advice
     assert str(tmp_path / "janus" / "Janus-Pro-1B") in advice
 
 
 def test_advice_for_another_checkpoint(tmp_path):
     advice = download.how_to_get("mine.safetensors", download.models_folder())
-    assert "python -m janus_core download NAME`" in advice
+    assert " download NAME`" in advice and all(name in advice for name in download.CHECKPOINTS)
+
+
+def test_the_command_runs_this_python_from_any_folder(tmp_path):
+    """Also an isolated one, which like that of ComfyUI's Windows archive does not look in the current folder."""
+    words = shlex.split(download.command("--vae", tmp_path))
+    assert words == [sys.executable, str(ROOT / "janus_core"), "download", "--vae", "--to", str(tmp_path)]
+    result = subprocess.run(
+        [words[0], "-I", words[1], "--version"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == janus_core.__version__
+
+
+def test_paths_with_blanks_are_quoted(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "my python"))
+    assert shlex.split(download.command("--vae", Path("my models")))[0] == sys.executable
+    monkeypatch.setattr(download, "os", SimpleNamespace(name="nt"))
+    monkeypatch.setattr(sys, "executable", r"C:\my apps\python.exe")
+    assert download.command("--vae", download.models_folder()).startswith('"C:\\my apps\\python.exe" ')

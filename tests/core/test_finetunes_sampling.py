@@ -232,7 +232,7 @@ def test_prompts_over_the_context(ar):
 @pytest.mark.parametrize(
     "run,words",
     [
-        (lambda ar: ar.think("a", "cot-r1"), "no recipe cot-r1, only reasongen-r1, t2i-r1, got-r1"),
+        (lambda ar: ar.think("a", "cot-r1"), "recipe is 'cot-r1', it must be 'reasongen-r1' or"),
         (lambda ar: ar.think("a", "t2i-r1", temperature=-1), "temperature"),
         (lambda ar: ar.think("a", "t2i-r1", max_new_tokens=5000), "max_new_tokens"),
         (lambda ar: ar.think("a", "t2i-r1", length=3), "no setting length"),

@@ -1,17 +1,18 @@
 """A help page per node, a tooltip per input, and translations of both."""
 
-import pytest
-from workflow_files import ROOT, SNAPSHOT, inputs_of, read
+import re
 
-NODES = {name: info for name, info in read(SNAPSHOT).items() if name.startswith("Janus")}
-DOCS, LOCALES = ROOT / "web" / "docs", ROOT / "locales"
-LANGUAGES = ("en", "zh")
+import help_tables
+import pytest
+from help_tables import DOCS, LANGUAGES, NODES
+from workflow_files import ROOT, inputs_of, read
+
+LOCALES = ROOT / "locales"
+CHINESE = re.compile("[\u4e00-\u9fff]")
 
 
 def page(node: str, language: str) -> str:
-    """The help page: ComfyUI asks for NODE/LANGUAGE.md first, then for NODE.md."""
-    path = DOCS / f"{node}.md" if language == "en" else DOCS / node / f"{language}.md"
-    return path.read_text(encoding="utf-8")
+    return help_tables.page(node, language).read_text(encoding="utf-8")
 
 
 def locale(language: str) -> dict:
@@ -31,6 +32,34 @@ def test_every_page_has_every_input_and_output(node, language):
     assert text.splitlines()[0] == f"# {locale(language)[node]['display_name']}"
     for name in (*inputs_of(NODES[node]), *NODES[node]["output_name"]):
         assert f"\n| `{name}`" in text, name
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("node", NODES)
+def test_every_table_has_types_defaults_and_ranges(node, language):
+    """`python tests/help_tables.py` writes them."""
+    text = page(node, language)
+    assert help_tables.written(text, node, language) == text
+    assert text.count(f"\n| {' | '.join(help_tables.WORDS[language]['titles'])} |\n") == 1
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_chinese_texts_are_chinese(node):
+    """Whatever fonts show it: no text that was left in English, and pages of as many points as the English ones."""
+    entry, english = locale("zh")[node], locale("en")[node]
+    texts = [entry["display_name"], entry["description"]]
+    texts += [one["tooltip"] for group in ("inputs", "outputs") for one in entry[group].values() if one.get("tooltip")]
+    assert [text for text in texts if not CHINESE.search(text)] == []
+    for group in ("inputs", "outputs"):
+        assert list(entry[group]) == list(english[group])
+        assert all(
+            bool(entry[group][key].get("tooltip")) == bool(english[group][key].get("tooltip")) for key in entry[group]
+        )
+    lines = [line for line in page(node, "zh").splitlines() if line and line[0] not in "!" and set(line) - set("|- ")]
+    assert [line for line in lines if not CHINESE.search(line)] == []
+    for mark in ("- ", "| `", "## "):
+        count = {language: f"\n{page(node, language)}".count(f"\n{mark}") for language in LANGUAGES}
+        assert count["en"] == count["zh"], mark
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -109,7 +109,8 @@ def test_images_with_one_caption_between_them(tmp_path):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     found = captions.image_files(tmp_path)
     assert [path.name for path in found] == ["ok.jpg", "ok.png", "other.png"]
-    assert captions.sharing_a_caption(found) == {tmp_path / "ok.png": tmp_path / "ok.jpg"}
+    problem = "ok.jpg and ok.png share one caption file: rename one of them."
+    assert captions.conflicts(found) == {tmp_path / "ok.png": problem, tmp_path / "ok.jpg": problem}
 
 
 def test_a_caption_replaces_a_link_and_does_not_follow_it(tmp_path):

@@ -51,7 +51,7 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
     },
     "progress": set(),
     "describe": {"errors", "image", "prompt", "sampling", "vision_language"},
-    "finetunes": {"errors", "image", "janus", "progress", "prompt", "sampling"},
+    "finetunes": {"errors", "image", "janus", "progress", "prompt", "sampling", "schema"},
     "devices": {"errors", "schema"},
     "pipeline": {
         "checkpoint",
@@ -81,6 +81,7 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
         "janus",
         "janusflow",
         "networks",
+        "operations",
         "pipeline",
         "prompt",
         "schema",

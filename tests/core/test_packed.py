@@ -8,7 +8,7 @@ import torch
 import janus_core
 from janus_core import attention, operations
 from janus_core.checkpoint import build_model, read_checkpoint
-from janus_core.networks.llama import causal_mask
+from janus_core.networks.llama import causal_mask, linears
 from janus_core.operations import choose_operations, packed, packed_int8
 
 
@@ -55,6 +55,29 @@ def test_a_packed_layer_can_be_copied_and_keeps_the_file_dtype():
     assert y.dtype == torch.float32 and layer.weight.dtype == layer.bias.dtype == torch.bfloat16
 
 
+def test_layers_with_one_input_are_multiplied_together(monkeypatch):
+    products = []
+    linear = packed.PackedWeight.linear
+    monkeypatch.setattr(packed.PackedWeight, "linear", lambda *args: products.append(len(args[2])) or linear(*args))
+    layers = [packed.Linear(16, size) for size in (8, 24, 8)]
+    x = torch.randn(2, 3, 16)
+    expected = [torch.nn.functional.linear(x, layer.weight, layer.bias) for layer in layers]
+
+    def outputs():
+        products.clear()
+        with torch.inference_mode():
+            return linears(x, *layers)
+
+    torch.testing.assert_close(outputs(), tuple(expected))
+    assert products == [3]
+    layers[1].weight = torch.nn.Parameter(2 * layers[1].weight.detach())
+    layers[1].bias = torch.nn.Parameter(2 * layers[1].bias.detach())
+    torch.testing.assert_close(outputs()[1], 2 * expected[1])
+    layers[2] = torch.nn.Linear(16, 8)
+    assert torch.equal(outputs()[2], layers[2](x)) and products == [1, 1]
+    assert linears(x, *layers)[0].requires_grad
+
+
 def test_gradients_use_the_plain_weight():
     layer = packed.Linear(8, 8)
     layer(torch.ones(1, 8)).sum().backward()
@@ -87,7 +110,7 @@ def test_packed_int8(dtype, rows):
     rounded = (quantised.double() - 128) * row_scale
     assert ((rounded - x.reshape(-1, 256)).abs() <= 0.501 * row_scale).all()
     expected = (rounded @ (weight.double() * scale).T + bias).view(*rows, 40)
-    y = packed_int8.PackedInt8Weight().linear(x, weight, weight, scale, bias)
+    y = packed_int8.PackedInt8Weight().linear(x, [weight], [bias], [weight], [scale])
     assert y.dtype == dtype and y.shape == expected.shape
     torch.testing.assert_close(y.double(), expected, rtol=1e-5 if dtype == torch.float32 else 0.01, atol=0.5)
 
@@ -96,8 +119,10 @@ def test_packed_int8(dtype, rows):
 def test_an_int8_weight_is_packed_again_when_it_is_replaced():
     layer, x, scale = packed_int8.PackedInt8Weight(), torch.ones(2, 64), torch.ones(1)
     ones, twos = (torch.full((8, 64), value, dtype=torch.int8) for value in (1, 2))
-    assert (layer.linear(x, ones, ones, scale, None) == 64).all()
-    assert (layer.linear(x, twos, twos, scale, None) == 128).all()
+    assert (layer.linear(x, [ones], [None], [ones], [scale]) == 64).all()
+    assert (layer.linear(x, [twos], [None], [twos], [scale]) == 128).all()
+    together = layer.linear(x, [ones, twos], [None, None], [ones, twos], [scale, 2 * scale])
+    assert (together == torch.tensor([64, 256]).repeat_interleave(8)).all()
     assert copy.deepcopy(layer).packed is None
 
 
@@ -144,3 +169,12 @@ def test_attention_in_blocks(dtype, rows):
     expected = torch.nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask.float())
     computed = attention.attention(q, k, v, mask)
     assert torch.allclose(computed.float(), expected, atol=1e-5 if dtype == torch.float32 else 0.02)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_of_one_query(masked):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 3, 1, 16), torch.randn(2, 3, 20, 16), torch.randn(2, 3, 16, 20).transpose(-1, -2)
+    mask = attention.additive_mask(torch.rand(2, 1, 1, 20) > 0.4, q.dtype) if masked else None
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask)
+    torch.testing.assert_close(attention.attention(q, k, v, mask), expected)

@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +13,12 @@ from demo.recipe import scenes
 from demo.recipe.train_autoencoders import taesd_tensors
 from janus_core import cli, pipeline
 from janus_core.checkpoint import save_folder
-from janus_core.errors import ImageError
-from janus_core.training import folder_data
+from janus_core.checkpoint.files import read_pickle
+from janus_core.errors import ImageError, TrainingError
+from janus_core.training import folder_data, read_config, trained_model
 
 LOOP = {"steps": 6, "lr": 5e-3, "warmup": 1, "precision": "no", "log_every": 3, "save_every": 3}
+LORA = {"rank": 4, "targets": ["q_proj", "down_proj"]}
 
 
 @pytest.fixture
@@ -32,9 +35,9 @@ def images(tmp_path):
 
 @pytest.fixture
 def run(images, tmp_path, capsys):
-    def finetune(family, **changes):
+    def finetune(family, dtype=torch.float32, **changes):
         _, _, checkpoint, vq = tiny(family)
-        save_folder(checkpoint, tmp_path / "base", torch.float32)
+        save_folder(checkpoint, tmp_path / "base", dtype)
         config = {
             "task": "finetune",
             "checkpoint": str(tmp_path / "base"),
@@ -55,8 +58,9 @@ def run(images, tmp_path, capsys):
             save_file(taesd_tensors(AutoencoderTiny()), tmp_path / "vae.safetensors")
             config["vae"] = str(tmp_path / "vae.safetensors")
         (tmp_path / "config.json").write_text(json.dumps(config))
-        assert cli.main(["train", "--config", str(tmp_path / "config.json")]) == 0
-        return capsys.readouterr().out.strip().splitlines()[-1]
+        code = cli.main(["train", "--config", str(tmp_path / "config.json")])
+        output = capsys.readouterr()
+        return output.out.strip().splitlines()[-1] if code == 0 else output.err
 
     return finetune
 
@@ -88,7 +92,7 @@ def test_a_lora_has_the_names_that_comfyui_reads(family, run, tmp_path):
 
 
 def test_an_image_without_caption_is_refused(images):
-    assert [path.name for path, _ in folder_data.read_folder(images)] == ["0.png", "1.png", "2.png"]
+    assert [one.path.name for one in folder_data.read_folder(images)] == ["0.png", "1.png", "2.png"]
     (images / "1.txt").unlink()
     with pytest.raises(ImageError, match="1.png has no caption"):
         folder_data.read_folder(images)
@@ -111,3 +115,123 @@ def test_a_config_of_another_task_is_one_sentence(task, tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps({"task": task}))
     assert cli.main(["train", "--config", str(tmp_path / "config.json")]) == 1
     assert "not a fine-tuning config" in capsys.readouterr().err
+
+
+def test_a_lora_stores_what_is_trained_beside_a_frozen_base_of_its_own_dtype(run, tmp_path, monkeypatch):
+    pytest.importorskip("peft")
+    models = []
+    build = trained_model.train_parts
+    monkeypatch.setattr(
+        trained_model, "train_parts", lambda model, config: (build(model, config), models.append(model))
+    )
+    run("janus", dtype=torch.bfloat16, lora=LORA)
+    dtypes = {(p.requires_grad, p.dtype) for p in models[0].parameters()}
+    assert dtypes == {(False, torch.bfloat16), (True, torch.float32)}
+    state = read_pickle(tmp_path / "out" / "run" / "state.pt")
+    assert state["weights"] and all(".lora_" in name for name in state["weights"])
+    assert state["ema"] == {}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_lora_over_8_bits_learns(family, run, tmp_path):
+    pytest.importorskip("peft")
+    loop = {**LOOP, "steps": 30, "log_every": 10, "precision": "bf16"}
+    run(family, dtype=torch.bfloat16, lora={**LORA, "base": "int8"}, loop=loop, ratio=[0, 1])
+    log = [json.loads(line) for line in (tmp_path / "out" / "run" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["generation"] < log[0]["generation"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"lora": {"rank": 8}}, "lora.rank was 4 and is 8"),
+        ({"lora": {"rank": 4, "alpha": 8}}, "lora.alpha was None and is 8"),
+        ({"loop": {**LOOP, "lr": 1e-3}}, "loop.lr was 0.005 and is 0.001"),
+        ({"seed": 1}, "seed was 0 and is 1"),
+        ({"ratio": [50, 50]}, "ratio was [25, 75] and is [50, 50]"),
+        ("caption", "images was '3 images"),
+        ("image", "images was '3 images"),
+        ("checkpoint", "checkpoint was"),
+    ],
+)
+def test_another_run_in_a_used_folder_is_refused_by_name(changes, named, run, images, tmp_path):
+    pytest.importorskip("peft")
+    first = run("janus", lora={"rank": 4})
+    if changes == "caption":
+        (images / "1.txt").write_text("another caption")
+    elif changes == "image":
+        (images / "1.png").write_bytes((images / "2.png").read_bytes())
+    dtype = torch.bfloat16 if changes == "checkpoint" else torch.float32
+    error = run("janus", dtype=dtype, **{"lora": {"rank": 4}, **(changes if isinstance(changes, dict) else {})})
+    assert "state.pt is not the state of this run" in error and named in error
+    assert load_file(first)
+
+
+def test_settings_that_change_no_result_may_change(run, tmp_path):
+    pytest.importorskip("peft")
+    run("janus", lora={"rank": 4})
+    loop = {**LOOP, "log_every": 2, "workers": 0}
+    assert run("janus", lora={"rank": 4}, loop=loop, gradient_checkpointing=True).endswith("lora.safetensors")
+
+
+def test_a_base_says_how_it_was_trained(run, tmp_path):
+    own = {"training": {"time_mean": -0.8, "repa": 0.5}}
+    config = {"loop": LOOP, "stage": 3}
+    assert trained_model.objective_settings(config, {}) == trained_model.OBJECTIVE
+    expected = {"repa": 0.5, "time_mean": -0.8, "unconditional_smoothing": 0.0}
+    assert trained_model.objective_settings(config, own) == expected
+    assert trained_model.objective_settings({**config, "time_mean": 0.3}, own)["time_mean"] == 0.3
+    assert trained_model.objective_settings({**config, "lora": {"rank": 4}}, own)["repa"] == 0
+    with pytest.raises(TrainingError, match="config.json: training: repa"):
+        trained_model.objective_settings(config, {"training": {"repa": "x"}})
+    written = run("janusflow", time_mean=-0.5)
+    assert json.loads((Path(written) / "config.json").read_text())["training"]["time_mean"] == -0.5
+
+
+def test_a_lora_with_the_alignment_loss(run, tmp_path):
+    pytest.importorskip("peft")
+    written = run("janusflow", lora=LORA, repa=0.5)
+    assert not any("repa" in name for name in load_file(written))
+    log = (tmp_path / "out" / "run" / "log.jsonl").read_text()
+    assert '"alignment"' in log and "repa_head.0.weight" in read_pickle(tmp_path / "out/run/state.pt")["weights"]
+
+
+@pytest.mark.parametrize("weighting", ["examples", "tasks"])
+def test_loss_weighting(weighting):
+    objective, batch_at, *_ = tiny("janusflow")
+    objective.loss_weighting = weighting
+    losses = {
+        name: torch.tensor(value) for name, value in zip(("understanding", "text", "generation"), (1.0, 2.0, 4.0))
+    }
+    losses["alignment"] = torch.tensor(8.0)
+    total = objective.total(losses, batch_at(0))  # 6, 2 and 8 rows
+    expected = 15 if weighting == "tasks" else (6 * 1 + 2 * 2 + 8 * (4 + 8)) / 16
+    assert total.item() == pytest.approx(expected)
+
+
+def test_nested_settings_on_the_command_line(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"task": "finetune", "loop": {"steps": 5}, "lora": None}))
+    config = read_config(path, {"loop.lr": 0.1, "loop.steps": 7})
+    assert config["loop"] == {"steps": 7, "lr": 0.1}
+    with pytest.raises(TrainingError, match="no section 'lora'"):
+        read_config(path, {"lora.rank": 4})
+    known = read_config(
+        path, {"lora.rank": 4, "validation.prompts": ["a"], "repa": 0.5}, ("lora", "validation", "repa")
+    )
+    assert known["lora"] == {"rank": 4} and known["validation"] == {"prompts": ["a"]} and known["repa"] == 0.5
+    with pytest.raises(TrainingError, match="no section 'steps'"):
+        read_config(path, {"loop.steps.x": 4})
+
+
+def test_prior_images_questions_and_sub_folders(run, images, tmp_path):
+    pytest.importorskip("peft")
+    (images / "2_more").mkdir()
+    (images / "0.png").rename(images / "2_more" / "0.png")
+    (images / "0.txt").unlink()
+    entry = {"image": "2_more/0.png", "question": "What is it?", "answer": "a circle"}
+    (images / "metadata.jsonl").write_text(json.dumps(entry))
+    written = run(
+        "janus", lora=LORA, prior={"images": str(images), "share": 0.5}, caption_dropout=0.3, caption_tokens=5
+    )
+    assert load_file(written)

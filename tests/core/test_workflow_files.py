@@ -1,20 +1,13 @@
-"""Every workflow file against the nodes' schema (a snapshot of /object_info), without ComfyUI."""
+"""Every workflow file against the nodes' schema (a snapshot of /object_info) and the rules of layout."""
+
+from itertools import combinations
 
 import pytest
-from workflow_files import NOTES, SNAPSHOT, TWINS, WORKFLOWS, problems, read, to_api
-
-EXPECTED = {
-    "janusflow_inpaint",
-    "janus_pro_token_edit",
-    "janus_pro_refined_by_janusflow",
-    "janus_compare_families",
-    "janus_upscale",
-    "janus_pro_text_to_image",
-    "janusflow_text_to_image",
-    "janusflow_ksampler",
-    "janusflow_image_to_image",
-    "janus_describe_image",
-}
+from templates.blueprints import blueprints
+from templates.catalogue import TEMPLATES, templates
+from templates.layout import MAX_HEIGHT, MAX_WIDTH, TITLE, Box
+from templates.notes import note_height
+from workflow_files import NOTES, ROOT, SNAPSHOT, TWINS, WORKFLOWS, problems, read, to_api
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +15,13 @@ def object_info():
     return read(SNAPSHOT)
 
 
-def test_all_workflows_exist():
-    assert EXPECTED <= {path.stem for path in WORKFLOWS}
+def test_the_files_are_what_the_catalogue_writes(object_info):
+    """After `python -m tests.templates`, which also writes the API twins."""
+    assert {path.stem for path in WORKFLOWS} == set(TEMPLATES) == {path.stem for path in TWINS.glob("*.json")}
+    for template in templates(object_info):
+        assert template.workflow() == read(ROOT / "workflows" / f"{template.name}.json"), template.name
+    written = dict(blueprints(object_info))
+    assert written == {path.stem: read(path) for path in (ROOT / "subgraphs").glob("*.json")}
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
@@ -34,13 +32,43 @@ def test_workflow(path, object_info):
     for _, source, out, target, slot, kind in workflow["links"]:
         assert by_id[source]["outputs"][out]["type"] == kind
         assert by_id[target]["inputs"][slot]["link"] is not None
-    assert any(node["type"] in NOTES for node in workflow["nodes"])
-    boxes = [
-        (*node["pos"], node["pos"][0] + node["size"][0], node["pos"][1] + node["size"][1]) for node in workflow["nodes"]
-    ]
-    for i, a in enumerate(boxes):
-        for b in boxes[i + 1 :]:
-            assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], "two nodes overlap"
+
+
+def box_of(node) -> Box:
+    """A node with its title."""
+    (x, y), (width, height) = node["pos"], node["size"]
+    return Box(x, y - TITLE, width, height + TITLE)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_layout(path):
+    workflow = read(path)
+    nodes = {node["id"]: box_of(node) for node in workflow["nodes"]}
+    groups = [Box(*group["bounding"]) for group in workflow["groups"]]
+    boxes = [*nodes.values(), *groups]
+    assert max(b.right for b in boxes) - min(b.x for b in boxes) <= MAX_WIDTH
+    assert max(b.bottom for b in boxes) - min(b.y for b in boxes) <= MAX_HEIGHT
+    for boxes in (nodes.values(), groups):
+        assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    for _, source, _, target, _, _ in workflow["links"]:
+        assert nodes[source].right < nodes[target].x, "a wire runs backwards"
+    (note,) = (node for node in workflow["nodes"] if node["type"] in NOTES)
+    for key, box in nodes.items():
+        inside = [g for g in groups if g.x < box.x and box.right < g.right and g.y < box.y and box.bottom < g.bottom]
+        assert len(inside) == (0 if key == note["id"] else 1), "a node outside its group, or a note in one"
+    assert not any(nodes[note["id"]].overlaps(group) for group in groups)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_note(path):
+    (note,) = (node for node in read(path)["nodes"] if node["type"] in NOTES)
+    (text,) = note["widgets_values"]
+    assert note["size"][1] >= note_height(text, note["size"][0])
+    paragraphs = text.split("\n\n")
+    assert len(set(paragraphs)) == len(paragraphs) == 4 - ("SDXL" in path.stem)
+    assert sum("python -m janus_core download" in paragraph for paragraph in paragraphs) == 1
+    assert sum("**demo models**" in paragraph or "demo models cannot" in paragraph for paragraph in paragraphs) == 1
+    assert "https://huggingface.co/deepseek-ai/" in text and "draw" not in text
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
@@ -49,7 +77,7 @@ def test_api_twin(path, object_info):
 
 
 def test_the_checks_find_mistakes(object_info):
-    good = read(TWINS / "janusflow_ksampler.json")
+    good = read(TWINS / "JanusFlow - KSampler and SamplerCustom.json")
     sampler = next(k for k, n in good.items() if n["class_type"] == "KSampler")
     loader = next(k for k, n in good.items() if n["class_type"] == "JanusFlowLoader")
     for change, word in (

@@ -93,7 +93,7 @@ def make(rng: random.Random, work: Path) -> Case:
     Image.new("RGB", (9, 9), (5, 5, 5)).save("old.png")
     old = Path("old.png").read_bytes()
     files = {path.name for path in work.iterdir()}
-    kind = pick(rng, (model_path, output, output, value, described, converted, downloaded, trained))
+    kind = pick(rng, (model_path, output, output, value, described, converted, downloaded, trained, edited, tuned))
     arguments, expected = kind(rng, str(model))
 
     def run():
@@ -156,6 +156,34 @@ def converted(rng, model):
     out = pick(rng, (".safetensors/", "folder/.safetensors", "file/x.safetensors", "/dev/null/x.safetensors", *NAMES))
     fine = out in NAMES or out.startswith("f") and "file" not in out
     return ["convert", model, out if "saf" in out else out + ".safetensors"], (REFUSED, OK) if fine else (REFUSED,)
+
+
+def edited(rng, model):
+    """An image that is none, a bad value, or an output that cannot be written."""
+    arguments = {"image": "old.png", "--out": "new.png"}
+    name = pick(rng, ("image", "--out", "--image-guidance", "--roles", "--cfg"))
+    arguments[name] = pick(rng, {"image": MISSING, "--out": OUTPUTS[:-1]}.get(name, NUMBERS[:5]))
+    if arguments["--out"] in NAMES:
+        return edited(rng, model)
+    image, *options = arguments.pop("image"), *(f"{name}={value}" for name, value in arguments.items())
+    return ["edit", image, "red", "--model", model, "--device", "cpu", *options], (REFUSED,)
+
+
+def tuned(rng, model):
+    """Settings of fine-tuned models."""
+    options = pick(
+        rng,
+        (
+            ["--think", "x"],
+            ["--think", "reasongen-r1", "--max-new-tokens", "5000"],
+            ["--think", "t2i-r1", "--text-temperature", pick(rng, NUMBERS)],
+            ["--reflect", pick(rng, ("-1", "x", "1.5", "1" * 300))],
+            ["--reflect", "1", "--count", "2"],
+            ["--reflect", "0", "--max-new-tokens", pick(rng, ("0", "-1", "4097"))],
+            ["--think", "got-r1", "--steps", "5"],
+        ),
+    )
+    return ["generate", "a", "--model", model, "--device", "cpu", "--out", "old.png", *options], (REFUSED,)
 
 
 def downloaded(rng, model):

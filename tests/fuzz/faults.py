@@ -5,6 +5,7 @@ import json
 from janus_core import errors, files, image, schema
 from janus_core.checkpoint import build, params, quantize
 from janus_core.checkpoint import files as weight_files
+from janus_core.finetunes import think
 from janus_core.sampling import settings
 
 
@@ -96,6 +97,11 @@ def unchecked_training():
     training_settings.check_finetune = lambda config, name: None
 
 
+def unchecked_plans():
+    """The prompt and the recipe of a plan are used as they are."""
+    think.check = lambda *args: None
+
+
 FAULTS = {
     function.__name__: function
     for function in (
@@ -108,5 +114,6 @@ FAULTS = {
         any_dtype,
         no_panics,
         unchecked_training,
+        unchecked_plans,
     )
 }

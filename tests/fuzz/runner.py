@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-AREAS = ("weights", "configs", "images", "settings", "commands", "training", "settings")
+AREAS = ("weights", "configs", "images", "settings", "commands", "training", "finetunes", "loras", "settings")
 HANG = 20  # seconds
 START = 180  # seconds that a worker may take to import and build its checkpoints
 

@@ -1,0 +1,152 @@
+"""The images of the help pages and of README: `python tests/comfyui/screenshots.py [NODE …|hero]`.
+
+Needs ComfyUI, Playwright and Chromium, as test_browser.py does. The nodes are shown without the badge of their pack.
+README's image is the text-to-image graph in the browser, above images of the demo model.
+"""
+
+import io
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+from graphs import outputs_of, token_graph  # noqa: E402
+from help_tables import DOCS, NODES  # noqa: E402
+from PIL import Image  # noqa: E402
+from playwright.sync_api import sync_playwright  # noqa: E402
+
+from benchmarks import ROOT  # noqa: E402
+from benchmarks.comfyui_server import Server, find_comfyui  # noqa: E402
+
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
+SETTINGS = {
+    "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
+    "Comfy.NodeBadge.NodeIdBadgeMode": "None",
+    "Comfy.Minimap.Visible": False,
+    "Comfy.Graph.CanvasInfo": False,
+    "Comfy.TutorialCompleted": True,
+}
+TEXTS = {  # of a node's first text input; other nodes show their default
+    "JanusPromptEncode": "a red circle on a blue background",
+    "JanusDescribeImage": "What colour is the circle?",
+    "JanusImagePrompt": "make the circle green",
+    "JanusThink": "a red circle above a blue square",
+    "JanusReflect": "a red circle above a blue square",
+}
+PROMPTS = (
+    "a red circle on a blue background",
+    "a white circle left of a black square on a red background",
+    "a small yellow cross on a black background",
+    "a green cross above a yellow circle on a purple background",
+    "a small blue triangle right of a large orange cross on a white background",
+)
+MARGIN, TITLE = 16, 30  # pixels around a node, and its title bar
+NODE = """async ({type, text}) => {
+    const graph = window.app.graph, canvas = window.app.canvas
+    graph.clear()
+    const node = window.LiteGraph.createNode(type)
+    node.pos = [0, 0]
+    graph.add(node)
+    const size = node.computeSize()
+    node.setSize([Math.max(size[0], 330), size[1]])
+    const widget = node.widgets?.find((w) => w.type === 'customtext')
+    if (text && widget) widget.value = text
+    canvas.ds.scale = 1
+    canvas.ds.offset = [400, 200]
+    canvas.setDirty(true, true)
+    await new Promise((done) => setTimeout(done, 700))
+    return [node.size[0], node.size[1]]
+}"""
+HERO = """async (prompt) => {
+    const graph = window.app.graph, canvas = window.app.canvas
+    graph.clear()
+    const make = (type, x, y, width, height) => {
+        const node = window.LiteGraph.createNode(type)
+        node.pos = [x, y]
+        graph.add(node)
+        node.setSize([width, height ?? node.computeSize()[1]])
+        return node
+    }
+    const set = (node, name, value) => { node.widgets.find((w) => w.name === name).value = value }
+    const loader = make('JanusProLoader', 0, 0, 270)
+    const latent = make('EmptyLatentImage', 0, 170, 270)
+    const text = make('JanusPromptEncode', 310, 0, 300, 300)
+    const sampler = make('JanusTokenSampler', 650, 0, 260)
+    const decode = make('VAEDecode', 950, 0, 300)
+    const shown = make('PreviewImage', 950, 90, 300, 300)
+    set(loader, 'model_name', 'demo/janus-pro-demo')
+    set(latent, 'width', 128)
+    set(latent, 'height', 128)
+    set(text, 'text', prompt)
+    loader.connect(1, text, 'clip')
+    loader.connect(0, sampler, 'model')
+    text.connect(0, sampler, 'positive')
+    text.connect(1, sampler, 'negative')
+    latent.connect(0, sampler, 'latent_image')
+    sampler.connect(0, decode, 'samples')
+    loader.connect(2, decode, 'vae')
+    decode.connect(0, shown, 'images')
+    canvas.ds.scale = 1
+    canvas.ds.offset = [100, 150]
+    window.app.queuePrompt(0)
+    await new Promise((done) => setTimeout(done, 15000))
+    canvas.setDirty(true, true)
+    await new Promise((done) => setTimeout(done, 1000))
+    return 400
+}"""
+
+
+def shot(page, x, y, width, height) -> Image.Image:
+    png = page.screenshot(clip={"x": x, "y": y, "width": width, "height": height})
+    return Image.open(io.BytesIO(png)).convert("RGB")
+
+
+def node_image(page, name: str):
+    width, height = page.evaluate(NODE, {"type": name, "text": TEXTS.get(name)})
+    image = shot(page, 400 - MARGIN, 200 - TITLE - MARGIN, width + 2 * MARGIN, height + TITLE + 2 * MARGIN)
+    image.save(DOCS / "images" / f"{name}.jpg", quality=88)
+
+
+def hero(page, server):
+    height = page.evaluate(HERO, PROMPTS[0])
+    graph = shot(page, 100 - 15, 150 - TITLE - 15, 1280, height + TITLE + 30)
+    side = graph.width // len(PROMPTS)
+    whole = Image.new("RGB", (graph.width, graph.height + side))
+    whole.paste(graph, (0, 0))
+    for k, text in enumerate(PROMPTS):
+        prompt, _ = token_graph(text=text, temperature=1.0, seed=k, size=128, name="demo/janus-pro-demo")
+        outputs = server.run(prompt)
+        file = server.file(outputs[outputs_of(prompt, "SaveImage")[0]]["images"][0])
+        whole.paste(
+            Image.open(file).convert("RGB").resize((side, side), Image.Resampling.LANCZOS), (k * side, graph.height)
+        )
+    whole.save(ROOT / "docs" / "hero.jpg", quality=88)
+
+
+def main():
+    wanted = sys.argv[1:] or [*NODES, "hero"]
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    with tempfile.TemporaryDirectory() as base, sync_playwright() as playwright:
+        server = Server(find_comfyui(), Path(base), {}, ("--cpu",), threads=1)
+        (Path(base) / "input" / "my-images").mkdir()
+        try:
+            browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+            page = browser.new_page(viewport={"width": 1600, "height": 1000})
+            page.goto(f"http://127.0.0.1:{server.port}/")
+            page.wait_for_function("window.app && window.app.graph && window.app.extensionManager", timeout=60000)
+            page.wait_for_timeout(3000)
+            page.keyboard.press("Escape")
+            for name, value in SETTINGS.items():
+                page.evaluate("([name, value]) => window.app.extensionManager.setting.set(name, value)", [name, value])
+            for name in wanted:
+                hero(page, server) if name == "hero" else node_image(page, name)
+            browser.close()
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    main()
