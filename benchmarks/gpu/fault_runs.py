@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 
-import janus_core
+import janus_core.pipeline
 from janus_core.sampling import attempts
 from janus_core.sampling.cuda_graphs import capture_for
 
@@ -87,8 +87,6 @@ class injected:
 
 def run(context: Context, family: str, fault) -> dict:
     """The fault has to leave the result as it is, Cancel has to end the run, and the next run has to be right."""
-    import janus_core.pipeline  # noqa: F401
-
     capture, pipe = capture_on(context), pipeline(context, family)
     make = pipe.generate_tokens if family == "ar" else pipe.generate_latents
     settings = {"size": (64, 64)} if family == "ar" else {"steps": 6}
@@ -130,13 +128,11 @@ def memory(context: Context) -> float:
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info()
         return (total - free) / 1e6
-    return sum(t.numel() * t.itemsize for t in gc.get_objects() if isinstance(t, torch.Tensor)) / 1e6
+    return sum(t.numel() * t.itemsize for t in gc.get_objects() if issubclass(type(t), torch.Tensor)) / 1e6
 
 
 def flat_memory(context: Context, family: str) -> dict:
     """Memory after each of many runs, every third of them with a failure or a Cancel inside its capture."""
-    import janus_core.pipeline  # noqa: F401
-
     capture, pipe, used = capture_on(context), pipeline(context, family), []
     logging.disable(logging.WARNING)
     try:

@@ -16,8 +16,7 @@ sys.path[:0] = [str(Path.cwd()), str(PACK)]
 import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
-capped = ["--vram-headroom", "0"]
-sys.argv = [sys.argv[0], *(["--cpu"] if DEVICE == "cpu" else capped)]
+sys.argv = [sys.argv[0], *(["--cpu"] if DEVICE == "cpu" else [])]
 import comfy.cli_args  # noqa: E402, F401  (reads them)
 
 if DEVICE != "cpu":

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from janus_core.checkpoint import Checkpoint, build_model, config_of, quantized
+from janus_core.checkpoint import VQ_PREFIX, Checkpoint, build_model, config_of, quantized
 from janus_core.janus import Janus, JanusParams
 from janus_core.janusflow import JanusFlow
+from janus_core.networks.vq import VQModel
 from janus_core.operations import choose_operations
 
 from .. import baselines, speed
@@ -25,14 +26,17 @@ def size_of(size: str, is_tiny: bool) -> str:
 @cache
 def checkpoint_of(family: str, size: str, device: str) -> Checkpoint:
     """A checkpoint in DTYPE with random weights of a trained model's magnitude."""
+    place = {"device": device, "dtype": DTYPE}
     if family == "ar":
         hidden, vq = baselines.SIZES[size]["hidden_size"], SMALL_VQ if size == "demo" else VQ
         params = JanusParams(baselines.llama_params(size), baselines.SMALL_SIGLIP, vq, gen_head_width=hidden)
-        model = Janus(params, device=device, dtype=DTYPE)
+        model = baselines.randomise(Janus(params, **place))
+        tokenizer = baselines.randomise(VQModel(vq, **place)).state_dict()
+        tensors = model.state_dict() | {VQ_PREFIX + name: tensor for name, tensor in tokenizer.items()}
     else:
-        model = JanusFlow(baselines.flow_params(size, baselines.SMALL_SIGLIP), device=device, dtype=DTYPE)
-    baselines.randomise(model)
-    return Checkpoint(Path("random"), type(model).family, model.state_dict(), config_of(model), "")
+        model = baselines.randomise(JanusFlow(baselines.flow_params(size, baselines.SMALL_SIGLIP), **place))
+        tensors = model.state_dict()
+    return Checkpoint(Path("random"), model.family, tensors, config_of(model), "")
 
 
 @cache
@@ -47,7 +51,8 @@ def model_of(family: str, size: str, device: str, weights: str | None = None):
 @cache
 def rates(device: str) -> dict[str, float]:
     """This machine's streaming read rate and matmul rate."""
-    return speed.machine_rates(torch.device(device), DTYPE)
+    place = torch.device(device)
+    return speed.machine_rates(place, torch.float32 if place.type == "cpu" else DTYPE)
 
 
 def decoder_bytes(model) -> int:
