@@ -135,9 +135,6 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
         "training",
     },
     "cli_generate": {"errors", "files", "image", "pipeline", "prompt", "questions"},
-        "training",
-    },
-    "cli_generate": {"errors", "files", "image", "pipeline"},
     "__main__": {"cli"},
 }
 
