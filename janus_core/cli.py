@@ -50,6 +50,8 @@ EXAMPLES = {  # of each command, shown below its help
     "train": """\
   python -m janus_core train --config my-finetune.json
   python -m janus_core train --config my-finetune.json --set loop.steps=2000 --folder runs/second""",
+    "doctor": """\
+  python -m janus_core doctor > report.txt""",
     "convert": """\
   python -m janus_core convert models/janus/Janus-Pro-7B Janus-Pro-7B-int8.safetensors --weights int8""",
 }
