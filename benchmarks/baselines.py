@@ -64,7 +64,9 @@ def build_random(dtype, device, build):
     """The model that build() returns, on `device`, with random weights in `dtype`."""
     torch.set_default_dtype(dtype)
     try:
-        return randomise(build().to(device))
+        with torch.device(device):
+            model = build()
+        return randomise(model.to(device))
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -151,7 +153,8 @@ class TransformersFlow:
         params = flow_params(size, SMALL_SIGLIP)
         self.model = randomise(JanusFlow(params, device=device, dtype=dtype))
         tensors, prefix = self.model.state_dict(), "language_model.model."
-        self.llama = transformers.LlamaModel(llama_config(size)).to(device, dtype).eval()
+        with torch.device(device):
+            self.llama = transformers.LlamaModel(llama_config(size)).to(device, dtype).eval()
         inner = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         self.llama.load_state_dict(inner, assign=True)
         self.checkpoint = Checkpoint(Path("random"), JanusFlow.family, tensors, config_of(self.model), "")

@@ -1,4 +1,4 @@
-"""python -m janus_core: generate, edit, describe, batch, serve, download, train, convert."""
+"""python -m janus_core: generate, edit, describe, batch, serve, download, train, convert, doctor."""
 
 import argparse
 import json
@@ -8,8 +8,9 @@ from pathlib import Path
 
 from . import __version__
 from .batch.cli import add_commands as add_batch
-from .checkpoint import WEIGHT_FORMATS, check_checkpoint, quantized, read_checkpoint, save_single_file, with_loras
+from .checkpoint import WEIGHT_CHOICES, check_checkpoint, quantized, read_checkpoint, save_single_file, with_loras
 from .cli_generate import DTYPES, Progress, edit, examples, generate, given, load, question_arguments, size
+from .devices import usable_device
 from .download import CHECKPOINTS, download_checkpoint, download_vae, models_folder
 from .errors import DownloadError, JanusError, is_out_of_memory
 from .files import os_reason
@@ -81,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--model", required=True, help="checkpoint folder or single .safetensors file")
         sub.add_argument("--device", help="cpu, cuda, mps; the best there is by default")
         sub.add_argument("--dtype", choices=DTYPES, help="of weights and arithmetic; the file's by default")
-        sub.add_argument("--weights", choices=WEIGHT_FORMATS, help="store the language model's weights in 8 bits")
+        sub.add_argument("--weights", choices=WEIGHT_CHOICES, help="store the language model's weights in 8 or 4 bits")
         lora_argument(sub)
         sub.add_argument("--seed", type=int, default=0, help="0 by default; image k of several uses seed + k")
 
@@ -170,10 +171,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--memory", type=float, metavar="GB", help="with --estimate: refuse a config that needs more")
     sub.add_argument("--gpus", type=int, default=1, help="with --estimate: over which FSDP shards the model")
 
+    sub = command("doctor", doctor, "Print a report for bug reports: versions, devices, self-tests, checkpoints.")
+    sub.add_argument("--device", help="of the self-tests; the best there is by default")
+
     sub = command("convert", convert, "Convert a checkpoint folder to one .safetensors file.")
     sub.add_argument("model", help="checkpoint folder, in the original or the transformers layout")
     sub.add_argument("out", help="file to write; ComfyUI looks in models/janus")
-    sub.add_argument("--weights", choices=WEIGHT_FORMATS, help="store the language model's weights in 8 bits")
+    sub.add_argument("--weights", choices=WEIGHT_CHOICES, help="store the language model's weights in 8 or 4 bits")
     lora_argument(sub)
     return top
 
@@ -224,6 +228,12 @@ def train(args):
         print(training.estimate(args.config, dict(args.set), args.memory, args.gpus))
     else:
         print(training.run(args.config, args.folder, dict(args.set)))
+
+
+def doctor(args):
+    from .doctor import report  # imports most of the package
+
+    print(report(usable_device(args.device)))
 
 
 def main(argv=None) -> int:

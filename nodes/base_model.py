@@ -8,7 +8,7 @@ import comfy.supported_models_base
 import torch
 
 from ..janus_core.checkpoint import (
-    WEIGHT_FORMATS,
+    WEIGHT_CHOICES,
     Checkpoint,
     build_model,
     metadata_of,
@@ -43,8 +43,8 @@ class JanusBaseModel(comfy.model_base.BaseModel):
     """
 
     def __init__(self, checkpoint: Checkpoint, config_class, network, weight_dtype, load_device, offload_device):
-        if weight_dtype in WEIGHT_FORMATS:
-            checkpoint = quantized(checkpoint, weight_dtype)
+        if weight_dtype in WEIGHT_CHOICES:
+            checkpoint = quantized(checkpoint, weight_dtype, load_device)
         layers = choose_layers(checkpoint, weight_dtype, load_device, offload_device)
         config = config_class(layers.stored, layers.compute)
         if quantized_layers(checkpoint.tensors):
@@ -68,6 +68,22 @@ class JanusBaseModel(comfy.model_base.BaseModel):
         Our loaders read such a file back. A CLIP or VAE that is saved with the MODEL adds nothing to it.
         """
         return {**super().state_dict_for_saving(unet_state_dict), **self.saved_beside()}
+
+    def get_dynamic_vram__units(self):
+        """What ComfyUI's dynamic loader keeps on the GPU first, and what last: it asks under this name.
+
+        Every token or step reads the decoder's blocks and the layers for images; describing alone reads the last ones.
+        """
+        network = self.diffusion_model
+        last = [m for name, m in network.named_modules() if _is_outermost(name, network.unused_in_generation)]
+        images = [m for name, m in network.named_children() if name.startswith(("gen_", "vision_gen_"))]
+        return [*network.llama.layers, *images], last
+
+    def generation_bytes(self) -> int:
+        """Bytes of the weights that each token or step reads, as they are stored."""
+        state = self.diffusion_model.state_dict()
+        unused = self.diffusion_model.unused_in_generation
+        return sum(stored_bytes(tensor) for name, tensor in state.items() if not name.startswith(unused))
 
     def saved_beside(self) -> dict[str, torch.Tensor]:
         """What a saved file holds beside the network's weights: the config and the tokenizer as bytes."""
@@ -96,3 +112,15 @@ class JanusBaseModel(comfy.model_base.BaseModel):
         llama = self.diffusion_model.params.llama
         per_position = 8 * llama.hidden_size + 3 * llama.intermediate_size + 2 * llama.heads * positions
         return rows * positions * per_position * self.get_dtype_inference().itemsize
+
+
+def _is_outermost(name: str, prefixes: tuple[str, ...]) -> bool:
+    """Whether a module's parameters have one of the prefixes, and those of the module around it do not."""
+    parent = name.rpartition(".")[0]
+    return f"{name}.".startswith(prefixes) and not f"{parent}.".startswith(prefixes)
+
+
+def stored_bytes(tensor) -> int:
+    """Bytes of a tensor; of ComfyUI's quantised ones, those of the values that they hold."""
+    data = getattr(tensor, "_qdata", tensor)
+    return data.numel() * data.element_size()

@@ -13,7 +13,7 @@ import torch
 from ..janus_core.errors import SamplingError
 from ..janus_core.janusflow import VAE_DOWNSCALE, JanusFlow
 from ..janus_core.prompt import check_context
-from ..janus_core.sampling.cuda_graphs import CapturedStep
+from ..janus_core.sampling.captured_step import CapturedStep
 from . import conditioning
 from .attention import OVERRIDE
 from .base_model import JanusBaseModel, ModelConfig
@@ -83,7 +83,9 @@ class JanusFlowNetwork(JanusFlow):
 
         def make():
             prompt = encode()
-            capture = None if torch.compiler.is_compiling() else capture_for_network(self, x.device, x.dtype)
+            shared = "multigpu_thread_device" in transformer_options  # other GPUs' threads run at the same time
+            traced = torch.compiler.is_compiling()
+            capture = None if shared or traced else capture_for_network(self, x.device, x.dtype)
 
             def plain(x, t, options=None):
                 return self.velocity(x, t, prompt, options)

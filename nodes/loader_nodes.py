@@ -65,8 +65,10 @@ def loader_inputs(family: str):
             options=WEIGHT_DTYPES,
             default="default",
             tooltip="The dtype of the weights in memory. default: as in the file. int8 and fp8_e4m3fn: the language "
-            "model takes half the memory of bf16 and is a little less exact. ComfyUI chooses the compute dtype on a "
-            "GPU; a CPU computes in bf16 where it multiplies that natively, else in fp32.",
+            "model takes half the memory of bf16 and is a little less exact; int8 rounds activations too, and fp8 is "
+            "slow, since ComfyUI widens its weights on every call. int4 takes a quarter and is less exact, for NVIDIA "
+            "GPUs that int8 does not fit on. ComfyUI chooses the compute dtype on a GPU; a CPU computes in bf16 where "
+            "it multiplies that natively, else in fp32.",
             advanced=True,
         ),
     ]

@@ -10,17 +10,21 @@ from dataclasses import dataclass
 
 import comfy.model_management
 import comfy.ops
+import comfy.quant_ops
 import torch
 from comfy.patcher_extension import CallbacksMP
 from comfy.quant_ops import QuantizedTensor
 
-from ..janus_core.checkpoint import WEIGHT_FORMATS, Checkpoint, quantized_layers
+from ..janus_core.checkpoint import WEIGHT_CHOICES, Checkpoint, quantized_layers
+from ..janus_core.checkpoint.int4 import FORMAT as INT4_FORMAT
+from ..janus_core.checkpoint.quantize import COMFY_QUANT, is_int4
+from ..janus_core.errors import CheckpointError
 from ..janus_core.operations import compute_dtype, multiplies_bf16, packed_int8
 from ..janus_core.operations.packed import DTYPES, PackedWeight, available
 from ..janus_core.operations.packed_int8 import PackedInt8Weight
 
 CASTS = {"default": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-WEIGHT_DTYPES = [*CASTS, *WEIGHT_FORMATS]
+WEIGHT_DTYPES = [*CASTS, *WEIGHT_CHOICES]
 COMPUTE_DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 
 
@@ -54,6 +58,7 @@ def choose_layers(checkpoint: Checkpoint, weight_dtype: str, load_device, offloa
         if packs:
             stored, compute, cast = checkpoint.dtype, dtype, dtype
     if is_quantized:
+        check_int4(checkpoint, load_device, packs)
         config = _QuantConfig({"mixed_ops": True})  # as ComfyUI's loaders set it for such a checkpoint
         operations = comfy.ops.pick_operations(stored, compute, load_device, model_config=config)
         operations = linear_layers_on(offload_device, packed_quantized(operations) if packs else operations)
@@ -64,6 +69,20 @@ def choose_layers(checkpoint: Checkpoint, weight_dtype: str, load_device, offloa
     else:
         operations = comfy.ops.pick_operations(stored, compute, load_device)
     return Layers(operations, stored, compute, cast)
+
+
+def check_int4(checkpoint: Checkpoint, load_device, packs: bool):
+    """Raises CheckpointError where layers of 4 bits cannot run, or would be decoded for every token.
+
+    Args:
+        packs: whether the weights are decoded and packed once.
+    """
+    if not any(is_int4(tensor) for name, tensor in checkpoint.tensors.items() if name.endswith(COMFY_QUANT)):
+        return
+    if INT4_FORMAT not in comfy.quant_ops.QUANT_ALGOS:
+        raise CheckpointError("This ComfyUI cannot compute with int4 weights: update it, or choose int8.")
+    if load_device.type == "cpu" and not packs:
+        raise CheckpointError("int4 weights are far too slow on this CPU: choose int8.")
 
 
 @dataclass

@@ -5,6 +5,7 @@ remove it between two operations. A replayed graph asks for nothing. Where graph
 model that fits on its GPU therefore gets the patcher that loads it as a whole; otherwise ComfyUI's choice stands.
 """
 
+import logging
 from types import MethodType
 
 import comfy.model_management
@@ -13,6 +14,8 @@ import torch
 from comfy.cli_args import args
 
 from ..janus_core.sampling.cuda_graphs import Capture, capture_for
+
+BUS_GB_S = 12  # what PCIe 4.0 with 16 lanes reaches; an assumption, not measured here
 
 
 def patcher_class(model: torch.nn.Module, device: torch.device):
@@ -31,6 +34,36 @@ def capture_for_network(network: torch.nn.Module, device: torch.device, dtype: t
         return None
     places = {(weight.device, weight.dtype) for weight in network.parameters()}
     return capture_for(device) if places == {(device, dtype)} else None
+
+
+def warn_of_streaming(model, images: int, tokens: int, memory_required: int):
+    """Logs a warning, once per model, where its weights do not fit on the GPU and are read over the bus per token.
+
+    Args:
+        model: the patcher.
+        images: how many are generated together.
+        memory_required: bytes of the run besides the weights.
+    """
+    memory, device = comfy.model_management, model.load_device
+    if memory.is_device_cpu(device) or getattr(model.model, "warned_of_streaming", False):
+        return
+    free = memory.get_total_memory(device) - memory_required - memory.minimum_inference_memory()
+    if message := streaming_message(model.model.generation_bytes(), free, images, tokens):
+        model.model.warned_of_streaming = True
+        logging.warning(message)
+
+
+def streaming_message(weights: int, free: int, images: int, tokens: int) -> str | None:
+    """What to say of weights (bytes) that are read for every token where `free` bytes are left; None if they fit."""
+    missing = (weights - max(0, free)) / 1e9
+    if missing <= 0:
+        return None
+    minutes = max(1, round(missing * tokens / BUS_GB_S / 60 / images))
+    return (
+        f"This model does not fit on the GPU: about {missing:.1f} GB of its weights are read from main memory for "
+        f"every token, about {minutes} min per image. Choose int8 or int4 as weight_dtype in Load Janus-Pro, "
+        "Janus-Pro-1B, more images per batch (they share the reading), or a window of 8 to 16 in Janus Token Sampler."
+    )
 
 
 def _disabled() -> bool:

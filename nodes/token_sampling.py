@@ -19,7 +19,7 @@ from ..janus_core.sampling.settings import TokenSamplerSettings
 from ..janus_core.sampling.tokens import sample_image_tokens
 from . import ignored
 from .inputs import image_latent
-from .residency import capture_for_network
+from .residency import capture_for_network, warn_of_streaming
 from .token_model import JanusTokenModel
 from .token_prompts import read_prompts, rows
 
@@ -59,6 +59,7 @@ def sample(model, positive, negative, latent: dict, settings: TokenSamplerSettin
     comfy.model_management.load_models_gpu(
         models, memory_required=one * batch + preview_bytes, minimum_memory_required=one + preview_bytes
     )
+    warn_of_streaming(model, batch, count, one * batch + preview_bytes)
     device, dtype = model.load_device, model.model.get_dtype_inference()
     prompts = prompts.to(device, dtype)
 

@@ -4,13 +4,14 @@ from .build import build_model, build_vq, check_checkpoint
 from .lora import Lora, with_loras
 from .lora_write import save_lora
 from .quantize import FORMATS as WEIGHT_FORMATS
-from .quantize import quantized, quantized_layers
+from .quantize import WEIGHT_CHOICES, quantized, quantized_layers
 from .read import SAVED_PREFIX, VQ_PREFIX, Checkpoint, detect_family, read_checkpoint
 from .write import config_of, metadata_of, save_folder, save_single_file, text_tensors
 
 __all__ = [
     "SAVED_PREFIX",
     "VQ_PREFIX",
+    "WEIGHT_CHOICES",
     "WEIGHT_FORMATS",
     "Checkpoint",
     "Lora",

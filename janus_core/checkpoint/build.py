@@ -14,7 +14,7 @@ from ..prompt import PromptEncoder
 from ..schema import check_fields
 from .config import PROCESSOR
 from .params import janus_params, janusflow_params
-from .quantize import COMFY_QUANT, QUANTIZED_PARTS, WEIGHT_SCALE, quantized_layers
+from .quantize import COMFY_QUANT, QUANTIZED_PARTS, WEIGHT_SCALE, quantized_layers, weight_shape
 from .read import VQ_PREFIX, WEIGHT_DTYPES, Checkpoint
 
 log = logging.getLogger(__name__)
@@ -132,11 +132,12 @@ def _checked(tensors: dict, reference: torch.nn.Module, path) -> dict:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CheckpointError(f"{path} lacks the weight {missing[0]}{more}: download it again.")
+    packed = {f"{layer}.weight": weight_shape(layer, tensors) for layer in quantized}
     for name, shape in shapes.items():
-        if shape != tensors[name].shape:
+        found = packed.get(name, tensors[name].shape)
+        if shape != found:
             raise CheckpointError(
-                f"{path}: the weights do not fit together: {name} is {list(tensors[name].shape)}, "
-                f"the model needs {list(shape)}."
+                f"{path}: the weights do not fit together: {name} is {list(found)}, the model needs {list(shape)}."
             )
     not_weights = [name for name in shapes if not _is_weight(tensors[name], name, quantized)]
     if not_weights:

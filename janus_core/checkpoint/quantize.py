@@ -1,7 +1,7 @@
 """Weight-only quantisation of the language model, in the layout of ComfyUI's quantised checkpoints.
 
 A quantised layer has a `weight` of 8 bits, a `weight_scale` to multiply it by, and `comfy_quant`: JSON in bytes that
-names the format (ComfyUI's QUANTIZATION.md).
+names the format (ComfyUI's QUANTIZATION.md). Those of 4 bits have other parts: see int4.py.
 """
 
 import json
@@ -11,9 +11,10 @@ import torch
 
 from ..errors import CheckpointError
 from ..files import parse_json
+from . import int4
 
 WEIGHT_SCALE, COMFY_QUANT = "weight_scale", "comfy_quant"
-QUANTIZED_PARTS = (WEIGHT_SCALE, COMFY_QUANT, "input_scale")  # of a quantised layer, beside its weight
+QUANTIZED_PARTS = (WEIGHT_SCALE, COMFY_QUANT, "input_scale", *int4.PARTS)  # of a quantised layer, beside its weight
 DECODER_LAYERS = "language_model.model.layers."
 
 
@@ -30,7 +31,10 @@ FORMATS = {
     "int8": Format("int8_tensorwise", torch.int8, per_channel=True),
     "fp8_e4m3fn": Format("float8_e4m3fn", torch.float8_e4m3fn, per_channel=False),
 }
+INT4 = "int4"
+WEIGHT_CHOICES = (*FORMATS, INT4)
 READABLE = {
+    int4.FORMAT: torch.int8,
     "int8_tensorwise": torch.int8,
     "float8_e4m3fn": torch.float8_e4m3fn,
     "float8_e5m2": torch.float8_e5m2,
@@ -58,32 +62,57 @@ def quantize_weight(weight: torch.Tensor, format: Format) -> tuple[torch.Tensor,
     return scaled.clamp(-limit, limit).to(format.dtype), scale
 
 
-def quantized(checkpoint, weight_dtype: str):
+def quantized(checkpoint, weight_dtype: str, device=None):
     """A copy of a checkpoint with the decoder's linear layers quantised, except those that already are.
 
-    Embeddings, heads and encoders keep their dtype.
+    Embeddings, heads and encoders keep their dtype. Layers that int4 cannot hold get int8.
 
     Args:
-        weight_dtype: a key of FORMATS.
+        weight_dtype: one of WEIGHT_CHOICES.
+        device: where int4 is computed, which is slow on a CPU; the weights' own by default.
 
     Raises:
-        CheckpointError: weight_dtype is not one of these.
+        CheckpointError: weight_dtype is not one of these, or int4 lacks the package that computes it.
     """
-    if not isinstance(weight_dtype, str) or weight_dtype not in FORMATS:
-        raise CheckpointError(f"Weights cannot be stored as {weight_dtype}: choose one of {', '.join(FORMATS)}.")
-    format = FORMATS[weight_dtype]
-    settings = {"format": format.name}
-    if format.dtype.is_floating_point:
-        settings["full_precision_matrix_mult"] = True  # otherwise ComfyUI clips activations to the format's range
-    comfy_quant = torch.tensor(list(json.dumps(settings).encode()), dtype=torch.uint8)
+    if not isinstance(weight_dtype, str) or weight_dtype not in WEIGHT_CHOICES:
+        raise CheckpointError(f"Weights cannot be stored as {weight_dtype}: choose one of {', '.join(WEIGHT_CHOICES)}.")
     tensors = dict(checkpoint.tensors)
     for name, weight in checkpoint.tensors.items():
         layer = name.removesuffix(".weight")
         is_linear = name.startswith(DECODER_LAYERS) and weight.dim() == 2 and weight.numel() and layer != name
         if is_linear and f"{layer}.{COMFY_QUANT}" not in tensors:
-            tensors[name], tensors[f"{layer}.{WEIGHT_SCALE}"] = quantize_weight(weight, format)
-            tensors[f"{layer}.{COMFY_QUANT}"] = comfy_quant
+            parts = _quantized_parts(weight, weight_dtype, device)
+            tensors.update({f"{layer}.{part}": tensor for part, tensor in parts.items()})
     return replace(checkpoint, tensors=tensors)
+
+
+def _quantized_parts(weight, weight_dtype: str, device) -> dict[str, torch.Tensor]:
+    """The tensors of a quantised layer by the last part of their names."""
+    if weight_dtype == INT4 and int4.can_hold(weight):
+        settings = {"format": int4.FORMAT, "group_size": int4.GROUP, "convrot_groupsize": int4.ROTATION}
+        return {**int4.quantize(weight, device), COMFY_QUANT: _comfy_quant(settings)}
+    format = FORMATS["int8" if weight_dtype == INT4 else weight_dtype]
+    settings = {"format": format.name}
+    if format.dtype.is_floating_point:
+        settings["full_precision_matrix_mult"] = True  # otherwise ComfyUI clips activations to the format's range
+    stored, scale = quantize_weight(weight, format)
+    return {"weight": stored, WEIGHT_SCALE: scale, COMFY_QUANT: _comfy_quant(settings)}
+
+
+def _comfy_quant(settings: dict) -> torch.Tensor:
+    return torch.tensor(list(json.dumps(settings).encode()), dtype=torch.uint8)
+
+
+def weight_shape(layer: str, tensors) -> torch.Size:
+    """[out, in] of a quantised layer."""
+    weight = tensors[f"{layer}.weight"]
+    return (
+        torch.Size((len(weight), 2 * weight.shape[1])) if is_int4(tensors[f"{layer}.{COMFY_QUANT}"]) else weight.shape
+    )
+
+
+def is_int4(comfy_quant: torch.Tensor) -> bool:
+    return quant_settings(comfy_quant).get("format") == int4.FORMAT
 
 
 def quantized_layers(tensors) -> set[str]:
@@ -94,11 +123,15 @@ def quantized_layers(tensors) -> set[str]:
     """
     layers = {name.removesuffix(f".{COMFY_QUANT}") for name in tensors if name.endswith(f".{COMFY_QUANT}")}
     for layer in layers:
-        format = quant_settings(tensors[f"{layer}.{COMFY_QUANT}"]).get("format")
+        settings = quant_settings(tensors[f"{layer}.{COMFY_QUANT}"])
+        format = settings.get("format")
         if not isinstance(format, str) or format not in READABLE:
             raise CheckpointError(
                 f"{layer} is quantised as {format}, which is not supported: use one of {', '.join(READABLE)}."
             )
+        if format == int4.FORMAT:
+            int4.check(layer, tensors, settings)
+            continue
         if f"{layer}.{WEIGHT_SCALE}" not in tensors:
             raise CheckpointError(f"The weights lack {layer}.{WEIGHT_SCALE}, which a quantised layer needs.")
         _check_layer(layer, READABLE[format], tensors)

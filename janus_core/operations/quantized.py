@@ -1,4 +1,4 @@
-"""An `operations` namespace whose linear layers can have 8-bit weights."""
+"""An `operations` namespace whose linear layers can have weights of 8 or 4 bits."""
 
 from types import SimpleNamespace
 
@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..checkpoint.quantize import COMFY_QUANT, WEIGHT_SCALE, is_rotated
+from ..checkpoint import int4
+from ..checkpoint.quantize import COMFY_QUANT, WEIGHT_SCALE, is_int4, is_rotated, quant_settings
 from ..errors import CheckpointError
 from . import packed, packed_int8
 
@@ -15,7 +16,8 @@ def operations_over(base) -> SimpleNamespace:
     """The layers of `base`, but a Linear that can load quantised weights too.
 
     On a CPU, int8 weights are multiplied as int8 where the processor can (see packed_int8), and other quantised weights
-    are dequantised once, when first used. Elsewhere they are dequantised for every product.
+    are dequantised once, when first used, those of 4 bits when loaded. Elsewhere 8 bits are dequantised for every
+    product, and comfy-kitchen multiplies 4.
     """
 
     class Linear(base.Linear):
@@ -31,10 +33,19 @@ def operations_over(base) -> SimpleNamespace:
                 raise CheckpointError(
                     f"{prefix}weight is rotated (ConvRot), which only ComfyUI's own layers support: load it in ComfyUI."
                 )
-            self.weight = nn.Parameter(state[prefix + "weight"], requires_grad=False)
             if self.bias is not None:
                 self.bias = nn.Parameter(state[prefix + "bias"], requires_grad=False)
+            if is_int4(state[prefix + COMFY_QUANT]):
+                self.weight = nn.Parameter(self._int4_weight(state, prefix), requires_grad=False)
+                return
+            self.weight = nn.Parameter(state[prefix + "weight"], requires_grad=False)
             self.scale = state[prefix + WEIGHT_SCALE].flatten()
+
+        def _int4_weight(self, state, prefix):
+            """The weight as it is multiplied: decoded on a CPU, else comfy-kitchen's tensor."""
+            parts = {part: state[prefix + part] for part in ("weight", *int4.PARTS) if prefix + part in state}
+            weight = int4.tensor_of(parts, quant_settings(state[prefix + COMFY_QUANT]), self.weight.dtype)
+            return weight.dequantize() if parts["weight"].device.type == "cpu" else weight
 
         def packed_form(self, x) -> str | None:
             if base is not packed:

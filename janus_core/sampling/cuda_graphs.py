@@ -5,9 +5,12 @@ captured function reads and writes the same memory every time. Opt-in, since it 
 `capture_for`.
 """
 
+import ctypes
 import gc
-import logging
 import os
+import sys
+import threading
+import traceback
 import weakref
 from collections import defaultdict
 from collections.abc import Callable
@@ -17,13 +20,14 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-TOLERANCE = 0.1  # of the norm: many times the rounding of 16 bits, and far below the effect of a mistake
+from .attempts import log_once, may_try, note_failure
+
 SWITCH = "JANUS_CUDA_GRAPHS"
 
 Capture = Callable[[Callable[[], None]], Callable[[], None]]  # from a function to its replay
 
+_lock = threading.RLock()  # one capture at a time in a process, and no graph destroyed during one
 _streams = defaultdict(list)  # by device: capture streams whose graph is gone
-_failed: set[torch.device] = set()  # where a capture was cut off, which may leave the allocator inconsistent
 
 
 def capture_for(device: torch.device, enabled: bool | None = None) -> Capture | None:
@@ -32,46 +36,26 @@ def capture_for(device: torch.device, enabled: bool | None = None) -> Capture | 
     Args:
         enabled: None reads the environment: JANUS_CUDA_GRAPHS=1 turns capturing on.
     """
+    if device.type != "cuda" or not torch.version.cuda:
+        return None
     if enabled is None:
         enabled = os.environ.get(SWITCH) == "1"
-    able = device.type == "cuda" and torch.version.cuda and device not in _failed
-    return partial(cuda_graph, device=device) if enabled and able else None
+    if not enabled:
+        log_once(f"Janus runs plain steps on {device}: CUDA graphs are off ({SWITCH}=1 turns them on).")
+        return None
+    return partial(cuda_graph, device=device) if may_try(("capture", device)) else None
 
 
 def cuda_graph(function: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """Captures what `function` does on a GPU, without running it; returns its replay.
 
     Tensors that are read after a replay must exist before the capture: memory allocated in it belongs to the graph.
+    What the function raises, interruptions included, is raised after the capture has ended.
     """
-    if device in _failed:
-        raise RuntimeError("an earlier capture was cut off")
-    try:
-        stream = _streams[device].pop()
-    except IndexError:
-        stream = torch.cuda.Stream(device)
-    graph, pool, problem = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle(), None
-    # A capture that is cut off leaves its stream the current one; the outer context restores it.
-    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
-        with torch.cuda.stream(stream):  # allocates the libraries' workspaces for this stream outside the graph
-            x = torch.ones(8, 8, dtype=torch.float16, device=device)
-            F.linear(x, x), F.linear(x, x, x[0])
-        try:
-            with no_garbage_collection(), torch.cuda.graph(graph, pool, stream, capture_error_mode="relaxed"):
-                try:
-                    function()
-                except Exception as error:  # the capture itself can still end properly
-                    problem = error
-        except Exception:
-            if not isinstance(problem, torch.cuda.OutOfMemoryError):
-                _failed.add(device)
-            with suppress(Exception):  # otherwise the allocator keeps everything that is freed from now on
-                torch._C._cuda_endAllocateToPool(device.index, pool)
-            raise
-    if problem is not None:
-        try:
-            raise problem
-        finally:
-            problem = None  # its traceback holds this frame, and with it the graph
+    if not may_try(("capture", device)):
+        raise RuntimeError("earlier captures were cut off")
+    with _lock:
+        graph, stream = _capture(function, device)
 
     def replay():
         graph.replay()
@@ -80,10 +64,77 @@ def cuda_graph(function: Callable[[], None], device: torch.device) -> Callable[[
     return replay
 
 
+def _capture(function, device):
+    """The graph of what a function does, and the stream that it was captured on."""
+    stream = _streams[device].pop() if _streams[device] else torch.cuda.Stream(device)
+    graph, pool, problem = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle(), None
+    # A capture that is cut off leaves its stream the current one; the outer context restores it.
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
+        with torch.cuda.stream(stream):  # allocates the libraries' workspaces for this stream outside the graph
+            x = torch.ones(8, 8, dtype=torch.float16, device=device)
+            F.linear(x, x), F.linear(x, x, x[0])
+        try:
+            with no_garbage_collection(), torch.cuda.graph(graph, pool, stream, capture_error_mode="relaxed"):
+                problem = error_of(function)  # the capture itself can still end properly
+        except Exception as error:
+            note_failure(("capture", device), problem or error)  # the allocator may be inconsistent
+            with suppress(Exception):  # otherwise the allocator keeps everything that is freed from now on
+                torch._C._cuda_endAllocateToPool(device.index, pool)
+            if problem is None or isinstance(problem, Exception):
+                raise
+    if problem is not None:
+        try:
+            raise problem
+        finally:
+            problem = None  # its traceback holds this frame, and with it the graph
+    return graph, stream
+
+
+def error_of(function: Callable[[], None]) -> BaseException | None:
+    """Runs a function; returns what it raised, without the frames, which hold tensors.
+
+    A tensor that is allocated in a capture must be freed in it: later, cudaMallocAsync may end the process.
+    """
+    try:
+        function()
+    except BaseException as error:
+        chain, seen = [error], set()
+        while chain:
+            one = chain.pop()
+            if one is None or id(one) in seen:
+                continue
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)
+            one.__traceback__ = None
+            chain += [one.__cause__, one.__context__]
+        return error
+    return None
+
+
 def _release(graph: torch.cuda.CUDAGraph, device: torch.device, stream: torch.cuda.Stream):
-    """Waits for a graph's replays before the graph is destroyed, and returns its stream for reuse."""
-    torch.cuda.synchronize(device)
-    _streams[device].append(stream)
+    """Waits for a graph's replays, destroys the graph, gives its memory back, and returns its stream for reuse."""
+    with _lock:
+        torch.cuda.synchronize(device)
+        graph.reset()
+        trim_graph_memory(device)
+        _streams[device].append(stream)
+
+
+def trim_graph_memory(device: torch.device) -> bool:
+    """Gives memory that destroyed graphs allocated under cudaMallocAsync back to the device.
+
+    Returns:
+        Whether the driver did it; torch's own allocator keeps graphs' memory itself, so that nothing is to be done.
+    """
+    if torch.cuda.get_allocator_backend() != "cudaMallocAsync":
+        return False
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        handle = ctypes.c_int()
+        found = driver.cuDeviceGet(ctypes.byref(handle), device.index or 0) == 0
+        return found and driver.cuDeviceGraphMemTrim(handle) == 0  # since CUDA 11.4
+    except (OSError, AttributeError):
+        return False
 
 
 @contextmanager
@@ -96,65 +147,3 @@ def no_garbage_collection():
     finally:
         if was_on:
             gc.enable()
-
-
-def agree(result: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Whether both are the same up to rounding."""
-    return bool((result - expected).float().norm() <= TOLERANCE * expected.float().norm())
-
-
-def try_capture(name: str, make: Callable, expected: torch.Tensor):
-    """Captures a step and checks it before anything relies on it.
-
-    Args:
-        make: captures and replays the step; returns (its result, anything).
-        expected: the result of the uncaptured step.
-
-    Returns:
-        What `make` returned beside the result; None, with a warning, where the capture fails or its result differs.
-    """
-    try:
-        result, made = make()
-        if agree(result, expected):
-            return made
-        problem = "its result differs"
-    except Exception as error:  # of drivers, compilers, memory: the uncaptured step still works
-        problem = str(error).strip().split("\n")[0] or type(error).__name__
-    logging.warning(f"{name} could not be captured as a CUDA graph, sampling continues without it: {problem}")
-    return None
-
-
-class CapturedStep:
-    """A function of tensors that is captured at its second call and replayed from the third on.
-
-    The first call runs whatever is set up on first use. Where the capture fails, the function itself keeps running.
-
-    Args:
-        name: for the warning.
-        function: from tensors, which have the same shapes at every call, to one tensor.
-    """
-
-    def __init__(self, name: str, function: Callable[..., torch.Tensor], capture: Capture):
-        self.name, self.function, self.capture = name, function, capture
-        self.calls, self.replay = 0, None
-
-    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        if self.replay is not None:
-            for static, value in zip(self.inputs, inputs):
-                static.copy_(value)
-            self.replay()
-            return self.output.clone()
-        result = self.function(*inputs)
-        if self.calls == 2:
-            self.inputs, self.output = [value.clone() for value in inputs], torch.empty_like(result)
-            self.replay = try_capture(self.name, self._make, result)
-        return result
-
-    def _make(self):
-        def step():
-            self.output.copy_(self.function(*self.inputs))
-
-        replay = self.capture(step)
-        replay()
-        return self.output, replay

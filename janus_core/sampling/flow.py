@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from ..errors import SamplingError
 from ..janusflow import JanusFlow
 from ..prompt import check_context
-from .cuda_graphs import Capture, CapturedStep
+from .captured_step import CapturedStep
+from .cuda_graphs import Capture
 from .settings import FlowSamplerSettings
 
 

@@ -4,14 +4,19 @@ The step reads its position from a tensor and works on buffers that never move.
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
 from ..attention import additive_mask
-from ..networks.llama import GraphKVCache, KVCache, Llama
+from ..networks.llama import GraphKVCache, KVCache, Llama, rotary_table
 from ..triton_decoder import decoder as triton_decoder
-from .cuda_graphs import Capture, try_capture
+from . import tokens
+from .attempts import attempt, log_once
+from .cuda_graphs import Capture
+from .step_check import BARS, SAME_KERNELS_BAR, block_errors, clear_slots, relative_error, require
 from .tokens import DecodeState, decode_one_token
 
 NOISE_BLOCK = 16  # positions whose noise is computed together
@@ -33,13 +38,25 @@ class PlainDecoder:
 
     def __call__(self, x, slot):
         """Input embeddings [rows, hidden] at `slot`, int64 [1], to hidden states after the final norm."""
+        cache, mask = GraphKVCache(self.cache, slot), self._mask(slot, x.dtype)
+        return self.llama(x[:, None], slot - self.starts, cache, mask)[:, 0]
+
+    def block(self, layer: int, x, slot):
+        """One block alone: hidden states [rows, hidden] before and after it."""
+        p, cache, mask = self.llama.params, GraphKVCache(self.cache, slot), self._mask(slot, x.dtype)
+        rotary = rotary_table(slot - self.starts, p.head_dim, p.rope_theta, x.dtype)
+        return self.llama.layers[layer](x[:, None], rotary, layer, cache, mask, None)[:, 0]
+
+    def _mask(self, slot, dtype):
         visible = (self.slots >= self.first_slots) & (self.slots <= slot)
-        mask = additive_mask(visible[:, None, None], x.dtype)
-        return self.llama(x[:, None], slot - self.starts, GraphKVCache(self.cache, slot), mask)[:, 0]
+        return additive_mask(visible[:, None, None], dtype)
 
 
 class DecodeStep:
-    """Samples the token at `position` of a run, from 1 on, and advances the position."""
+    """Samples the token at `position` of a run, from 1 on, and advances the position.
+
+    `replay` samples the next one once the step has been captured.
+    """
 
     def __init__(self, state: DecodeState, decoder: Callable, position: int):
         self.state, self.decoder = state, decoder
@@ -50,6 +67,7 @@ class DecodeStep:
         self.hidden = torch.empty_like(state.hidden[: state.rows])  # [rows, hidden], of the last step
         shape = len(state.tokens), state.model.params.vq.codebook_size
         self.logits = torch.empty(shape, device=device)  # float32 [B, V], of the last step
+        self.replay = None
 
     def __call__(self):
         state, position = self.state, self.position
@@ -62,9 +80,13 @@ class DecodeStep:
         state.finite.logical_and_(logits.isfinite().all())
         position.add_(1)
 
-    def set_position(self, position: int):
-        """Makes `position` the next one."""
+    def results_at(self, position: int, run: Callable) -> list[torch.Tensor]:
+        """Calls `run`, the step or its replay, at a position; what it computes, one row each along the first dim."""
         self.position.fill_(position)
+        run()
+        cache, slot = self.state.cache, self.state.prompt_length - 1 + position
+        written = [buffer[:, :, :, slot].flatten(0, 1).clone() for buffer in (cache.keys, cache.values)]
+        return [self.hidden.clone(), self.logits.clone(), *written]
 
     def refill_noise(self, position: int):
         """Computes the next block of noise when `position`, which comes next, is its first."""
@@ -74,6 +96,8 @@ class DecodeStep:
 
 def decode_tokens(state: DecodeState, capture: Capture, triton: bool | None = None) -> Iterator[torch.Tensor]:
     """Decodes one token after the other by replaying a captured step; yields as tokens.decode_tokens does.
+
+    Where no step can be captured, the plain loop continues.
 
     Args:
         triton: whether the step may use the Triton decoder; None reads JANUS_TRITON_DECODER (1 is on).
@@ -89,36 +113,67 @@ def decode_tokens(state: DecodeState, capture: Capture, triton: bool | None = No
         if state.drop_unconditional(position):
             step = None
         if step is None:
-            step, replay = captured_step(state, position, capture, triton)
+            step = captured_step(state, position, capture, triton)
+            if step is None:
+                yield from tokens.decode_tokens(state, position)
+                return
         else:
             step.refill_noise(position)
-            replay()
+            step.replay()
         yield step.logits[:, None]
 
 
-def captured_step(state: DecodeState, position: int, capture: Capture, triton: bool) -> tuple[DecodeStep, Callable]:
-    """Samples the token at `position`; returns its step and what samples the next ones.
+def captured_step(state: DecodeState, position: int, capture: Capture, triton: bool) -> DecodeStep | None:
+    """Samples the token at `position` by a captured step, which samples the next ones too; None where it cannot.
 
-    A captured step is used only if its hidden states agree with those of the plain step, which otherwise continues.
+    A step is used only if its blocks agree with the Llama's, and its replays with the step before the capture.
     """
-    args = (state.model.llama, state.cache, state.starts, state.first_slots)
-    plain = DecodeStep(state, PlainDecoder(*args), position)
-    plain()
-    finite = state.finite.clone()
-    use_triton = triton and triton_decoder.usable(state.model.llama, state.hidden)
-    for decoder in [triton_decoder.TritonDecoder, PlainDecoder] if use_triton else [PlainDecoder]:
+    decoders = {"Triton kernels": triton_decoder.TritonDecoder} if triton and _triton_usable(state) else {}
+    decoders["PyTorch's kernels"] = PlainDecoder
+    tokens_before, finite_before = state.tokens.clone(), state.finite.clone()
 
-        def make(decoder=decoder):
-            step = DecodeStep(state, decoder(*args), position)
-            step()  # whatever is set up on first use must not be captured
-            step.set_position(position)
-            replay = capture(step)
-            replay()
-            return step.hidden, (step, replay)
+    def restore():
+        state.tokens.copy_(tokens_before)
+        state.finite.copy_(finite_before)
+        clear_slots(state.cache, state.prompt_length - 1 + position)
 
-        if made := try_capture(f"A decode step with {decoder.__name__}", make, plain.hidden):
-            return made
-        state.finite.copy_(finite)
-    plain.set_position(position)
-    plain()
-    return plain, plain
+    for name, kind in decoders.items():
+        what = name, state.hidden.device, state.hidden.dtype, state.rows
+        make = partial(_checked_step, state, kind, position, capture, restore, name)
+        if step := attempt(f"A decode step with {name}", what, make):
+            return step
+        restore()
+    return None
+
+
+def _triton_usable(state: DecodeState) -> bool:
+    return triton_decoder.usable(state.model.llama, state.hidden)
+
+
+def _checked_step(state, kind, position, capture, restore, name) -> DecodeStep:
+    """A captured step that has sampled the token at `position`. Raises CheckFailed where it computes something else.
+
+    It is tried at this position and at one in the middle of those that are left.
+    """
+    began = time.perf_counter()
+    decoder = kind(state.model.llama, state.cache, state.starts, state.first_slots)
+    step = DecodeStep(state, decoder, position)
+    positions = sorted({position, (position + state.tokens.shape[1]) // 2})
+    x = state.embed(state.tokens[:, position - 1 : position])[:, 0]
+    slots = [state.prompt_length - 1 + k for k in positions]
+    errors = block_errors(state.model.llama, state.cache, state.starts, state.first_slots, decoder, x, slots)
+
+    def results(run):
+        found = []
+        for k in reversed(positions):  # `position` comes last, so that its token stays
+            restore()
+            found += step.results_at(k, run)
+        return found
+
+    expected = results(step)  # and whatever is set up on first use, which must not be captured
+    step.replay = capture(step)
+    same = [relative_error(*pair) for pair in zip(results(step.replay), expected)]
+    require((errors, BARS[x.dtype]), (same, SAME_KERNELS_BAR))
+    seconds = time.perf_counter() - began
+    log_once(f"Janus decodes {state.rows} rows with {name} in a CUDA graph ({seconds:.1f} s to compile and capture).")
+    return step

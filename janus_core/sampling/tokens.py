@@ -196,26 +196,30 @@ def decode_one_token(state: DecodeState, hidden, position, noise=None):
     return token, logits
 
 
-def decode_tokens(state: DecodeState) -> Iterator[torch.Tensor]:
+def decode_tokens(state: DecodeState, start: int = 0) -> Iterator[torch.Tensor]:
     """Decodes one token after the other.
+
+    Args:
+        start: the first position; `state.tokens` and the cache hold what comes before it, except the last token's keys
+            and values.
 
     Yields:
         The guided logits of each position, float32 [B, 1, V].
     """
     count, device = state.tokens.shape[1], state.tokens.device
     visible, hidden = state.visible_slots(), state.hidden
-    for position in range(count):
+    state.cache.length = state.prompt_length + max(0, start - 1)
+    for position in range(start, count):
+        if position > 0:
+            if state.drop_unconditional(position):
+                visible = None if visible is None else visible[: state.rows]
+            x, slot = state.embed(state.tokens[:, position - 1 : position]), state.prompt_length + position - 1
+            mask = None if visible is None else additive_mask(visible[:, None, None, : slot + 1], x.dtype)
+            hidden = state.model.llama(x, slot - state.starts[:, None], state.cache, mask)[:, 0]
         token, logits = decode_one_token(state, hidden, torch.full((1,), position, device=device))
         state.tokens[:, position] = token
         state.finite &= logits.isfinite().all()
         yield logits[:, None]
-        if position == count - 1:
-            return
-        if state.drop_unconditional(position + 1):
-            visible = None if visible is None else visible[: state.rows]
-        x, slot = state.embed(token[:, None]), state.prompt_length + position
-        mask = None if visible is None else additive_mask(visible[:, None, None, : slot + 1], x.dtype)
-        hidden = state.model.llama(x, slot - state.starts[:, None], state.cache, mask)[:, 0]
 
 
 def sample_image_tokens(

@@ -1,7 +1,8 @@
 """Decode steps of a Llama with five Triton kernels per block."""
 
-import importlib.util
+import logging
 import re
+from functools import cache
 
 import torch
 from torch import nn
@@ -11,8 +12,6 @@ from ..networks.llama import KVCache, Llama, rotary_table
 MAX_ROWS = 64
 MIN_TRITON = (3, 2)
 QUANTIZED_DTYPES = (torch.int8, torch.float8_e4m3fn)
-
-_failed: set[torch.device] = set()  # devices on which a kernel failed to compile or launch
 
 
 class TritonDecoder:
@@ -46,17 +45,20 @@ class TritonDecoder:
 
     def __call__(self, x, slot):
         """Input embeddings [rows, hidden] at `slot`, int64 [1], to hidden states after the final norm."""
-        states = self.buffers[0]
-        states.copy_(x)
-        self.slot.copy_(slot)
-        try:
-            with torch.cuda.device_of(x):  # Triton starts kernels on the current GPU
-                for layer in range(len(self.blocks)):
-                    self._block(layer)
-        except Exception:
-            _failed.add(x.device)
-            raise
-        return self.norm(states)
+        with torch.cuda.device_of(x):  # Triton starts kernels on the current GPU
+            self.buffers[0].copy_(x)
+            self.slot.copy_(slot)
+            for layer in range(len(self.blocks)):
+                self._block(layer)
+            return self.norm(self.buffers[0])
+
+    def block(self, layer: int, x, slot):
+        """One block alone: hidden states [rows, hidden] before and after it."""
+        with torch.cuda.device_of(x):
+            self.buffers[0].copy_(x)
+            self.slot.copy_(slot)
+            self._block(layer)
+            return self.buffers[0].clone()
 
     def _block(self, layer: int):
         """Applies one block to the hidden states in the first buffer, in place."""
@@ -83,7 +85,7 @@ def usable(llama: Llama, x) -> bool:
     if p.head_dim % 32 or p.head_dim & (p.head_dim - 1) or p.hidden_size % 32 or p.intermediate_size % 32:
         return False
     layers = [layer for block in llama.layers for layer in _linear_layers(block)]
-    if not all(isinstance(layer, nn.Linear) for layer in layers):
+    if not all(isinstance(layer, nn.Linear) and type(layer.weight) is nn.Parameter for layer in layers):
         return False
     if not all(layer.weight.device == x.device and layer.weight.is_contiguous() for layer in layers):
         return False
@@ -98,13 +100,24 @@ def usable(llama: Llama, x) -> bool:
 
 
 def _device_supported(device: torch.device) -> bool:
-    if device.type != "cuda" or device in _failed or capability(device) < (8, 0):
-        return False
-    if importlib.util.find_spec("triton") is None:
-        return False
-    import triton
+    return device.type == "cuda" and capability(device) >= (8, 0) and (triton_version() or (0, 0)) >= MIN_TRITON
 
-    return tuple(map(int, re.findall(r"\d+", triton.__version__)[:2])) >= MIN_TRITON
+
+@cache
+def triton_version() -> tuple[int, int] | None:
+    """The version of an installed Triton that can be imported; otherwise None, with a warning if it is broken."""
+    try:
+        import triton
+
+        return tuple(map(int, re.findall(r"\d+", triton.__version__)[:2]))
+    except ModuleNotFoundError as error:
+        if error.name == "triton":
+            return None
+        problem = error
+    except Exception as error:  # whatever an incomplete installation raises
+        problem = error
+    logging.warning(f"The Triton decoder is off, since Triton cannot be imported: {problem}")
+    return None
 
 
 def capability(device: torch.device) -> tuple[int, int]:

@@ -118,6 +118,9 @@ def captured_steps_give_the_same_latents():
                 options["optimized_attention_override"] = lambda attention, *args, **kwargs: attention(*args, **kwargs)
                 assert captures() == 0
                 del options["optimized_attention_override"]
+                options["multigpu_thread_device"] = GPU  # as ComfyUI sets it in the thread of each GPU's clone
+                assert captures() == 0
+                del options["multigpu_thread_device"]
                 with mock.patch("torch.compiler.is_compiling", lambda: True):
                     assert captures() == 0
 
@@ -174,6 +177,42 @@ def a_model_that_fits_is_loaded_as_a_whole():
     with mock.patch("comfy.model_patcher.CoreModelPatcher", dynamic), cuda_graphs_on("1"):
         assert patcher(plain, GPU, 8e9) is comfy.model_patcher.ModelPatcher
         assert patcher(plain, GPU, 1e9) is patcher(cast, GPU, 8e9) is patcher(plain, CPU, 8e9) is dynamic
+
+
+def the_dynamic_loader_is_told_what_comes_first():
+    """Every weight that generation does not use comes last, the decoder's blocks first, and no module twice."""
+    for name in ("ar-a", "flow-a"):
+        model, _ = model_and_sample(name)
+        first, last = model.model.get_dynamic_vram__units()
+        network, blocks = model.model.diffusion_model, list(model.model.diffusion_model.llama.layers)
+        assert first[: len(blocks)] == blocks and len(first) > len(blocks)
+        names = {module: name for name, module in network.named_modules()}
+        assert not {m for unit in first for m in unit.modules()} & {m for unit in last for m in unit.modules()}
+        unused = {n for n, _ in network.named_parameters() if n.startswith(network.unused_in_generation)}
+        told = {f"{names[unit]}.{n}" for unit in last for n, _ in unit.named_parameters()}
+        assert unused - told <= {"beg_of_und_embed"} and told <= unused and len(told) > 10
+        weights = sum(p.numel() * p.itemsize for n, p in network.named_parameters() if n not in unused)
+        assert 0 <= model.model.generation_bytes() - weights < 0.01 * weights
+
+
+def a_model_that_does_not_fit_is_warned_of():
+    model, _ = model_and_sample("ar-a")
+    logged = []
+    with (
+        mock.patch.object(residency.logging, "warning", logged.append),
+        mock.patch("comfy.model_management.minimum_inference_memory", lambda: 0),
+        mock.patch("comfy.model_management.get_total_memory", lambda device: 8e9),
+        mock.patch.object(model.model, "generation_bytes", lambda: 13.2e9),
+    ):
+        residency.warn_of_streaming(model, 1, 576, 1e9)
+        assert logged == []  # on a CPU
+        model.load_device = GPU
+        for _ in range(2):
+            residency.warn_of_streaming(model, 1, 576, 1e9)
+    (message,) = logged
+    assert "about 6.2 GB" in message and "about 5 min" in message and "int4" in message
+    assert residency.streaming_message(6e9, 7e9, 1, 576) is None
+    assert "about 1 min" in residency.streaming_message(13.2e9, 7e9, 8, 576)
 
 
 with torch.inference_mode():

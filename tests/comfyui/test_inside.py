@@ -12,6 +12,8 @@ CHECKS = [
     "captured_steps_give_the_same_latents",
     "nothing_is_captured_unless_turned_on",
     "a_model_that_fits_is_loaded_as_a_whole",
+    "the_dynamic_loader_is_told_what_comes_first",
+    "a_model_that_does_not_fit_is_warned_of",
 ]
 
 

@@ -1,9 +1,7 @@
 """CUDA graphs: captured steps give the plain steps' results, and the plain steps run wherever capturing fails."""
 
 import logging
-from collections import defaultdict
-from contextlib import contextmanager, nullcontext
-from types import SimpleNamespace
+from collections import Counter
 
 import pytest
 import torch
@@ -13,11 +11,17 @@ from torch.utils._pytree import tree_leaves
 
 import janus_core
 from janus_core.checkpoint import build_model, read_checkpoint
-from janus_core.sampling import cuda_graphs, graph_decode, tokens
+from janus_core.sampling import attempts, cuda_graphs, graph_decode, tokens
+from janus_core.sampling.captured_step import CapturedStep
 from janus_core.sampling.decode_loop import decode_loop
 from janus_core.sampling.settings import TokenSamplerSettings
 
 needs_replay = pytest.mark.skipif(torch.__version__ < "2.6", reason="this torch cannot replay its operations on a CPU")
+
+
+@pytest.fixture(autouse=True)
+def no_failures_yet(monkeypatch):
+    monkeypatch.setattr(attempts, "_failures", Counter())
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,7 @@ def sample(ar, num_images=1, capture=None, **settings):
     return pairs[-1][0], torch.stack([logits for _, logits in pairs])
 
 
-def counting(captured: list):
+def counting(captured: list, capture=capture):
     """A capture that appends every replay to a list."""
 
     def count(step):
@@ -55,26 +59,34 @@ def counting(captured: list):
 @needs_replay
 @pytest.mark.parametrize("selection", [{}, {"temperature": 0}, {"temperature": 0.8, "top_k": 50, "top_p": 0.9}])
 @pytest.mark.parametrize("num_images,interval", [(1, (0.0, 1.0)), (3, (0.0, 1.0)), (2, (0.2, 0.7)), (1, (0.0, 0.0))])
-def test_a_captured_step_samples_the_same_tokens(ar, num_images, interval, selection):
+def test_a_captured_step_samples_the_same_tokens(ar, num_images, interval, selection, caplog):
     captured, settings = [], dict(num_images=num_images, guidance_interval=interval, **selection)
     (plain, logits), (replayed, same) = sample(ar, **settings), sample(ar, capture=counting(captured), **settings)
     assert torch.equal(replayed.tokens, plain.tokens) and (replayed.tokens[:, 5] == 7).all()
     assert torch.allclose(logits, same, atol=1e-4)
     assert len(captured) == (2 if interval == (0.2, 0.7) else 1)  # once more without the unconditional rows
+    assert not caplog.records, "every capture was used"
 
 
 def fails(step):
     raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
 
 
-def runs_out_of_memory():
-    raise torch.cuda.OutOfMemoryError("out of memory")
-
-
 def replays_zeros(step):
     def replay():
         step()
         step.hidden.zero_()
+
+    return replay
+
+
+def replays_one_position(step):
+    """As if the position had been a number of the captured function."""
+    first = step.position.clone()
+
+    def replay():
+        step.position.copy_(first)
+        step()
 
     return replay
 
@@ -88,15 +100,45 @@ def overflows(step):
     return replay
 
 
+def runs_out_of_memory(step):
+    raise torch.cuda.OutOfMemoryError("out of memory")
+
+
 @pytest.mark.parametrize(
-    "capture,problem", [(fails, "not permitted when"), (replays_zeros, "differs"), (overflows, "differs")]
+    "capture,problem,attempts",
+    [
+        (fails, "not permitted when", 2),
+        (replays_zeros, "differs", 2),
+        (replays_one_position, "differs", 2),
+        (overflows, "differs", 2),
+        (runs_out_of_memory, "out of memory", 3),
+    ],
 )
-def test_a_step_that_cannot_be_captured_is_run_plainly(ar, capture, problem, caplog):
+def test_a_step_that_cannot_be_captured_is_run_plainly(ar, capture, problem, attempts, caplog):
+    """It is tried twice in a process, or whenever memory ran out."""
+    plain, logits = sample(ar, 2)
     with caplog.at_level(logging.WARNING):
-        (plain, logits), (sampled, same) = sample(ar, 2), sample(ar, 2, capture=capture)
-    assert torch.equal(sampled.tokens, plain.tokens) and torch.allclose(logits, same, atol=1e-4)
-    (message,) = (r.getMessage() for r in caplog.records)
-    assert problem in message and "more of it" not in message
+        for _ in range(3):
+            sampled, same = sample(ar, 2, capture=capture)
+            assert torch.equal(sampled.tokens, plain.tokens) and torch.equal(logits, same)
+    assert len(caplog.records) == attempts
+    for message in (r.getMessage() for r in caplog.records):
+        assert problem in message and "more of it" not in message
+    captured = []
+    sample(ar, 1, capture=counting(captured, capture=lambda step: step))
+    assert captured, "with another number of rows it is tried"
+
+
+def test_an_interruption_inside_a_capture_ends_the_run(ar, caplog):
+    class Cancel(BaseException):
+        pass
+
+    def interrupted(step):
+        raise Cancel
+
+    with pytest.raises(Cancel):
+        sample(ar, capture=interrupted)
+    assert not caplog.records
 
 
 def test_output_that_is_not_finite_is_refused(ar, golden):
@@ -207,6 +249,20 @@ def test_a_captured_velocity_gives_the_same_latents(
     assert len(captured) == captures and not caplog.records
 
 
+def test_a_replay_must_give_the_results_of_two_calls(caplog):
+    """A capture that bakes its inputs in gives the second call's result for both."""
+
+    def constant(step):
+        step()
+        return lambda: None
+
+    double = CapturedStep("A step", lambda x: 2 * x, constant)
+    for k in range(4):
+        assert torch.equal(double(torch.full((2, 3), float(k))), torch.full((2, 3), 2.0 * k))
+    (message,) = (r.getMessage() for r in caplog.records)
+    assert "A step" in message and "differs" in message
+
+
 def test_a_velocity_that_cannot_be_captured_runs_plainly(flow, monkeypatch, caplog):
     plain = flow.generate_latents("a cat", steps=5)
     monkeypatch.setattr("janus_core.pipeline.capture_for", lambda device, enabled: fails)
@@ -238,72 +294,3 @@ def test_a_cuda_graph_gives_the_same_latents(golden, dtype, bar, caplog):
     assert (
         pipe.generate_latents("a cat", cuda_graphs=True, **settings) - plain
     ).abs().max() < bar and not caplog.records
-
-
-@pytest.fixture
-def fake_cuda(monkeypatch):
-    """What capturing needs of torch.cuda, without a GPU: a graph that keeps the function it captured."""
-    state = SimpleNamespace(streams=0, waits=0, function=None, is_cut_off=False)
-
-    class Graph:
-        def replay(self):
-            self.function()
-
-    class Stream:
-        def __init__(self, device):
-            state.streams += 1
-
-    @contextmanager
-    def graph(new, pool, stream, capture_error_mode):
-        new.function = state.function
-        yield
-        if state.is_cut_off:
-            raise RuntimeError("operation failed due to a previous error during capture")
-
-    for name, value in dict(
-        CUDAGraph=Graph,
-        Stream=Stream,
-        graph=graph,
-        graph_pool_handle=lambda: (0, 1),
-        device=lambda device: nullcontext(),
-        stream=lambda stream: nullcontext(),
-        current_stream=lambda device: None,
-        synchronize=lambda device: setattr(state, "waits", state.waits + 1),
-    ).items():
-        monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(cuda_graphs, "_streams", defaultdict(list))
-    monkeypatch.setattr(cuda_graphs, "_failed", set())
-    ones = torch.ones
-    monkeypatch.setattr(torch, "ones", lambda *size, device, **kwargs: ones(*size))
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    return state
-
-
-def test_a_stream_captures_one_live_graph_at_a_time(fake_cuda):
-    device, calls = torch.device("cuda", 0), []
-    fake_cuda.function = lambda: calls.append(1)
-    first, second = (cuda_graphs.cuda_graph(fake_cuda.function, device) for _ in range(2))
-    first(), second()
-    assert fake_cuda.streams == 2 and fake_cuda.waits == 0 and len(calls) == 4  # two of them in the captures
-    del first
-    assert fake_cuda.waits == 1
-    cuda_graphs.cuda_graph(fake_cuda.function, device)
-    assert fake_cuda.streams == 2
-
-
-def test_after_a_capture_that_was_cut_off_none_is_tried(fake_cuda):
-    device = torch.device("cuda", 0)
-    capture = cuda_graphs.capture_for(device, True)
-    with pytest.raises(RuntimeError, match="not permitted"):
-        capture(lambda: fails(None))
-    assert cuda_graphs.capture_for(device, True) is not None  # the function failed, the capture ended properly
-    fake_cuda.is_cut_off = True
-    with pytest.raises(RuntimeError, match="previous error"):
-        capture(runs_out_of_memory)
-    assert cuda_graphs.capture_for(device, True) is not None  # the next run may have more
-    with pytest.raises(RuntimeError, match="previous error"):
-        capture(lambda: fails(None))
-    assert cuda_graphs.capture_for(device, True) is None
-    with pytest.raises(RuntimeError, match="earlier"):
-        capture(print)
-    assert cuda_graphs.capture_for(torch.device("cuda", 1), True) is not None

@@ -83,6 +83,7 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
         "schema",
     },
     "requests": {"batch", "errors", "files", "image", "pipeline", "sampling", "schema"},
+    "doctor": {"checkpoint", "download", "errors", "operations", "pipeline", "sampling", "triton_decoder"},
     "__init__": set(),  # its names are loaded on first use
     "training": {
         "attention",
@@ -121,6 +122,8 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
         "batch",
         "checkpoint",
         "cli_generate",
+        "devices",
+        "doctor",
         "download",
         "errors",
         "files",

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,27 @@ def test_what_the_kernels_support(monkeypatch):
     assert DEVICE == "cuda" or not decoder.usable(
         random_llama(torch.bfloat16), torch.zeros(2, 96, dtype=torch.bfloat16)
     )
+
+
+class BrokenTriton(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "triton":
+            raise OSError("DLL load failed while importing libtriton")
+
+
+def test_a_broken_triton_is_reported_once(monkeypatch, caplog):
+    """As on Windows, where a DLL of another version makes `import triton` fail."""
+    monkeypatch.setattr(decoder, "capability", lambda device: (9, 0))
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [BrokenTriton(), *sys.meta_path])
+    decoder.triton_version.cache_clear()
+    try:
+        for _ in range(2):
+            assert not decoder._device_supported(torch.device("cuda", 0))
+    finally:
+        decoder.triton_version.cache_clear()
+    (record,) = caplog.records
+    assert "DLL load failed" in record.getMessage()
 
 
 def test_kernels_compile_for_gpus(tmp_path):

@@ -1,0 +1,83 @@
+"""Janus-Pro: seconds per token of every decode loop and weight format, as shares of reading the weights once."""
+
+from functools import partial
+
+import torch
+
+from janus_core.sampling.settings import TokenSamplerSettings
+from janus_core.sampling.tokens import sample_image_tokens
+
+from .. import baselines, speed
+from .models import DTYPE, decoder_bytes, model_of, peak_GB, rates, reset_peak, size_of
+from .parts import Context, NotRun
+
+WEIGHTS = (None, "int8", "fp8_e4m3fn")
+
+
+def cases(context: Context, size: str, batches: bool = False):
+    tokens, size = context.sizes["tokens"], size_of(size, context.is_tiny)
+    yield "rates", lambda: rates(context.device)
+    if batches:
+        for batch in (1, *context.sizes["batches"]):
+            for loop in ("plain", "graph", "triton"):
+                yield f"batch {batch}, {loop}", partial(run, context, size, None, loop, batch)
+        return
+    for weights in WEIGHTS:
+        for loop in ("plain", "graph", "triton"):
+            yield f"{weights or 'bf16'}, {loop}", partial(run, context, size, weights, loop, 1)
+    yield "transformers", partial(transformers_run, context, size, tokens)
+
+
+def loop_of(name: str, model, rows):
+    """A decode loop, by the name in a case."""
+    found = speed.decode_loops(model, rows)
+    key = {"plain": "", "graph": ", CUDA graph", "triton": ", CUDA graph + Triton"}[name]
+    if key not in found:
+        raise NotRun("this device captures no CUDA graphs" if ", CUDA graph" not in found else "no usable Triton")
+    return found[key]
+
+
+@torch.inference_mode()
+def run(context: Context, size: str, weights: str | None, loop: str, batch: int) -> dict:
+    device, count = torch.device(context.device), context.sizes["tokens"]
+    model = model_of("ar", size, context.device, weights)
+    ids = torch.randint(10, baselines.VOCABULARY, (speed.PROMPT_TOKENS,), device=device)
+    cond = model.embed_text(ids, DTYPE)[None]
+    uncond = cond.roll(1, 1)
+    decode = loop_of(loop, model, cond[:, -1].expand(2 * batch, -1))
+
+    def generate(tokens=count):
+        settings = TokenSamplerSettings(seed=1)
+        steps = sample_image_tokens(model, cond, uncond, tokens, settings, image_indices=range(batch), decode=decode)
+        for step in steps:
+            pass
+        return step
+
+    reset_peak(context.device)
+    first = speed.timed(generate, device)
+    later = sorted(speed.timed(generate, device) for _ in range(context.sizes["repeats"]))
+    prefill = speed.timed(lambda: generate(1), device)
+    per_token = (later[len(later) // 2] - prefill) / (count - 1)
+    floor = decoder_bytes(model) / rates(context.device)["read_GB_s"] / 1e9
+    result = {"s_per_token": per_token, "images_per_s": batch / later[len(later) // 2], "of_floor": floor / per_token}
+    result |= {"first_extra_s": first - later[len(later) // 2], "prompt_s": prefill, "peak_GB": peak_GB(context.device)}
+    return {**result, "error": weights and state_error(context, size, model, cond)}
+
+
+def state_error(context: Context, size: str, model, cond) -> float:
+    """Of the prompt's hidden states, relative to bf16 weights."""
+    expected = model_of("ar", size, context.device).llama(cond).float()
+    return ((model.llama(cond).float() - expected).norm() / expected.norm()).item()
+
+
+@torch.inference_mode()
+def transformers_run(context: Context, size: str, tokens: int) -> dict:
+    """transformers' own generation, timed once after a run to warm up."""
+    device = torch.device(context.device)
+    if context.is_tiny:
+        raise NotRun("transformers' generation is compared at real sizes only")
+    baseline = baselines.TransformersJanus(size, tokens, device, DTYPE)
+    ids = torch.randint(10, baselines.VOCABULARY, (speed.PROMPT_TOKENS,), device=device)
+    ids[0], ids[-1] = baselines.BOS, baselines.BEGIN_OF_IMAGE
+    speed.timed(lambda: baseline.generate(ids, 1, tokens), device)
+    return {"s_per_token": speed.timed(lambda: baseline.generate(ids, 1, tokens), device) / tokens}

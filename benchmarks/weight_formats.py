@@ -1,0 +1,51 @@
+"""What each weight format costs in exactness, on the demo checkpoint of Janus-Pro: python -m benchmarks.weight_formats.
+
+The error is that of the prompts' hidden states, relative to unquantised weights; the scores are the pixel judge's (see
+demo/recipe/quality.py). int4 needs comfy-kitchen. Its rotation is 256 inputs wide, which the demo's widths of 192 and
+512 do not fill everywhere: --rotation 64 puts all of the demo's layers into 4 bits.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+import janus_core
+from demo.recipe.quality import AR, generate, prompts, scores, table
+from janus_core.checkpoint import WEIGHT_CHOICES, int4
+
+from . import report
+
+
+@torch.inference_mode()
+def states(pipe, asked) -> torch.Tensor:
+    """The last hidden states of the prompts, float32 [prompts, hidden]."""
+    rows = [pipe.model.llama(pipe.encode_prompt(text)[0])[0, -1] for _, text in asked]
+    return torch.stack(rows).float()
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.weight_formats", description=__doc__)
+    parser.add_argument("--count", type=int, default=40, help="prompts")
+    parser.add_argument("--rotation", type=int, default=64, help="of int4, in inputs")
+    parser.add_argument("--formats", nargs="+", choices=WEIGHT_CHOICES, default=list(WEIGHT_CHOICES))
+    parser.add_argument("--out", type=Path, help="Markdown file")
+    args = parser.parse_args()
+    int4.ROTATION = args.rotation
+    asked, rows, expected = prompts(args.count), {}, None
+    for name in (None, *args.formats):
+        pipe = janus_core.load(AR, device="cpu", dtype=torch.float32, weight_dtype=name)
+        found = states(pipe, asked)
+        expected = found if expected is None else expected
+        error = ((found - expected).norm() / expected.norm()).item()
+        rows[f"{name or 'float32'}, error {error:.4f}"] = scores(generate(pipe, asked), asked)
+        print(list(rows)[-1], flush=True)
+    text = f"{report.header(report.run_info(torch.device('cpu')))}\n\n{args.count} prompts of the demo, percent right; "
+    text += f"int4 with rotations of {args.rotation} inputs.\n\n{table(rows)}\n"
+    print(text)
+    if args.out:
+        args.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
