@@ -51,7 +51,8 @@ EXAMPLES = {  # of each command, shown below its help
   python -m janus_core train --config my-finetune.json
   python -m janus_core train --config my-finetune.json --set loop.steps=2000 --folder runs/second""",
     "doctor": """\
-  python -m janus_core doctor > report.txt""",
+  python -m janus_core doctor
+  python -m janus_core doctor --device cpu""",
     "convert": """\
   python -m janus_core convert models/janus/Janus-Pro-7B Janus-Pro-7B-int8.safetensors --weights int8""",
 }
@@ -72,7 +73,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
 
     def command(name, function, text):
-        sub = commands.add_parser(name, help=text, description=text, **examples(EXAMPLES[name]))
+        more = examples(EXAMPLES[name]) if name in EXAMPLES else {}
+        sub = commands.add_parser(name, help=text, description=text, **more)
         sub.set_defaults(function=function)
         return sub
 

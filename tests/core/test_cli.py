@@ -133,7 +133,7 @@ def test_every_command_explains_its_arguments_and_has_examples(name):
     assert lines[0] == "examples:" and len(lines) > 1
     for line in lines[1:]:
         words = shlex.split(line)
-        assert " ".join(words[:3]) == "python -m janus_core" and " ".join(words[3:]).startswith(f"{name} ")
+        assert " ".join(words[:3]) == "python -m janus_core" and f"{' '.join(words[3:])} ".startswith(f"{name} ")
         parser().parse_args(words[3:])
 
 
