@@ -1,6 +1,6 @@
 """The MODELs in a process with ComfyUI's modules: loaded whole and dynamically; LoRA on and off, Cancel, reload.
 
-The process runs inside_comfyui.py with ComfyUI's Python. comfy-kitchen's CUDA kernels are used where they are
+The process runs tests/comfyui/inside_gpu_run.py with ComfyUI's Python. comfy-kitchen's CUDA kernels are used where they are
 installed; the result says whether.
 """
 
@@ -8,8 +8,8 @@ import json
 import os
 import subprocess
 from functools import partial
-from pathlib import Path
 
+from .. import ROOT
 from ..comfyui_server import find_comfyui, python_of
 from .parts import Context, NotRun
 
@@ -28,7 +28,7 @@ def run(context: Context, mode: str, family: str) -> dict:
         raise NotRun("no ComfyUI was found ($COMFYUI_PATH)")
     if context.is_tiny and mode == "dynamic, 2 GB":
         raise NotRun("ComfyUI has no dynamic loader on a CPU")
-    script = Path(__file__).with_name("inside_comfyui.py")
+    script = ROOT / "tests" / "comfyui" / "inside_gpu_run.py"
     size = "demo" if context.is_tiny else "1b"
     done = subprocess.run(
         [python_of(comfyui), script, context.device, mode, family, size],

@@ -6,7 +6,7 @@ On a CPU, operations on fixed memory stand in for CUDA graphs, as in the tests.
 import gc
 import logging
 import sys
-from functools import partial
+from functools import cache, partial
 
 import torch
 
@@ -32,6 +32,7 @@ def cases(context: Context):
         yield f"{family}, flat memory", partial(flat_memory, context, family)
 
 
+@cache
 def pipeline(context: Context, family: str):
     return janus_core.load(AR if family == "ar" else FLOW, device=context.device, dtype=torch.float32)
 

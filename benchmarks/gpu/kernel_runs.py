@@ -40,8 +40,8 @@ TINY = Shapes(64, 96, 2)
 def cases(context: Context):
     sizes = {"tiny": TINY} if context.is_tiny else {size: shapes_of(size) for size in ("1b", "7b")}
     for size, shapes in sizes.items():
-        for rows in ROWS[1:3] if context.is_tiny else ROWS:
-            for weights in WEIGHTS if not context.is_tiny or rows == 2 else ("bf16",):
+        for rows in ROWS[1:2] if context.is_tiny else ROWS:
+            for weights in ("bf16", "int8") if context.is_tiny else WEIGHTS:
                 for kernel in ("qkv", "gate_up", "down"):
                     yield (
                         f"{size}, {kernel}, {rows} rows, {weights}",

@@ -45,7 +45,13 @@ class Part:
     environment: dict = field(default_factory=dict)
 
     def cases(self, context: Context) -> Iterator[Case]:
-        return importlib.import_module(f"benchmarks.gpu.{self.module}").cases(context, **self.arguments)
+        module = importlib.import_module(f"benchmarks.gpu.{self.module}")
+        for name, function in module.cases(context, **self.arguments):
+            yield name, _no_such_allocator if self.environment and context.device == "cpu" else function
+
+
+def _no_such_allocator():
+    raise NotRun("cudaMallocAsync is an allocator of NVIDIA GPUs")
 
 
 PARTS = {

@@ -32,7 +32,7 @@ def test_a_rehearsal_on_the_cpu(tmp_path):
         failed = {case: values["failed"] for case, values in result["cases"].items() if "failed" in values}
         assert not failed, (name, failed)
     ran = {name for name, result in found.items() if any("not_run" not in v for v in result["cases"].values())}
-    assert ran == set(PART_NAMES)
+    assert ran == {name for name in PART_NAMES if not name.endswith("-async")}
     assert all(0 < case["error"] < 1e-5 for case in found["kernels"]["cases"].values() if "error" in case)
     text = (tmp_path / "gpu.md").read_text()
     assert "**Not measured on a GPU**" in text and all(f"(`{name}`)" in text for name in PART_NAMES)

@@ -9,7 +9,7 @@ from janus_core.checkpoint.quantize import DECODER_LAYERS  # noqa: E402
 
 def test_7b_in_4_bits_generates_with_less_than_5_gb_of_weights():
     found = memory_table.counted("ar", "7b", "int4")
-    assert 4e9 < found["weights"] < 5e9, found
+    assert 3.5e9 < found["weights"] < 5e9, found
 
 
 def test_the_counted_int4_layer_is_the_packed_one():

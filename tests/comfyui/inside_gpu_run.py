@@ -1,6 +1,6 @@
 """Runs one MODEL in ComfyUI's modules and prints what it found as JSON: DEVICE MODE FAMILY SIZE.
 
-comfyui_runs.py starts this file with ComfyUI's Python and folder.
+benchmarks/gpu/comfyui_runs.py starts this file with ComfyUI's Python and folder.
 """
 
 import importlib.util
