@@ -61,6 +61,7 @@ def main():
     args = parser.parse_args()
     if args.device == "cpu":
         os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported
+        torch.set_num_threads(1)  # the rehearsal's models are too small for more
     run_part(args.part, args.folder, Context(args.device, args.tiny, args.folder / args.part))
 
 
