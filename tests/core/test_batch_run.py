@@ -233,3 +233,18 @@ def test_a_stopped_run_leaves_whole_files_and_is_resumed(jobs, model, tmp_path, 
     run(jobs, model, tmp_path / "whole", "--batch-size", 2, "--count", 8)
     run(jobs, model, out, "--count", 8)
     assert files_of(out) == files_of(tmp_path / "whole") and before.items() <= files_of(out).items()
+
+
+def test_the_batch_size_is_found_from_memory_and_recorded(jobs, model, tmp_path, monkeypatch):
+    from janus_core.batch import memory
+
+    pipe = janus_core.load(model, device="cpu", dtype=torch.float32)
+    one = memory.bytes_per_image(pipe)
+    for images, expected in ((0, 1), (1.5, 1), (2.5, 2), (5, 4), (1000, memory.LARGEST["cpu"])):
+        free = (memory.DECODER_BYTES + images * one) / memory.SHARE
+        monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
+        assert memory.batch_size_for(pipe) == expected
+    run(jobs, model, tmp_path / "out", "--limit", 1)
+    assert json.loads((tmp_path / "out.run" / "run.json").read_text()) == {"batch_size": memory.LARGEST["cpu"]}
+    monkeypatch.undo()
+    assert memory.free_memory(torch.device("cpu")) > 2**20
