@@ -185,13 +185,19 @@ def status_of(client) -> int:
 
 
 def test_a_full_queue_is_429(pipe, gate):
-    with serving(pipe, batch_size=1, queue_size=2) as (address, _), ThreadPoolExecutor(8) as pool:
+    with serving(pipe, batch_size=1, queue_size=2) as (address, inner), ThreadPoolExecutor(8) as pool:
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=120)
-        answers = [pool.submit(status_of, client) for _ in range(8)]
         deadline = time.monotonic() + 60
-        while sum(answer.done() for answer in answers) < 5:  # one is under way, two wait
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+
+        def wait_until(condition):
+            while not condition():
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+
+        answers = [pool.submit(status_of, client)]
+        wait_until(lambda: "janus" in inner.queues and inner.queues["janus"].running)
+        answers += [pool.submit(status_of, client) for _ in range(7)]
+        wait_until(lambda: sum(answer.done() for answer in answers) == 5)  # one is under way, two wait
         gate.set()
         assert sorted(answer.result() for answer in answers) == [200] * 3 + [429] * 5
 
