@@ -1,4 +1,4 @@
-"""Batch runs that are killed, on Ray and as shards: `python -m tests.batch_proofs [--images N]`.
+"""Batch runs that are killed, on Ray and as shards: `python -m tests.batch_proofs [--images N] [--only NAME …]`.
 
 Every output must be there exactly once, with the bytes of a run in one process. Needs requirements-scale.txt.
 """
@@ -112,10 +112,15 @@ def terminated(jobs, out, count):
     return f"{there} outputs before the restart"
 
 
+PROOFS = (shard_killed, worker_killed, driver_killed, terminated)
+
+
 def main():
     parser = argparse.ArgumentParser(prog="python -m tests.batch_proofs", description=__doc__)
     parser.add_argument("--images", type=int, default=80)
-    count = parser.parse_args().images
+    parser.add_argument("--only", nargs="+", choices=[proof.__name__ for proof in PROOFS], help="these instead of all")
+    args = parser.parse_args()
+    count = args.images
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         jobs = folder / "jobs.txt"
@@ -125,7 +130,9 @@ def main():
         assert start(jobs, folder / "expected").wait() == 0
         expected = files_of(folder / "expected")
         assert len(expected) == count
-        for proof in (shard_killed, worker_killed, driver_killed, terminated):
+        for proof in PROOFS:
+            if args.only and proof.__name__ not in args.only:
+                continue
             began = time.monotonic()
             told = proof(jobs, folder / proof.__name__, count)
             found = files_of(folder / proof.__name__)

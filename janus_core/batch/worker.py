@@ -1,7 +1,7 @@
 """Runs groups of outputs with a loaded pipeline, and writes and records them."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -188,6 +188,3 @@ def _failed(output: Output, error: Exception) -> Result:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-Report = Callable[[Result], None]

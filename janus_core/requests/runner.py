@@ -3,6 +3,7 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -63,6 +64,22 @@ DEFAULT_GENERATION = {
 DEFAULT_UNDERSTANDING = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False}
 PATHS = ("model_path", "vae_path", "janus_root")  # janus_root is not needed here
 CONFIG = (*PATHS, "seed", "torch_dtype", "generation_cfg", "understanding_cfg", "device")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a request is run.
+
+    Attributes:
+        seeds: one per image or answer.
+        settings: of the sampler.
+        setting: what the requests of one batch have in common.
+    """
+
+    seeds: list[int]
+    settings: dict
+    setting: str
+    negative: str = ""
 
 
 class Runner:
@@ -126,7 +143,7 @@ class Runner:
         plans = [self._plan(request) for request in requests]
         groups = defaultdict(list)
         for k, plan in enumerate(plans):
-            groups[json.dumps(plan["alike"], sort_keys=True)].append(k)
+            groups[plan.setting].append(k)
         results = [None] * len(requests)
         for members in groups.values():
             found = self._run_group([requests[k] for k in members], [plans[k] for k in members], batch_size)
@@ -134,8 +151,7 @@ class Runner:
                 results[k] = result
         return results
 
-    def _plan(self, request: Request) -> dict:
-        """The seeds of a request, its settings, and what requests of one batch have in common."""
+    def _plan(self, request: Request) -> Plan:
         if request.task == "understanding":
             cfg = {**self.understanding_cfg, **request.params}
             check_fields(cfg, UNDERSTANDING, "params", RequestError, closed=True)
@@ -143,7 +159,7 @@ class Runner:
             settings["temperature"] = cfg.get("temperature", 1.0) if cfg["do_sample"] else 0.0
             settings |= {name: cfg[name] for name in ("top_p", "roles", "system_prompt") if name in cfg}
             seeds = self._seeds(request, cfg, 1)
-            return {"seeds": seeds, "settings": settings, "alike": [request.prompt, len(request.images), settings]}
+            return Plan(seeds, settings, _setting(request.prompt, len(request.images), settings))
         cfg = {**self.generation_cfg, **request.params}
         check_fields(cfg, _checked(GENERATION), "params", RequestError, closed=True)
         settings = {ours: cfg[name] for name, ours in SETTINGS.items() if name in cfg}
@@ -152,8 +168,8 @@ class Runner:
         _check_tokens(cfg)
         negative = cfg.get("negative_prompt", "")
         seeds = self._seeds(request, cfg, cfg["parallel_size"])
-        alike = [request.task, request.task == "editing" and request.images, settings, negative]
-        return {"seeds": seeds, "settings": settings, "negative": negative, "alike": alike}
+        source = request.images if request.task == "editing" else None
+        return Plan(seeds, settings, _setting(request.task, source, settings, negative), negative)
 
     def _seeds(self, request: Request, cfg: dict, count: int) -> list[int]:
         if cfg.get("seed") is not None:
@@ -163,36 +179,34 @@ class Runner:
         self.asked[job] += 1  # the same question again gives another image, as from a generator
         return [image_seed(self.seed, f"{job}\n{self.asked[job]}", k) for k in range(count)]
 
-    def _run_group(self, requests: list[Request], plans: list[dict], batch_size: int) -> list[dict]:
+    def _run_group(self, requests: list[Request], plans: list[Plan], batch_size: int) -> list[dict]:
         if requests[0].task == "understanding":
             return self._understand(requests, plans, batch_size)
-        settings, prompts = dict(plans[0]["settings"]), []
+        settings, prompts = dict(plans[0].settings), []
         if requests[0].task == "editing":
             if isinstance(self.pipe, pipeline.JanusFlowPipeline):
                 raise RequestError("JanusFlow cannot edit images: load a Janus-4o checkpoint.")
             weight = settings.pop("image_guidance", 5.0)
             source = open_image(requests[0].images[0])
             edits = [self.pipe.edit_prompt(source, request.prompt, weight) for request in requests]
-            prompts = [edit for edit, plan in zip(edits, plans) for _ in plan["seeds"]]
+            prompts = [edit for edit, plan in zip(edits, plans) for _ in plan.seeds]
         else:
-            prompts = [request.prompt for request, plan in zip(requests, plans) for _ in plan["seeds"]]
-        seeds = [seed for plan in plans for seed in plan["seeds"]]
-        negative = plans[0]["negative"]
+            prompts = [request.prompt for request, plan in zip(requests, plans) for _ in plan.seeds]
+        seeds = [seed for plan in plans for seed in plan.seeds]
+        negative = plans[0].negative
         found, _ = sample_images(self.pipe, prompts, seeds, settings, batch_size=batch_size, negative=negative)
         images, results = iter(found), []
         for request, plan in zip(requests, plans):
-            own = [next(images) for _ in plan["seeds"]]
-            saved = save_images(
-                own, request.output_path, [{"prompt": request.prompt, "seed": s} for s in plan["seeds"]]
-            )
+            own = [next(images) for _ in plan.seeds]
+            saved = save_images(own, request.output_path, [{"prompt": request.prompt, "seed": s} for s in plan.seeds])
             results.append({"image": own[0], "images": own, "saved_paths": saved})
         return results
 
-    def _understand(self, requests: list[Request], plans: list[dict], batch_size: int) -> list[dict]:
+    def _understand(self, requests: list[Request], plans: list[Plan], batch_size: int) -> list[dict]:
         question = requests[0].prompt or "Describe the image."
         images = [[open_image(path) for path in request.images] for request in requests]
-        seeds = [plan["seeds"][0] for plan in plans]
-        settings = plans[0]["settings"]
+        seeds = [plan.seeds[0] for plan in plans]
+        settings = plans[0].settings
         answers = sample_answers(self.pipe, images, question, seeds, settings, batch_size=batch_size)
         chat = {name: settings[name] for name in ("roles", "system_prompt") if name in settings}
         text = self.pipe.prompts.question_text(question, len(images[0]), **chat)
@@ -223,6 +237,10 @@ def save_images(images: list[Image.Image], output_path: str | None, settings: li
 def _checked(fields: dict) -> dict:
     """The fields with a check of their own, and any value for the others, which the samplers check."""
     return {name: _Any() if field is None else field for name, field in fields.items()}
+
+
+def _setting(*common) -> str:
+    return json.dumps(common, sort_keys=True)
 
 
 class _Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.datastructures import Headers
+from starlette.datastructures import FormData, Headers
 from starlette.exceptions import HTTPException
 
 from ..prompt import SYSTEM_PROMPT
@@ -22,6 +22,7 @@ from .work import Model
 
 POLL = 0.2  # seconds between two looks at whether a client has left
 FORM_FIELDS = 40
+DISCARDED = 2  # a body up to this many times too large is read before the answer, so that the client reads the answer
 
 
 @dataclass(frozen=True)
@@ -88,21 +89,32 @@ class Server:
             raise RequestRefused("The API key is missing or wrong.", 401, code="invalid_api_key")
 
     async def body(self, request: Request) -> bytes:
-        """The body. Raises RequestRefused (413) as soon as it is too large."""
-        most, data = self.settings.most_body_bytes, bytearray()
-        self.check_length(request)
+        """The body. Raises RequestRefused (413) for one that is too large."""
+        most, data, length = self.settings.most_body_bytes, bytearray(), 0
         async for part in request.stream():
-            data += part
-            if len(data) > most:
-                raise _too_large(most)
+            length += len(part)
+            if length <= most:
+                data += part
+            elif length > DISCARDED * most:
+                break
+        if length > most:
+            raise _too_large(most)
         return bytes(data)
 
-    def check_length(self, request: Request):
-        """Raises RequestRefused (413) for a body that says that it is too large."""
-        length = request.headers.get("content-length", "0")
-        if length.isdecimal() and len(length) < 19 and int(length) <= self.settings.most_body_bytes:
-            return
-        raise _too_large(self.settings.most_body_bytes)
+    async def form(self, request: Request) -> FormData:
+        """The fields of a form. Raises RequestRefused for one that is too large or damaged."""
+        length = request.headers.get("content-length", "")
+        if not length.isdecimal():
+            raise RequestRefused("A form needs a Content-Length.", 411)
+        if len(length) > 18 or int(length) > self.settings.most_body_bytes:
+            raise _too_large(self.settings.most_body_bytes)
+        try:
+            most = {"max_files": 1, "max_fields": FORM_FIELDS, "max_part_size": self.settings.most_body_bytes}
+            return await request.form(**most)
+        except HTTPException:
+            raise
+        except Exception as error:  # of python-multipart, for damaged forms
+            raise RequestRefused(f"The body is not a form ({type(error).__name__}).") from None
 
     async def result(self, request: Request, job: Job, model: Model):
         """Waits for a job; it is cancelled when the client leaves or the time is up."""
@@ -128,16 +140,15 @@ class Server:
         return await asyncio.to_thread(images.images_body, found)
 
     async def edit(self, request: Request) -> dict:
-        self.check_length(request)
-        if "content-length" not in request.headers:
-            raise RequestRefused("A form needs a Content-Length.", 411)
-        form = await request.form(max_files=1, max_fields=FORM_FIELDS, max_part_size=self.settings.most_body_bytes)
-        async with form:
+        form = await self.form(request)
+        try:
             file = form.get("image") or form.get("image[]")
             if file is None or isinstance(file, str):
                 raise RequestRefused("The field image is missing.", param="image")
             data = await file.read(self.settings.most_image_bytes + 1)
             fields = {name: value for name, value in form.items() if name not in ("image", "image[]")}
+        finally:
+            await form.close()
         if any(not isinstance(value, str) for value in fields.values()):
             raise RequestRefused("Only the field image may be a file: masks are not supported.", param="mask")
         values = images.numbers_of(fields)

@@ -9,7 +9,7 @@ from ..prompt import IMAGE_PLACEHOLDER, ROLES
 from ..sampling.settings import MAX_NEW_TOKENS
 from ..schema import FLAG, Items, Number, OneOf, Section, Text, Whole
 from .errors import RequestRefused
-from .fields import check_names, field, image_of_uri, seed_of
+from .fields import check_names, field, image_of_uri, seed_of, short_text
 from .work import Answer, AnswerWanted
 
 KNOWN = (
@@ -51,6 +51,7 @@ def answer_wanted(values: dict, default_system_prompt: str, default_roles: str, 
     if not isinstance(messages, list) or not 1 <= len(messages) <= MOST_MESSAGES:
         raise RequestRefused(f"messages must be a list of 1 to {MOST_MESSAGES}.", param="messages")
     messages = tuple(_message(message, images, most_bytes) for message in messages)
+    short_text("".join(message["content"] for message in messages), "messages")
     limit = Whole(1, 2**31)
     tokens = field(values, "max_completion_tokens", limit) or field(values, "max_tokens", limit, 512)
     settings = {

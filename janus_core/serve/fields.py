@@ -12,6 +12,7 @@ from ..schema import Number, Text, Whole, shown
 from .errors import RequestRefused
 
 SEEDS = 2**63
+MOST_CHARACTERS = 100_000  # of a text; contexts have up to 16384 tokens
 MOST_PIXELS = 64 * 2**20  # of an image that a client sends
 DATA_URI = re.compile(r"data:image/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 NOTHING = frozenset({None, 0})  # values that ask for nothing
@@ -61,7 +62,14 @@ def required_text(values: dict, name: str) -> str:
     value = field(values, name, Text())
     if value is None:
         raise RequestRefused(f"The field {name} is missing.", param=name)
-    return value
+    return short_text(value, name)
+
+
+def short_text(text: str, name: str) -> str:
+    """The text itself. Raises RequestRefused for one that no model has room for, before it is divided into tokens."""
+    if len(text) > MOST_CHARACTERS:
+        raise RequestRefused(f"{name} has over {MOST_CHARACTERS} characters.", 400, name, "context_length_exceeded")
+    return text
 
 
 def seed_of(values: dict) -> int:

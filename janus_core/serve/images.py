@@ -7,7 +7,7 @@ import time
 from ..errors import JanusError
 from ..schema import Number, OneOf, Text, Whole
 from .errors import RequestRefused
-from .fields import check_names, field, required_text, sampler_of, seed_of, size_of
+from .fields import check_names, field, required_text, sampler_of, seed_of, short_text, size_of
 from .work import ImagesWanted, Model
 
 KNOWN = (
@@ -49,7 +49,7 @@ def images_wanted(values: dict, model: Model, most_images: int, source=None) -> 
         settings["size"] = list(size)
     if source is not None:
         settings["image_guidance"] = field(values, "image_guidance", Number(0, 100), 5.0)
-    negative = field(values, "negative_prompt", Text(empty=True), "")
+    negative = short_text(field(values, "negative_prompt", Text(empty=True), ""), "negative_prompt")
     seeds = tuple((seed + k) % 2**64 for k in range(count))
     wanted = ImagesWanted(required_text(values, "prompt"), seeds, negative, source, settings)
     _check(wanted, size, model)

@@ -217,7 +217,7 @@ def test_a_stopped_run_leaves_whole_files_and_is_resumed(jobs, model, tmp_path, 
     """What is there after the signal is whole, and the second run adds exactly the rest."""
     out = tmp_path / "out"
     command = [sys.executable, "-m", "janus_core", "batch", "generate", str(jobs), "--model", str(model)]
-    command += ["--out", str(out), "--dtype", "fp32", "--device", "cpu", "--batch-size", "2", "--count", "20"]
+    command += ["--out", str(out), "--dtype", "fp32", "--device", "cpu", "--batch-size", "2", "--count", "8"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*command, "--seed", "3"], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
     while not any(out.glob("*.png")):
@@ -227,9 +227,24 @@ def test_a_stopped_run_leaves_whole_files_and_is_resumed(jobs, model, tmp_path, 
     process.communicate(timeout=60)
     assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[number]
     before = files_of(out)
-    assert 0 < len(before) < 100 and all(data.endswith(b"IEND\xaeB`\x82") for data in before.values())
+    assert 0 < len(before) < 40 and all(data.endswith(b"IEND\xaeB`\x82") for data in before.values())
     if number != signal.SIGKILL:
         assert summary(out)["interrupted"] and summary(out)["done"] == len(before)
-    run(jobs, model, tmp_path / "whole", "--batch-size", 2, "--count", 20)
-    run(jobs, model, out, "--count", 20)
+    run(jobs, model, tmp_path / "whole", "--batch-size", 2, "--count", 8)
+    run(jobs, model, out, "--count", 8)
     assert files_of(out) == files_of(tmp_path / "whole") and before.items() <= files_of(out).items()
+
+
+def test_the_batch_size_is_found_from_memory_and_recorded(jobs, model, tmp_path, monkeypatch):
+    from janus_core.batch import memory
+
+    pipe = janus_core.load(model, device="cpu", dtype=torch.float32)
+    one = memory.bytes_per_image(pipe)
+    for images, expected in ((0, 1), (1.5, 1), (2.5, 2), (5, 4), (1000, memory.LARGEST["cpu"])):
+        free = (memory.DECODER_BYTES + images * one) / memory.SHARE
+        monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
+        assert memory.batch_size_for(pipe) == expected
+    run(jobs, model, tmp_path / "out", "--limit", 1)
+    assert json.loads((tmp_path / "out.run" / "run.json").read_text()) == {"batch_size": memory.LARGEST["cpu"]}
+    monkeypatch.undo()
+    assert memory.free_memory(torch.device("cpu")) > 2**20

@@ -59,11 +59,11 @@ def test_seeds_do_not_depend_on_what_ran_before_or_where(pipe):
     runner._plan(Request.of({"task": "generation", "prompt": "a dog"}))
     plan = runner._plan(Request.of(request))
     elsewhere = Runner(pipe)._plan(Request.of({**request, "output_path": "/c/00000/samples/0001.png"}))
-    assert plan["seeds"] == elsewhere["seeds"] and len(set(plan["seeds"])) == 4
+    assert plan.seeds == elsewhere.seeds and len(set(plan.seeds)) == 4
     other = Runner(pipe)._plan(Request.of({**request, "output_path": "/a/b/00000/samples/0002.png"}))
     again = runner._plan(Request.of(request))
-    assert not {*other["seeds"], *again["seeds"]} & set(plan["seeds"])
-    assert Runner(pipe)._plan(Request.of({**request, "params": {"seed": 5}}))["seeds"] == [5, 6, 7, 8]
+    assert not {*other.seeds, *again.seeds} & set(plan.seeds)
+    assert Runner(pipe)._plan(Request.of({**request, "params": {"seed": 5}})).seeds == [5, 6, 7, 8]
 
 
 def test_understanding_answers_as_describe_does(golden, pipe):

@@ -145,7 +145,7 @@ def test_paths_and_methods_that_do_not_exist(address):
         ("GET", "/"),
         ("GET", "/docs"),
         ("GET", "/v1/images/generations"),
-        ("POST", "/v1/models/../x"),
+        ("POST", "/v1/models/x"),
     ):
         check(httpx.request(method, address + path))
 

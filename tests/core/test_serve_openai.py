@@ -166,25 +166,47 @@ def test_a_client_that_leaves_frees_the_model(client, server, pipe, monkeypatch)
     assert len(passes) < 500
 
 
-def test_a_full_queue_is_429_and_a_slow_answer_503(pipe, monkeypatch):
+@pytest.fixture
+def gate(pipe, monkeypatch):
+    """Images are generated once it is set."""
     gate, original = threading.Event(), pipe.generate_tokens
-    monkeypatch.setattr(pipe, "generate_tokens", lambda *a, **k: (gate.wait(20), original(*a, **k))[1])
-    with serving(pipe, batch_size=1, queue_size=2, timeout=1.5) as (address, inner):
-        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=60)
+    monkeypatch.setattr(pipe, "generate_tokens", lambda *a, **k: (gate.wait(60), original(*a, **k))[1])
+    yield gate
+    gate.set()
 
-        def status(_):
-            try:
-                client.images.generate(prompt=PROMPT)
-                return 200
-            except openai.APIStatusError as error:
-                assert error.body["message"] and error.body["type"]
-                return error.status_code
 
-        with ThreadPoolExecutor(8) as pool:
-            found = sorted(pool.map(status, range(8)))
-        assert set(found) == {429, 503} and found.count(503) >= 2
+def status_of(client) -> int:
+    try:
+        client.images.generate(prompt=PROMPT)
+        return 200
+    except openai.APIStatusError as error:
+        assert error.body["message"] and error.body["type"]
+        return error.status_code
+
+
+def test_a_full_queue_is_429(pipe, gate):
+    with serving(pipe, batch_size=1, queue_size=2) as (address, inner), ThreadPoolExecutor(8) as pool:
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=120)
+        deadline = time.monotonic() + 60
+
+        def wait_until(condition):
+            while not condition():
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+
+        answers = [pool.submit(status_of, client)]
+        wait_until(lambda: "janus" in inner.queues and inner.queues["janus"].running)
+        answers += [pool.submit(status_of, client) for _ in range(7)]
+        wait_until(lambda: sum(answer.done() for answer in answers) == 5)  # one is under way, two wait
         gate.set()
-        assert status(0) == 200
+        assert sorted(answer.result() for answer in answers) == [200] * 3 + [429] * 5
+
+
+def test_an_answer_that_takes_too_long_is_503(pipe, gate):
+    with serving(pipe, timeout=0.3) as (address, _):
+        client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=120)
+        assert status_of(client) == 503
+        gate.set()
 
 
 def test_the_key_is_checked_everywhere_but_at_health(pipe):
