@@ -79,6 +79,6 @@ def load_state(folder: Path, objective, optimizer, ema: EMA, identity: dict) -> 
 
 def _check_identity(stored: dict, own: dict):
     """Raises ValueError with the name and values of the first setting that differs."""
-    for name in sorted(stored.keys() | own.keys()):
+    for name in {**stored, **own}:
         if stored.get(name) != own.get(name):
             raise ValueError(f"{name} was {shown(stored.get(name))} and is {shown(own.get(name))}")
