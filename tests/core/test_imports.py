@@ -201,8 +201,7 @@ def test_janus_core_runs_where_comfyui_is_absent():
 @pytest.mark.parametrize("folder", ["benchmarks", "demo", "tests/core"])
 def test_only_nodes_import_comfyui(folder):
     for path, package in files(folder):
-        if path.name != "inside_comfyui.py":  # run by ComfyUI's own Python
-            assert not top_level(path, package) & COMFYUI, path
+        assert not top_level(path, package) & COMFYUI, path
 
 
 def test_janus_core_has_no_import_cycles():
