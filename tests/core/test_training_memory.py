@@ -1,5 +1,6 @@
 """What saves memory: checkpointing, 8-bit AdamW, steps in the backward pass, the EMA's settings; and the estimate."""
 
+import json
 from itertools import accumulate
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from core.training_models import FAMILIES, tiny
 from torch.profiler import ProfilerActivity, profile
 
+from janus_core import cli
 from janus_core.checkpoint import read_checkpoint, save_folder
 from janus_core.errors import TrainingError
 from janus_core.training import trained_model
@@ -168,3 +170,15 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(TrainingError, match="needs about 4.0 GB, more than 3.5"):
         estimate.check(3.5)
     assert "4.00 GB" in estimate.table()
+
+
+def test_the_estimate_on_the_command_line(tmp_path, capsys):
+    save_folder(tiny("janus")[2], tmp_path / "base", torch.float32)
+    config = {**CONFIG, "checkpoint": str(tmp_path / "base"), "stage": 3, "folder": str(tmp_path / "out")}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    arguments = ["train", "--config", str(tmp_path / "config.json"), "--estimate", "--set", "caption_tokens=20"]
+    assert cli.main([*arguments, "--memory", "2"]) == 0
+    assert "texts of up to 20 tokens" in capsys.readouterr().out
+    assert cli.main([*arguments, "--memory", "0.5"]) == 1
+    assert "This config needs about 1.0 GB, more than 0.5" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
