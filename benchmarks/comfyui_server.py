@@ -203,7 +203,7 @@ class Server(Client):
             raise
 
     def _wait_until_up(self):
-        for _ in range(240):
+        for _ in range(600):  # five minutes, on a machine that does much else
             if self.process.poll() is not None:
                 raise RuntimeError(f"ComfyUI ended while starting:\n{self.log()[-4000:]}")
             try:

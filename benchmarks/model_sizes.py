@@ -8,12 +8,10 @@ import re
 
 import torch
 
-from janus_core.checkpoint import WEIGHT_FORMATS
-from janus_core.networks.llama import KVCache
 from janus_core.vae import CONFIG as VAE_CONFIG
 
-from . import ROOT, baselines
-from .synthetic import weight_bytes
+from . import ROOT
+from .memory_table import counted
 
 README = ROOT / "README.md"
 BEGIN, END = "<!-- models: begin -->", "<!-- models: end -->"
@@ -24,7 +22,7 @@ MODELS = {  # repository: the family and size of its weights
     "deepseek-ai/JanusFlow-1.3B": ("flow", "1b"),
 }
 LICENCE = "[DeepSeek](https://github.com/deepseek-ai/DeepSeek-LLM/blob/HEAD/LICENSE-MODEL)"
-PROMPT = 64  # tokens
+FORMATS = {"bf16": "bf16", "int8": "int8", "fp8": "int8", "int4": "int4"}  # titles: as memory_table counts them
 
 
 def gigabytes(size: int) -> str:
@@ -40,31 +38,25 @@ def vae_bytes() -> int:
     return 4 * sum(weight.numel() for weight in vae.parameters())
 
 
-def cache_bytes(size: str) -> int:
-    """Bytes of the keys and values of one image's two rows in bfloat16."""
-    llama = baselines.llama_params(size)
-    return KVCache.bytes(llama, 2, PROMPT + baselines.IMAGE_TOKENS, torch.bfloat16, torch.device("meta"))
-
-
 def table() -> str:
     """The table, and the line below it, as Markdown."""
-    formats = {"bf16": None, **{name.removesuffix("_e4m3fn"): name for name in WEIGHT_FORMATS}}
     lines = [
-        f"| model | licence | download | {' | '.join(f'memory, {name}' for name in formats)} | images |",
-        f"|---|---|---|{'---|' * len(formats)}---|",
+        f"| model | licence | download | {' | '.join(f'memory, {name}' for name in FORMATS)} | images |",
+        f"|---|---|---|{'---|' * len(FORMATS)}---|",
     ]
     for repository, (family, size) in MODELS.items():
-        memory = [gigabytes(weight_bytes(family, size, torch.bfloat16, name)) for name in formats.values()]
+        memory = [gigabytes(counted(family, size, stored)["file"]) for stored in FORMATS.values()]
         link = f"[{repository.split('/')[1]}](https://huggingface.co/{repository})"
         lines.append(f"| {link} | {LICENCE} | {memory[0]} | {' | '.join(memory)} | 384x384 |")
     vae = gigabytes(vae_bytes())
     link = "[sdxl_vae.safetensors](https://huggingface.co/stabilityai/sdxl-vae) for JanusFlow"
-    lines.append(f"| {link} | MIT | {vae} | {' | '.join([vae] * len(formats))} | |")
-    small, large = (gigabytes(cache_bytes(size)) for size in ("1b", "7b"))
+    lines.append(f"| {link} | MIT | {vae} | {' | '.join([vae] * len(FORMATS))} | |")
+    small, large = (gigabytes(counted("ar", size, "bf16")["cache 1"]) for size in ("1b", "7b"))
     lines += [
         "",
         "Sizes are computed from the weights, not measured (`python -m benchmarks.model_sizes`). Each image that is",
-        f"being generated adds {small} of keys and values, {large} with the 7B model.",
+        f"being generated adds {small} of keys and values, {large} with the 7B model. What stays on a GPU while images",
+        "are generated is less: [docs/memory.md](docs/memory.md).",
     ]
     return "\n".join(lines)
 

@@ -46,7 +46,7 @@ CONFIG = {
     "rows": 8,
     "ratio": [0, 1],
     "lora": {"rank": 8, "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]},
-    "loop": {"steps": 200, "lr": 3e-3, "warmup": 10, "decay": 0.5, "precision": "no", "ema": 0.0, "save_every": 200},
+    "loop": {"steps": 100, "lr": 1e-3, "warmup": 10, "decay": 0.5, "precision": "no", "ema": 0.0, "save_every": 100},
 }
 
 

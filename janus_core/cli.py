@@ -1,4 +1,4 @@
-"""python -m janus_core: generate, edit, describe, download, train, convert, doctor."""
+"""python -m janus_core: generate, edit, describe, batch, serve, download, train, convert, doctor."""
 
 import argparse
 import json
@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from . import __version__
+from .batch.cli import add_commands as add_batch
 from .checkpoint import WEIGHT_CHOICES, check_checkpoint, quantized, read_checkpoint, save_single_file, with_loras
-from .cli_generate import DTYPES, Progress, edit, generate, given, load
+from .cli_generate import DTYPES, Progress, edit, examples, generate, given, load, question_arguments, size
 from .devices import usable_device
 from .download import CHECKPOINTS, download_checkpoint, download_vae, models_folder
 from .errors import DownloadError, JanusError, is_out_of_memory
@@ -16,12 +17,8 @@ from .files import os_reason
 from .finetunes.think import RECIPES
 from .image import open_image
 from .prompt import ROLES
-
-
-def size(text: str) -> tuple[int, int]:
-    """WIDTHxHEIGHT."""
-    width, _, height = text.lower().partition("x")
-    return int(width), int(height)
+from .questions import question_for
+from .serve.cli import add_command as add_serve
 
 
 def setting(text: str) -> tuple[str, object]:
@@ -53,6 +50,9 @@ EXAMPLES = {  # of each command, shown below its help
     "train": """\
   python -m janus_core train --config my-finetune.json
   python -m janus_core train --config my-finetune.json --set loop.steps=2000 --folder runs/second""",
+    "doctor": """\
+  python -m janus_core doctor
+  python -m janus_core doctor --device cpu""",
     "convert": """\
   python -m janus_core convert models/janus/Janus-Pro-7B Janus-Pro-7B-int8.safetensors --weights int8""",
 }
@@ -73,9 +73,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
 
     def command(name, function, text):
-        examples = f"examples:\n{EXAMPLES[name]}" if name in EXAMPLES else None
-        formatter = argparse.RawDescriptionHelpFormatter
-        sub = commands.add_parser(name, help=text, description=text, epilog=examples, formatter_class=formatter)
+        more = examples(EXAMPLES[name]) if name in EXAMPLES else {}
+        sub = commands.add_parser(name, help=text, description=text, **more)
         sub.set_defaults(function=function)
         return sub
 
@@ -114,16 +113,13 @@ def parser() -> argparse.ArgumentParser:
     def roles(group):
         group.add_argument("--roles", choices=("auto", *ROLES), help="names in the chat template; the checkpoint's own")
 
-    def system_prompt(group, default):
-        group.add_argument("--system-prompt", help=f"text in front of the chat; {default} by default")
-
     sub = command("generate", generate, "Generate images of a prompt.")
     sub.add_argument("prompt", help="the image to generate, in plain language")
     model_arguments(sub)
     image_arguments(sub)
     ar = sub.add_argument_group("Janus and Janus-Pro")
     token_arguments(ar)
-    system_prompt(ar, "none")
+    ar.add_argument("--system-prompt", help="text in front of the chat; none by default")
     tuned = sub.add_argument_group("models fine-tuned from Janus-Pro (docs/finetunes.md)")
     tuned.add_argument("--think", metavar="RECIPE", choices=RECIPES, help=f"write a plan first: {', '.join(RECIPES)}")
     tuned.add_argument("--reflect", type=int, metavar="N", help="check the image and generate it again, up to N times")
@@ -154,8 +150,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--top-p", type=float, default=0.95, help="of the probability that is sampled from; 0.95 by default"
     )
-    roles(sub)
-    system_prompt(sub, "the models' own sentence")
+    question_arguments(sub)
+
+    add_batch(commands, model_arguments, token_arguments)
+    add_serve(commands)
 
     sub = command("download", download, "Fetch an official checkpoint from the Hugging Face hub.")
     sub.add_argument("name", nargs="?", choices=CHECKPOINTS, help="checkpoint to fetch into models/janus")
@@ -194,7 +192,7 @@ def describe(args):
     with Progress("token") as progress:
         answers = pipe.describe(
             [images] if args.together else images,
-            args.question,
+            question_for(args.question, args.answer, args.option),
             max_new_tokens=args.max_new_tokens,
             temperature=args.temperature,
             top_k=args.top_k,

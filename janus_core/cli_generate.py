@@ -1,5 +1,6 @@
 """The commands generate and edit."""
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -9,8 +10,31 @@ from . import pipeline
 from .errors import JanusError
 from .files import check_output, write_text
 from .image import open_image, write_image
+from .prompt import ROLES
+from .questions import ANSWERS
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def size(text: str) -> tuple[int, int]:
+    """WIDTHxHEIGHT."""
+    width, _, height = text.lower().partition("x")
+    return int(width), int(height)
+
+
+def examples(lines: str) -> dict:
+    """The arguments of add_parser that show examples below a command's help."""
+    return {"epilog": f"examples:\n{lines}", "formatter_class": argparse.RawDescriptionHelpFormatter}
+
+
+def question_arguments(sub):
+    """The options of a question's chat text and of the form of its answer."""
+    sub.add_argument(
+        "--answer", choices=ANSWERS, default="free", help="ask for a word or phrase, or for an option's letter"
+    )
+    sub.add_argument("--option", action="append", default=[], help="of --answer letter; give it once per option")
+    sub.add_argument("--roles", choices=("auto", *ROLES), help="of the chat template")
+    sub.add_argument("--system-prompt", help='in front of the question; "" for none, as benchmarks ask')
 
 
 class Progress:

@@ -22,6 +22,7 @@ def answer_steps(
     *,
     device: torch.device,
     dtype: torch.dtype,
+    seeds: Sequence[int] | None = None,
     **chat,
 ) -> Iterator[torch.Tensor]:
     """Samples the answers to one question.
@@ -30,6 +31,7 @@ def answer_steps(
         images: of each answer the images that the question is about, the same number for each; [[]] asks without any.
         question: a text, or the messages of a conversation (see PromptEncoder.chat).
         device, dtype: where and in which dtype the model computes.
+        seeds: a seed per answer, instead of seed + k.
         chat: roles and system_prompt, see PromptEncoder.chat.
 
     Yields:
@@ -46,7 +48,7 @@ def answer_steps(
         embeds = question_embeds(model, tokens, model.embed_images(pixels.to(device, dtype)), dtype)
     else:
         embeds = model.embed_text(tokens.ids.to(device), dtype)[None]
-    return sample_text(model, embeds, prompts.eos, settings)
+    return sample_text(model, embeds, prompts.eos, settings, seeds=seeds)
 
 
 def image_groups(images) -> list[list[Image.Image]]:

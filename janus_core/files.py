@@ -119,8 +119,11 @@ def read_optional_json(path: Path) -> dict:
     return read_json(path) if os.path.lexists(path) else {}
 
 
-def check_output(path: Path) -> Path:
+def check_output(path: Path, temporary_folder: Path | None = None) -> Path:
     """Checks that a file can be written, before the work whose result it will hold; creates its folder.
+
+    Args:
+        temporary_folder: see write_atomically.
 
     Raises:
         OutputError: the path is a folder, a pipe or a device, or its folder cannot be written to.
@@ -132,7 +135,7 @@ def check_output(path: Path) -> Path:
             raise OutputError(f"{path} is a folder: name a file to write.")
         if path.exists() and not path.is_symlink() and not path.is_file():
             raise OutputError(f"{path} is not a regular file: name another one to write.")
-        trial = _temporary(path)
+        trial = _temporary(path, temporary_folder)
         trial.touch(exist_ok=False)
         trial.unlink()
     except OSError as reason:
@@ -140,17 +143,20 @@ def check_output(path: Path) -> Path:
     return path
 
 
-def write_atomically(path: str | Path, write: Callable[[Path], object]):
+def write_atomically(path: str | Path, write: Callable[[Path], object], temporary_folder: Path | None = None):
     """Writes a file as a whole: whatever happens, the old file is there or the new one, never a part.
 
-    `write` gets the path of a temporary file in the same folder, unique to the process and the call, which then
-    replaces the file. A link is replaced, not followed. A process that is killed may leave a hidden `.….tmp` behind.
+    `write` gets the path of a temporary file, unique to the process and the call, which then replaces the file. A link
+    is replaced, not followed. A process that is killed may leave a hidden `.….tmp` behind.
+
+    Args:
+        temporary_folder: an existing folder on the same file system; the file's own when None.
 
     Raises:
         OutputError: the file cannot be written; nothing is left behind.
     """
-    path = check_output(path)
-    temporary = _temporary(path)
+    path = check_output(path, temporary_folder)
+    temporary = _temporary(path, temporary_folder)
     try:
         write(temporary)
         with open(temporary, "rb+") as file:
@@ -166,13 +172,13 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]):
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: str | Path, text: str):
-    """Writes UTF-8 text. Raises OutputError like write_atomically."""
-    write_atomically(path, lambda file: file.write_bytes(text.encode("utf-8", "replace")))
+def write_text(path: str | Path, text: str, temporary_folder: Path | None = None):
+    """Writes UTF-8 text; the other arguments and errors are those of write_atomically."""
+    write_atomically(path, lambda file: file.write_bytes(text.encode("utf-8", "replace")), temporary_folder)
 
 
-def _temporary(path: Path) -> Path:
-    return path.parent / f".{os.getpid()}-{secrets.token_hex(6)}.tmp"
+def _temporary(path: Path, folder: Path | None = None) -> Path:
+    return (folder or path.parent) / f".{os.getpid()}-{secrets.token_hex(6)}.tmp"
 
 
 def _not_written(path: Path, reason: BaseException) -> OutputError:

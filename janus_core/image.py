@@ -1,5 +1,6 @@
 """Image files, and conversion between Pillow images and pixel tensors."""
 
+import io
 import json
 from math import isqrt
 from pathlib import Path
@@ -27,21 +28,40 @@ def open_image(path) -> Image.Image:
         ImageError: there is no such file, it is damaged, too large, or not of one of FORMATS.
     """
     path = regular_file(user_path(path, ImageError), ImageError)
+    return _decoded(path, path)
+
+
+def decode_image(data: bytes, name: str, most_pixels: int) -> Image.Image:
+    """The image in the bytes of a file, as `open_image` reads it.
+
+    Args:
+        name: for messages.
+        most_pixels: an image with more is refused before it is decoded.
+
+    Raises:
+        ImageError: see open_image.
+    """
+    return _decoded(io.BytesIO(data), name, most_pixels)
+
+
+def _decoded(file, name, most_pixels: int | None = None) -> Image.Image:
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
+            if most_pixels is not None and image.width * image.height > most_pixels:
+                raise ImageError(f"it has {image.width}x{image.height} pixels, at most {most_pixels} are allowed.")
             return to_rgb(ImageOps.exif_transpose(image))
     except ImageError as error:
-        raise ImageError(f"{path} cannot be used: {error}") from None
+        raise ImageError(f"{name} cannot be used: {error}") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{path} cannot be read: it is damaged, or not an image in {', '.join(FORMATS)}.") from None
+        raise ImageError(f"{name} cannot be read: it is damaged, or not an image in {', '.join(FORMATS)}.") from None
     except MemoryError:
-        raise ImageError(f"{path} is too large for the memory: use a smaller image.") from None
+        raise ImageError(f"{name} is too large for the memory: use a smaller image.") from None
     except Exception as error:  # Pillow raises many types for damaged files
-        raise ImageError(f"{path} cannot be read as an image ({os_reason(error)}).") from None
+        raise ImageError(f"{name} cannot be read as an image ({os_reason(error)}).") from None
 
 
-def write_image(image: Image.Image, path: Path, settings: dict):
-    """Writes a PNG file as a whole, with the settings that it was made with in its metadata.
+def write_image(image: Image.Image, path: Path, settings: dict, temporary_folder: Path | None = None):
+    """Writes a PNG file as a whole, with the settings that it was made with in its metadata (see write_atomically).
 
     Raises:
         OutputError: the file cannot be written.
@@ -49,7 +69,7 @@ def write_image(image: Image.Image, path: Path, settings: dict):
     info = PngInfo()
     info.add_itxt("parameters", json.dumps(settings, ensure_ascii=False).encode("utf-8", "replace").decode())
     info.add_itxt("Software", f"janus_core {__version__}")
-    write_atomically(path, lambda file: image.save(file, format="PNG", pnginfo=info))
+    write_atomically(path, lambda file: image.save(file, format="PNG", pnginfo=info), temporary_folder)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

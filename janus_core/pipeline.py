@@ -1,6 +1,7 @@
 """The Python API: load a checkpoint, generate images, describe images."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from .sampling.settings import (
     TextSamplerSettings,
     TokenSamplerSettings,
     check_range,
+    image_seeds,
     settings_of,
 )
 from .sampling.text import strip_end
@@ -125,6 +127,7 @@ class Pipeline:
         *,
         roles: str = "auto",
         system_prompt: str = SYSTEM_PROMPT,
+        seeds: Sequence[int] | None = None,
         callback: Callback | None = None,
         **settings,
     ) -> list[str]:
@@ -137,6 +140,7 @@ class Pipeline:
                 after one of "system". <image_placeholder> says where each image is; without it, they come first.
             roles: "auto" for the checkpoint's own, "<|User|>" or "User".
             system_prompt: the text in front of the conversation.
+            seeds: a seed per answer; seed, seed + 1, … when None.
             callback: called after every token with (done, total); returning False cancels.
             settings: fields of TextSamplerSettings: max_new_tokens, temperature, top_k, top_p, seed.
 
@@ -151,7 +155,7 @@ class Pipeline:
         self.load_unused()
         place = {"device": self.device, "dtype": self.dtype}
         chat = {"roles": roles, "system_prompt": system_prompt}
-        steps = answer_steps(self.model, self.prompts, groups, question, settings, **place, **chat)
+        steps = answer_steps(self.model, self.prompts, groups, question, settings, seeds=seeds, **place, **chat)
         for ids in steps:
             report(callback, ids.shape[1], settings.max_new_tokens)
         return [self.prompts.decode(strip_end(row, self.prompts.eos)) for row in ids]
@@ -198,6 +202,7 @@ class JanusPipeline(FineTunedModels, Pipeline):
         *,
         negative_prompt: str = "",
         num_images: int = 1,
+        seeds: Sequence[int] | None = None,
         size: tuple[int, int] | None = None,
         roles: str = "auto",
         system_prompt: str = "",
@@ -211,6 +216,7 @@ class JanusPipeline(FineTunedModels, Pipeline):
         Args:
             num_images: images of one prompt; image k uses the random numbers of seed + k, whatever the number. Of a
                 list of prompts each gives one image.
+            seeds: a seed per image, instead of seed + k.
             size: (width, height) in pixels, multiples of 16; the native size when None.
             roles: of prompts that are texts: "auto" for the checkpoint's own, "<|User|>" or "User".
             system_prompt: of prompts that are texts, in front of them.
@@ -233,6 +239,7 @@ class JanusPipeline(FineTunedModels, Pipeline):
         prompts = prompt if isinstance(prompt, (list, tuple)) else [prompt]
         if num_images > 1 < len(prompts):
             raise SamplingError(f"A list of {len(prompts)} prompts gives one image of each: leave num_images at 1.")
+        seeds = image_seeds(settings.seed, seeds, max(num_images, len(prompts)))
         chat = {"roles": roles, "system_prompt": system_prompt}
         prompts = [self.generation_prompt(one, negative_prompt, **chat) for one in prompts]
         cond, uncond, part, part_weight = batch_rows(prompts)
@@ -241,10 +248,10 @@ class JanusPipeline(FineTunedModels, Pipeline):
             cond,
             uncond,
             h * w,
-            settings,
+            replace(settings, seed=0),
             part=part,
             part_weight=part_weight,
-            image_indices=range(max(num_images, len(prompts))),
+            image_indices=seeds,
             decode=decode_loop(settings.window, w, capture_for(self.device, cuda_graphs), triton),
         )
         for step in steps:
@@ -314,7 +321,7 @@ class JanusFlowPipeline(Pipeline):
         )
 
     @torch.inference_mode()
-    def __call__(self, prompt: str, **settings) -> list[Image.Image]:
+    def __call__(self, prompt: str | Sequence[str], **settings) -> list[Image.Image]:
         """Generates images; the arguments are those of `generate_latents`."""
         self._need_vae()
         return self.decode(self.generate_latents(prompt, **settings))
@@ -322,10 +329,11 @@ class JanusFlowPipeline(Pipeline):
     @torch.inference_mode()
     def generate_latents(
         self,
-        prompt: str,
+        prompt: str | Sequence[str],
         *,
         negative_prompt: str = "",
         num_images: int = 1,
+        seeds: Sequence[int] | None = None,
         size: tuple[int, int] | None = None,
         noise: torch.Tensor | None = None,
         latents: torch.Tensor | None = None,
@@ -336,7 +344,9 @@ class JanusFlowPipeline(Pipeline):
         """Integrates the flow from noise, or from given latents.
 
         Args:
+            prompt: a text, or a list of texts, each of which gives one image.
             num_images: images of one prompt.
+            seeds: a seed per image, so that an image does not depend on its batch: it is the first one of its seed.
             size: (width, height) in pixels, multiples of 16; the native size when None.
             noise: [num_images, 4, h, w] instead of `torch.randn` from `torch.manual_seed(seed)` on the CPU.
             latents: scaled latents [1 or num_images, 4, h, w] to start from (see `encode`), with `denoise` < 1: the run
@@ -354,6 +364,10 @@ class JanusFlowPipeline(Pipeline):
         """
         settings = settings_of(FlowSamplerSettings, settings)
         check_range("num_images", num_images, 1, 4096, whole=True)
+        prompts = prompt if isinstance(prompt, (list, tuple)) else [prompt]
+        if num_images > 1 < len(prompts):
+            raise SamplingError(f"A list of {len(prompts)} prompts gives one image of each: leave num_images at 1.")
+        num_images = max(num_images, len(prompts))
         times = flow.flow_times(settings.steps, settings.denoise)
         if latents is None and settings.denoise < 1:
             raise SamplingError("A denoise below 1 needs latents to start from.")
@@ -367,14 +381,16 @@ class JanusFlowPipeline(Pipeline):
             if latents is not None and noise.shape[-2:] != latents.shape[-2:]:
                 raise ImageError(f"The noise is {list(noise.shape)}, the latents are {list(latents.shape)}.")
         else:
-            generator = torch.Generator("cpu").manual_seed(settings.seed)
-            noise = torch.randn(num_images, channels, h, w, generator=generator)
+            runs = [(settings.seed, num_images)]
+            if seeds is not None:
+                runs = [(seed, 1) for seed in image_seeds(settings.seed, seeds, num_images)]
+            noise = torch.cat([flow.seeded_noise(seed, (count, channels, h, w)) for seed, count in runs])
         z = noise.to(self.device, torch.float32)
         if latents is not None:
             z = times[0] * latents.to(z) + (1 - times[0]) * z
         velocity = flow.guided_velocity(
             self.model,
-            *self.encode_prompt(prompt, negative_prompt),
+            *map(flow.stacked, zip(*(self.encode_prompt(one, negative_prompt) for one in prompts))),
             z,
             settings.guidance,
             settings.guidance_interval,

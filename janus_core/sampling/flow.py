@@ -1,9 +1,10 @@
 """Euler integration of the rectified flow with classifier-free guidance (arXiv 2411.07975, section 3.2)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from ..errors import SamplingError
 from ..janusflow import JanusFlow
@@ -47,6 +48,28 @@ def concatenated(a: PromptEmbeds, b: PromptEmbeds) -> PromptEmbeds:
         for p in (a, b)
     ]
     return PromptEmbeds(torch.cat((a.embeds, b.embeds)), torch.cat(visible))
+
+
+def stacked(prompts: Sequence[PromptEmbeds]) -> PromptEmbeds:
+    """Prompts of one row each as one batch; hidden rows in front make them equally long, which moves no distance."""
+    if len(prompts) == 1:
+        return prompts[0]
+    longest = max(prompt.embeds.shape[1] for prompt in prompts)
+    embeds, visible = [], []
+    for prompt in prompts:
+        seen = prompt.visible
+        if seen is None:
+            seen = torch.ones(prompt.embeds.shape[:2], dtype=torch.bool, device=prompt.embeds.device)
+        pads = longest - prompt.embeds.shape[1]
+        embeds.append(F.pad(prompt.embeds, (0, 0, pads, 0)))
+        visible.append(F.pad(seen, (pads, 0)))
+    visible = torch.cat(visible)
+    return PromptEmbeds(torch.cat(embeds), None if visible.all() else visible)
+
+
+def seeded_noise(seed: int, shape: Sequence[int]) -> torch.Tensor:
+    """Standard normal float32 noise of a shape, computed on the CPU."""
+    return torch.randn(*shape, generator=torch.Generator("cpu").manual_seed(seed))
 
 
 def guided_velocity(

@@ -118,6 +118,18 @@ class FlowSamplerSettings:
             raise SamplingError("denoise is 0, so there is nothing to sample.")
 
 
+def image_seeds(seed: int, seeds, count: int) -> list[int]:
+    """The seed of each of `count` images: seed, seed + 1, …, or `seeds` where they are not None.
+
+    Raises:
+        SamplingError: there is not one seed per image, or one is out of range.
+    """
+    if seeds is None:
+        return [seed + k for k in range(count)]
+    check("seeds", seeds, Items(SEED, count, count), SamplingError)
+    return list(seeds)
+
+
 def settings_of(kind: type, given: dict):
     """A settings dataclass from keyword arguments. Raises SamplingError for one that it lacks."""
     return kind(**known(kind, given))

@@ -10,7 +10,7 @@ from ..prompt import check_context
 from ..vision_language import VisionLanguageModel
 from .noise import gumbel, stream_keys
 from .select import select_token
-from .settings import TextSamplerSettings
+from .settings import TextSamplerSettings, image_seeds
 
 
 def sample_text(
@@ -21,6 +21,7 @@ def sample_text(
     *,
     stop_ids: Sequence[int] | None = None,
     first_ids: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> Iterator[torch.Tensor]:
     """Continues each row until it writes `eos` or reaches `max_new_tokens`.
 
@@ -29,6 +30,7 @@ def sample_text(
         eos: token id that ends a row, and that fills up rows that have ended.
         stop_ids: the token ids that end a row instead of `eos`.
         first_ids: the only token ids that the first token may be.
+        seeds: a seed per row, instead of seed + k.
 
     Yields:
         int64 [B, n] after each token: the answers so far. A row that has ended is filled up with `eos`.
@@ -42,7 +44,7 @@ def sample_text(
     check_context(L + 1, max_positions)
     max_new_tokens = min(settings.max_new_tokens, max_positions - L)
     cache = KVCache(model.params.llama, B, L + max_new_tokens, embeds.dtype, embeds.device)
-    keys = stream_keys(settings.seed, range(B), embeds.device)
+    keys = stream_keys(0, image_seeds(settings.seed, seeds, B), embeds.device)
     out = torch.full((B, max_new_tokens), eos, device=embeds.device)
     ended = torch.zeros(B, dtype=torch.bool, device=embeds.device)
     stops = torch.tensor([eos] if stop_ids is None else list(stop_ids), device=embeds.device)

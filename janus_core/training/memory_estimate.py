@@ -166,7 +166,7 @@ def fake_batch(model, rows: tuple[int, int], longest: int, alignment: bool) -> d
         batch["gen_ids"] = torch.zeros(shape, dtype=torch.long)
         batch["gen_is_image"] = torch.zeros(shape, dtype=torch.bool)
         batch["gen_visible"] = torch.ones(shape, dtype=torch.bool)
-        batch["gen_places"] = torch.zeros(rows[1], count + flow, dtype=torch.long)
+        batch["gen_places"] = torch.arange(shape[1] - count - flow, shape[1]).repeat(rows[1], 1)
         batch["gen_dropped"] = torch.zeros(rows[1], dtype=torch.bool)
         if flow:
             side = siglip.image_size // VAE_DOWNSCALE

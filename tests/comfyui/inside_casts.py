@@ -5,15 +5,16 @@ test_no_casts.py runs this file with ComfyUI's Python and folder, and a weight_d
 
 import sys
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 from load_pack import PACK  # isort: split
 
+import comfy.model_management
 import comfy.ops
 import comfy.sample
 import torch
-from pack.janus_core.checkpoint import read_checkpoint
+from pack.janus_core.checkpoint import build_model, read_checkpoint
 from pack.janus_core.sampling.settings import TextSamplerSettings, TokenSamplerSettings
 from pack.nodes import describe_node, loader_nodes, operations, token_sampling
 from pack.nodes.clip import make_clip
@@ -56,15 +57,22 @@ def counted(*modules: torch.nn.Module):
     By operation the copies of a linear or convolutional layer's weight, and by class of the layer ComfyUI's casts.
     """
     layers = [layer for module in modules for layer in module.modules() if type(layer).__name__ in LAYERS]
-    original = comfy.ops.cast_bias_weight
     with WeightCopies(getattr(layer.weight, "_qdata", layer.weight) for layer in layers) as copies:
-
-        def cast(layer, *args, **kwargs):
-            copies.counts[f"cast of {type(layer).__name__}"] += 1
-            return original(layer, *args, **kwargs)
-
-        with mock.patch.object(comfy.ops, "cast_bias_weight", cast):
+        with counted_casts(copies.counts):
             yield copies.counts
+
+
+@contextmanager
+def counted_casts(counts: Counter | None = None):
+    """Yields a Counter of ComfyUI's casts of weights, by class of the layer."""
+    counts, original = Counter() if counts is None else counts, comfy.ops.cast_bias_weight
+
+    def cast(layer, *args, **kwargs):
+        counts[f"cast of {type(layer).__name__}"] += 1
+        return original(layer, *args, **kwargs)
+
+    with mock.patch.object(comfy.ops, "cast_bias_weight", cast):
+        yield counts
 
 
 def casts_of_second_use(name: str, weight_dtype: str) -> Counter:
@@ -91,7 +99,29 @@ def casts_of_second_use(name: str, weight_dtype: str) -> Counter:
     return counts
 
 
+def casts_on_gpu(device: str, has_bf16: bool) -> Counter:
+    """Builds the network for a device that computes in bfloat16 or not, and counts ComfyUI's casts of a pass.
+
+    Its weights and inputs are on the meta device: only the choice of layers is the device's.
+    """
+    checkpoint = read_checkpoint(PACK / "tests" / "data" / "goldens" / "ar-a")
+    support = {"should_use_bf16": has_bf16, "should_use_fp16": True, "supports_fp8_compute": False}
+    with ExitStack() as stack:
+        for function, answer in support.items():
+            answers = mock.Mock(return_value=answer)
+            stack.enter_context(mock.patch.object(comfy.model_management, function, answers))
+        layers = operations.choose_layers(checkpoint, "default", torch.device(device), torch.device("cpu"))
+    model = build_model(checkpoint, operations=layers.operations, dtype=layers.stored, device="meta")
+    dtype = layers.compute or layers.stored
+    with counted_casts() as counts:
+        model.llama(torch.zeros(2, 5, model.params.llama.hidden_size, dtype=dtype, device="meta"))
+    return counts
+
+
 with torch.inference_mode():
+    for device in ("cuda:0", "mps"):
+        assert not casts_on_gpu(device, has_bf16=True), "the file's own dtype needs no cast"
+        assert casts_on_gpu(device, has_bf16=False), "the control"
     for name in ("ar-a", "flow-a"):
         counts = casts_of_second_use(name, sys.argv[1])
         assert not counts, f"{name}: {dict(counts)}"

@@ -44,20 +44,24 @@ PROMPTS = (
     "a small blue triangle right of a large orange cross on a white background",
 )
 MARGIN, TITLE = 16, 30  # pixels around a node, and its title bar
-NODE = """async ({type, text}) => {
-    const graph = window.app.graph, canvas = window.app.canvas
+ADD = """async (nodes) => {
+    const graph = window.app.graph
     graph.clear()
-    const node = window.LiteGraph.createNode(type)
-    node.pos = [0, 0]
-    graph.add(node)
-    const size = node.computeSize()
-    node.setSize([Math.max(size[0], 330), size[1]])
-    const widget = node.widgets?.find((w) => w.type === 'customtext')
-    if (text && widget) widget.value = text
+    for (const [k, [type, text]] of nodes.entries()) {  // side by side: ids of a cleared graph would keep their values
+        const node = window.LiteGraph.createNode(type)
+        node.pos = [2000 * k, 0]
+        graph.add(node)
+        node.setSize([Math.max(node.size[0], 330), Math.max(node.size[1], node.computeSize()[1] + 60)])
+        const widget = node.widgets?.find((w) => w.type === 'customtext')
+        if (text && widget) widget.value = text
+    }
+}"""
+SHOW = """async (k) => {
+    const canvas = window.app.canvas, node = window.app.graph._nodes[k]
     canvas.ds.scale = 1
-    canvas.ds.offset = [400, 200]
+    canvas.ds.offset = [400 - node.pos[0], 200 - node.pos[1]]
     canvas.setDirty(true, true)
-    await new Promise((done) => setTimeout(done, 700))
+    await new Promise((done) => setTimeout(done, 2000))
     return [node.size[0], node.size[1]]
 }"""
 HERO = """async (prompt) => {
@@ -92,9 +96,11 @@ HERO = """async (prompt) => {
     canvas.ds.scale = 1
     canvas.ds.offset = [100, 150]
     window.app.queuePrompt(0)
-    await new Promise((done) => setTimeout(done, 15000))
+    const wait = (ms) => new Promise((done) => setTimeout(done, ms))
+    for (let k = 0; k < 240 && !shown.imgs?.length; k++) await wait(500)
+    await wait(8000)  // until the messages about the run have disappeared
     canvas.setDirty(true, true)
-    await new Promise((done) => setTimeout(done, 1000))
+    await wait(1000)
     return 400
 }"""
 
@@ -104,10 +110,12 @@ def shot(page, x, y, width, height) -> Image.Image:
     return Image.open(io.BytesIO(png)).convert("RGB")
 
 
-def node_image(page, name: str):
-    width, height = page.evaluate(NODE, {"type": name, "text": TEXTS.get(name)})
-    image = shot(page, 400 - MARGIN, 200 - TITLE - MARGIN, width + 2 * MARGIN, height + TITLE + 2 * MARGIN)
-    image.save(DOCS / "images" / f"{name}.jpg", quality=88)
+def node_images(page, names: list[str]):
+    page.evaluate(ADD, [[name, TEXTS.get(name)] for name in names])
+    for k, name in enumerate(names):
+        width, height = page.evaluate(SHOW, k)
+        image = shot(page, 400 - MARGIN, 200 - TITLE - MARGIN, width + 2 * MARGIN, height + TITLE + 2 * MARGIN)
+        image.save(DOCS / "images" / f"{name}.jpg", quality=88)
 
 
 def hero(page, server):
@@ -130,8 +138,8 @@ def main():
     wanted = sys.argv[1:] or [*NODES, "hero"]
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     with tempfile.TemporaryDirectory() as base, sync_playwright() as playwright:
+        (Path(base) / "input" / "my-images").mkdir(parents=True)
         server = Server(find_comfyui(), Path(base), {}, ("--cpu",), threads=1)
-        (Path(base) / "input" / "my-images").mkdir()
         try:
             browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
             page = browser.new_page(viewport={"width": 1600, "height": 1000})
@@ -141,8 +149,9 @@ def main():
             page.keyboard.press("Escape")
             for name, value in SETTINGS.items():
                 page.evaluate("([name, value]) => window.app.extensionManager.setting.set(name, value)", [name, value])
-            for name in wanted:
-                hero(page, server) if name == "hero" else node_image(page, name)
+            node_images(page, [name for name in wanted if name != "hero"])
+            if "hero" in wanted:
+                hero(page, server)
             browser.close()
         finally:
             server.stop()

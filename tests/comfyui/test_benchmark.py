@@ -54,7 +54,7 @@ def test_a_short_soak(comfyui, tmp_path, monkeypatch):
     monkeypatch.setattr(soak, "EVERY", 4)
     assert soak.main(["--runs", "6", "--folder", str(tmp_path)]) == 0
     text = (tmp_path / "soak.md").read_text()
-    assert "6 runs of 11 templates" in text and "0 failed" in text and "\n| 4 | " in text and "\n| 6 | " in text
+    assert "6 runs of 14 templates" in text and "0 failed" in text and "\n| 4 | " in text and "\n| 6 | " in text
 
 
 def test_a_soak_fails_on_growth_other_images_and_errors():

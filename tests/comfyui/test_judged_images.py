@@ -42,6 +42,7 @@ CONDITIONS = {  # of what is wrong with JanusFlow's own settings: the settings w
     "dpmpp_2m_cfg_pp": {"cfg": 1.0},
     "res_multistep_cfg_pp": {"cfg": 1.0},
     "gradient_estimation_cfg_pp": {"cfg": 1.0},
+    "CFGZeroStar": {"cfg": 1.0},
 }
 MODEL_NODES = {  # that change the image: inputs other than their defaults
     "ModelSamplingSD3": dict(shift=3.0),
@@ -57,7 +58,7 @@ MODEL_NODES = {  # that change the image: inputs other than their defaults
     "Epsilon Scaling": {},
     "TemporalScoreRescaling": {},
     "EasyCache": {},
-    "LazyCache": {},
+    "LazyCache": dict(reuse_threshold=3.0),
 }
 UNCHANGED = {  # that leave the image as it is, as they should here
     "DifferentialDiffusion": {},
@@ -133,28 +134,40 @@ def test_every_sampler_and_scheduler_is_listed(server):
     assert set(inputs["sampler_name"][0]) <= set(SAMPLERS) and set(inputs["scheduler"][0]) <= set(SCHEDULERS)
 
 
-def check(server, record_property, condition: dict | None, **changes):
-    """The image is right; with a condition, only under it."""
+def named(record_property, name: str) -> dict:
+    """The condition of a name, which the results record for the table; {} without one."""
+    condition = CONDITIONS.get(name, {})
     if condition:
         record_property("condition", ", ".join(f"{key} {value:g}" for key, value in condition.items()))
+    return condition
+
+
+def check(server, record_property, name: str, **changes):
+    """The image is right; with a condition, only under it."""
+    condition = named(record_property, name)
+    if condition:
         assert not is_right(FlowImage(server, **changes).pixels()), "it is right without the condition"
-    assert is_right(FlowImage(server, **changes, **(condition or {})).pixels())
+    assert is_right(FlowImage(server, **changes, **condition).pixels())
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_sampler(server, record_property, name):
-    check(server, record_property, CONDITIONS.get(name), sampler_name=name)
+    check(server, record_property, name, sampler_name=name)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_scheduler(server, record_property, name):
-    check(server, record_property, CONDITIONS.get(name), scheduler=name)
+    check(server, record_property, name, scheduler=name)
 
 
 @pytest.mark.parametrize("name", MODEL_NODES)
-def test_model_node(server, plain, name):
+def test_model_node(server, plain, record_property, name):
     pixels = FlowImage(server).with_model_node(name, MODEL_NODES[name]).pixels()
-    assert is_right(pixels) and np.abs(pixels - plain).max() > 0
+    assert np.abs(pixels - plain).max() > 0
+    if name in CONDITIONS:
+        assert not is_right(pixels), "it is right without the condition"
+        pixels = FlowImage(server, **named(record_property, name)).with_model_node(name, MODEL_NODES[name]).pixels()
+    assert is_right(pixels)
 
 
 @pytest.mark.parametrize("name", UNCHANGED)

@@ -6,16 +6,13 @@ import os
 
 import numpy as np
 import pytest
-import torch
-from conftest import GOLDENS, latent_of, pixels_of
+from conftest import pixels_of
 from graphs import outputs_of, twin
 from judged import same_scene, shows
 from PIL import Image
-from sdxl_layout import write_sdxl_vae
 from templates.catalogue import TEMPLATES, WITHOUT_DEMO
 from workflow_files import FILES, SNAPSHOT, WORKFLOWS, inputs_of, is_combo, read
 
-from benchmarks.comfyui_server import Failed
 from demo.recipe.judge import find_objects
 
 OURS = ("Janus",)
@@ -80,39 +77,6 @@ def test_an_image_of_the_contact_sheet_alone(server):
         for x in range(0, images.shape[1], step):
             background, found = find_objects(Image.fromarray(images[y : y + step - 4, x : x + step - 4]))
             assert background == "blue" and [one.shape for one in found] == ["circle"]
-
-
-def test_the_sdxl_templates_latent_is_sdxls(start, tmp_path):
-    """ComfyUI accepts the graph and stops only at the checkpoint, which here is no SDXL model. The latent that it
-    refines is what diffusers' SDXL VAE decodes, at 1024 / 384 of its size."""
-    sdxl_vae = tmp_path / "sdxl_vae.safetensors"
-    reference = write_sdxl_vae(sdxl_vae).float()
-    name = "sd_xl_base_1.0.safetensors"
-    models = {
-        "janus/JanusFlow-1.3B": GOLDENS / "flow-a",
-        f"checkpoints/{name}": sdxl_vae,
-        "vae/sdxl.safetensors": sdxl_vae,
-    }
-    server = start(models=models)
-    prompt = twin("JanusFlow - Refine with SDXL", **{"EmptyLatentImage.width": 96, "EmptyLatentImage.height": 96})
-    with pytest.raises(Failed, match="detect model type"):
-        server.run(prompt)
-
-    (upscale,), (sampler,) = outputs_of(prompt, "LatentUpscaleBy"), outputs_of(prompt, "JanusFlowSampler")
-    graph = {key: prompt[key] for key in prompt if prompt[key]["class_type"].startswith(("Janus", "EmptyLatent"))}
-    graph[upscale] = prompt[upscale]
-    for node_id, inputs in (("latent", [sampler, 0]), ("larger", [upscale, 0])):
-        graph[node_id] = {"class_type": "SaveLatent", "inputs": {"samples": inputs, "filename_prefix": node_id}}
-    graph["vae"] = {"class_type": "VAELoader", "inputs": {"vae_name": "sdxl.safetensors"}}
-    graph["decode"] = {"class_type": "VAEDecode", "inputs": {"samples": [sampler, 0], "vae": ["vae", 0]}}
-    graph["image"] = {"class_type": "SaveImage", "inputs": {"images": ["decode", 0], "filename_prefix": "image"}}
-    outputs = server.run(graph)
-    latent = latent_of(server, outputs, "latent")
-    assert [n * 1024 / 384 for n in latent.shape[2:]] == list(latent_of(server, outputs, "larger").shape[2:])
-    with torch.no_grad():
-        expected = reference.decode(latent).sample[0].permute(1, 2, 0)
-    expected = ((expected.clamp(-1, 1) + 1) * 127.5).numpy()
-    assert expected.std() > 5 and np.abs(pixels_of(server, outputs, "image") - expected).max() <= 3
 
 
 def on_goldens(name, **changes):

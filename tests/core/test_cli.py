@@ -115,20 +115,25 @@ def test_a_progress_bar_ends_at_100_percent():
     assert progress.bar.total == 512
 
 
-def commands() -> dict:
-    (subparsers,) = [action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
-    return subparsers.choices
+def commands(top=None, prefix="") -> dict:
+    """The parsers of all commands, those of `batch` among them, by what is typed."""
+    (subparsers,) = [one for one in (top or parser())._actions if isinstance(one, argparse._SubParsersAction)]
+    found = {}
+    for name, command in subparsers.choices.items():
+        nested = any(isinstance(one, argparse._SubParsersAction) for one in command._actions)
+        found |= commands(command, f"{prefix}{name} ") if nested else {prefix + name: command}
+    return found
 
 
 @pytest.mark.parametrize("name", commands())
-def test_every_command_explains_its_arguments_and_has_examples(name, capsys):
+def test_every_command_explains_its_arguments_and_has_examples(name):
     command = commands()[name]
     assert all(action.help for action in command._actions), [a.dest for a in command._actions if not a.help]
     lines = command.epilog.replace("\\\n", "").splitlines()
     assert lines[0] == "examples:" and len(lines) > 1
     for line in lines[1:]:
         words = shlex.split(line)
-        assert words[:4] == ["python", "-m", "janus_core", name]
+        assert " ".join(words[:3]) == "python -m janus_core" and f"{' '.join(words[3:])} ".startswith(f"{name} ")
         parser().parse_args(words[3:])
 
 

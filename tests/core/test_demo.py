@@ -26,7 +26,7 @@ def pipes():
 
 def test_the_demos_are_small_enough_to_clone():
     weights = [path for path in quality.DEMO.rglob("*.safetensors")]
-    assert len(weights) == 3
+    assert len(weights) == 4
     assert sum(path.stat().st_size for path in weights) <= 30e6
 
 

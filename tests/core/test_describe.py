@@ -110,3 +110,16 @@ def test_settings_out_of_range(pipe):
 def test_a_question_longer_than_the_context(pipe):
     with pytest.raises(PromptError, match="too long"):
         pipe.describe(pipe.example, "word " * 5000)
+
+
+def test_questions_ask_for_a_form_of_answer():
+    from janus_core.questions import question_for
+
+    assert question_for("What is it?") == "What is it?"
+    assert question_for("Is it red?", "word") == "\nIs it red?\nAnswer the question using a single word or phrase."
+    assert question_for("What is it?", "letter", ["a cat", "a dog"]) == (
+        "What is it?\nA. a cat\nB. a dog\nAnswer with the option's letter from the given choices directly."
+    )
+    for bad in (("letter", []), ("word", ["a"]), ("poem", []), ("letter", ["x"] * 27)):
+        with pytest.raises(janus_core.PromptError):
+            question_for("What is it?", *bad)

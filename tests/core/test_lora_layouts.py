@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from converted import make_converted
 from safetensors.torch import load_file
 
 import janus_core
-from janus_core.checkpoint import build_model, read_checkpoint, save_lora
+from janus_core.checkpoint import build_model, read_checkpoint, save_lora, with_loras
 from janus_core.cli import main
 
 peft = pytest.importorskip("peft")
@@ -25,7 +26,7 @@ def model_with_lora(checkpoint):
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
-            parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator).to(torch.bfloat16).float()
+            parameter.data = (0.2 * torch.randn(parameter.shape, generator=generator)).to(torch.bfloat16).float()
     return model
 
 
@@ -37,7 +38,7 @@ def logits_of(model, ids):
 def adapted(model, folder, **settings):
     """PeftModel.from_pretrained, which warns where the files lack a layer."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", message=".*missing adapter keys")
         return peft.PeftModel.from_pretrained(model, str(folder), **settings)
 
 
@@ -98,9 +99,10 @@ def test_janusflow(golden, tmp_path):
     expected = logits_of(trained, ids)
     own = adapted(build_model(checkpoint, dtype=torch.float32), tmp_path / "peft").get_base_model()
     assert torch.allclose(logits_of(own, ids), expected, atol=TOLERANCE)
+    wide = replace(checkpoint, tensors={name: tensor.float() for name, tensor in checkpoint.tensors.items()})
     for path in (tmp_path / "lora.safetensors", tmp_path / "peft"):
-        loaded = janus_core.load(golden("flow-a").folder, device="cpu", dtype=torch.float32, loras=[path]).model
-        assert torch.allclose(logits_of(loaded, ids), expected, atol=0.05), "the merged weights are bfloat16"
+        loaded = build_model(with_loras(wide, path))
+        assert torch.allclose(logits_of(loaded, ids), expected, atol=TOLERANCE)
 
 
 def test_a_lora_that_peft_saved(golden, tmp_path):

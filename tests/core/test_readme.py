@@ -1,9 +1,10 @@
 """README and docs: their tables are computed, their links lead somewhere."""
 
 import re
+from urllib.parse import unquote
 
 import pytest
-from workflow_files import ROOT
+from workflow_files import ROOT, WORKFLOWS
 
 from benchmarks import model_sizes
 
@@ -24,4 +25,9 @@ def test_readme_can_be_read_in_minutes():
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_links_lead_to_files(page):
     for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
-        assert "://" in link or (page.parent / link).exists(), link
+        assert "://" in link or (page.parent / unquote(link)).exists(), link
+
+
+def test_every_template_is_in_the_gallery():
+    missing = [path.stem for path in WORKFLOWS if f"**{path.stem}**" not in README]
+    assert not missing

@@ -132,11 +132,10 @@ def test_a_lora_stores_what_is_trained_beside_a_frozen_base_of_its_own_dtype(run
     assert state["ema"] == {}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_lora_over_8_bits_learns(family, run, tmp_path):
+def test_a_lora_over_8_bits_learns(run, tmp_path):
     pytest.importorskip("peft")
-    loop = {**LOOP, "steps": 30, "log_every": 10, "precision": "bf16"}
-    run(family, dtype=torch.bfloat16, lora={**LORA, "base": "int8"}, loop=loop, ratio=[0, 1])
+    loop = {**LOOP, "steps": 30, "log_every": 10}
+    run("janus", dtype=torch.bfloat16, lora={**LORA, "base": "int8"}, loop=loop, ratio=[0, 1])
     log = [json.loads(line) for line in (tmp_path / "out" / "run" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["generation"] < log[0]["generation"]
 

@@ -82,7 +82,7 @@ def test_the_recipes_samples_are_made_where_the_model_is(family, tmp_path, monke
     monkeypatch.setattr(train_models, "read_tensors", lambda path: {"centres": torch.rand(16, 16 * 16 * 8)})
     monkeypatch.setattr(train_models.new_models, "fix_image_tokens", lambda model, centres: None)
     vae = torch.nn.Linear(1, 1)
-    vae.encode = None
+    vae.encode = torch.nn.Identity()
     monkeypatch.setattr(train_models, "load_vae", lambda path: vae)
     codes = torch.zeros(4, 64, dtype=torch.long) if vq else torch.zeros(4, 4, 16, 16)
     monkeypatch.setattr(train_models.scene_data, "encode_scenes", lambda *args: codes)

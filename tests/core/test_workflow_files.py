@@ -3,10 +3,12 @@
 from itertools import combinations
 
 import pytest
+from PIL import Image
 from templates.blueprints import blueprints
 from templates.catalogue import TEMPLATES, templates
 from templates.layout import MAX_HEIGHT, MAX_WIDTH, TITLE, Box
 from templates.notes import note_height
+from templates.thumbnails import SIZE
 from workflow_files import NOTES, ROOT, SNAPSHOT, TWINS, WORKFLOWS, problems, read, to_api
 
 
@@ -65,10 +67,19 @@ def test_note(path):
     (text,) = note["widgets_values"]
     assert note["size"][1] >= note_height(text, note["size"][0])
     paragraphs = text.split("\n\n")
-    assert len(set(paragraphs)) == len(paragraphs) == 4 - ("SDXL" in path.stem)
-    assert sum("python -m janus_core download" in paragraph for paragraph in paragraphs) == 1
-    assert sum("**demo models**" in paragraph or "demo models cannot" in paragraph for paragraph in paragraphs) == 1
+    assert paragraphs[0].startswith("## ") and len(set(paragraphs)) == len(paragraphs)
+    for words in ("demo models", "**official weights**", "python -m janus_core download"):
+        assert sum(words in paragraph for paragraph in paragraphs) == 1, words
     assert "https://huggingface.co/deepseek-ai/" in text and "draw" not in text
+
+
+def test_thumbnails():
+    """Each template has a small square image of its own (`python -m tests.templates thumbnails`)."""
+    paths = [path.with_suffix(".jpg") for path in WORKFLOWS]
+    assert len({path.read_bytes() for path in paths}) == len(paths)
+    for path in paths:
+        with Image.open(path) as image:
+            assert image.size == (SIZE, SIZE) and path.stat().st_size < 30_000, path.name
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)

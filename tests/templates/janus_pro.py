@@ -100,8 +100,8 @@ def caption_dataset(t: Builder):
     t.note(
         note(
             "Captions for a dataset",
-            "Every image is described and saved with its caption in a `.txt` file beside it, in "
-            "`output/janus-captions`: the layout that LoRA training reads. To caption your own images, use **Janus "
+            "Every image is described and saved with its caption in a **.txt** file beside it, in "
+            "**output/janus-captions**: the layout that LoRA training reads. To caption your own images, use **Janus "
             "Caption Folder**: it writes captions beside the images of an input folder, skips images that have one, "
             "and resumes where it was cancelled.",
             pro=True,
@@ -128,8 +128,8 @@ def lora(t: Builder):
         note(
             "Janus-Pro with a LoRA",
             "The stock **Load LoRA** patches Janus-Pro as it does any model. The demo LoRA turns every background "
-            "black; **strength** sets how much. LoRAs that peft or `python -m janus_core train` wrote go into "
-            "`models/loras`.",
+            "black; **strength** sets how much. LoRAs that peft or **python -m janus_core train** wrote go into "
+            "**models/loras**.",
             pro=True,
         ),
         0, 1,

@@ -1,7 +1,7 @@
 """Templates of JanusFlow: each function builds one."""
 
 from .builder import Builder, note, upper_half
-from .notes import FLOW_LINK, WHERE
+from .notes import FLOW_COMMAND, FLOW_LINK, download
 
 
 def text_to_image(t: Builder):
@@ -47,9 +47,9 @@ def stock_samplers(t: Builder):
     t.note(
         note(
             "JanusFlow with stock samplers",
-            "Above, **KSampler** with `euler` and `simple`: the image of the original implementation, up to rounding, "
-            "for every step count that divides 3000. Below, **SamplerCustom** with **JanusFlow Scheduler**: exact for "
-            "every step count. The same seed gives the same image in both.",
+            "Above, **KSampler** with **euler** and **simple**: the image of the original implementation, up to "
+            "rounding, for every step count that divides 3000. Below, **SamplerCustom** with **JanusFlow Scheduler**: "
+            "exact for every step count. The same seed gives the same image in both.",
             flow=True,
         ),
         0, 2,
@@ -141,9 +141,10 @@ def refine_with_sdxl(t: Builder):
                 "JanusFlow's latents are SDXL's, so a stock checkpoint refines them without decoding: **Upscale Latent "
                 "By** brings 384x384 to 1024x1024, **KSampler** with a **denoise** of 0.4 adds detail, and the "
                 "checkpoint's VAE decodes both. Any checkpoint made from SDXL works.",
-                f"The demo models cannot do this. It needs the official weights of {FLOW_LINK} (run `python -m "
-                f"janus_core download janusflow-1.3b` {WHERE}), and a checkpoint such as [{checkpoint}]({hub}) in "
-                "`models/checkpoints`.",
+                "The demo models cannot do this.",
+                download(FLOW_LINK, FLOW_COMMAND),
+                f"Then press **R**. The second model is a checkpoint such as [{checkpoint}]({hub}) in "
+                "**models/checkpoints**.",
             )
         ),
         0, 1,

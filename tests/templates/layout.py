@@ -19,7 +19,7 @@ COLUMN_GAPS = (30, 60)  # between the nodes of two columns: the least, and what 
 # Smallest width and height of nodes, the larger of both of ComfyUI's renderers, or more where content needs it.
 SIZES = {
     "CLIPTextEncode": (240, 110),
-    "CheckpointLoaderSimple": (225, 102),
+    "CheckpointLoaderSimple": (225, 130),
     "ConditioningCombine": (225, 54),
     "EmptyImage": (225, 138),
     "EmptyLatentImage": (225, 118),

@@ -9,27 +9,26 @@ DEMO = (
 HUB = "https://huggingface.co"
 PRO_LINK = f"[Janus-Pro-1B]({HUB}/deepseek-ai/Janus-Pro-1B)"
 FLOW_LINK = f"[JanusFlow-1.3B]({HUB}/deepseek-ai/JanusFlow-1.3B)"
-PRO_COMMAND = "`python -m janus_core download janus-pro-1b`"
-FLOW_COMMAND = "`python -m janus_core download janusflow-1.3b --vae`"
-WHERE = "in the pack's folder, with ComfyUI's Python, and press **R**"
+PRO_COMMAND = "python -m janus_core download janus-pro-1b"
+FLOW_COMMAND = "python -m janus_core download janusflow-1.3b"
+
+
+def download(models: str, *commands: str) -> str:
+    """The paragraph and the code block that tell how to get the official weights of `models`."""
+    text = f"For the **official weights** of {models}, run this in the pack's folder, with ComfyUI's Python:"
+    return "\n".join((text, "", "```", *commands, "```"))
 
 
 def official(pro: bool, flow: bool) -> str:
     """How to use the official weights of the families that a template loads."""
+    size = "and set the size to **384x384**."
     if pro and flow:
-        return (
-            f"For the **official weights** of {PRO_LINK} and {FLOW_LINK}, run {PRO_COMMAND} and {FLOW_COMMAND} "
-            f"{WHERE}; then select them and `sdxl_vae` in the loaders and set the size to 384x384."
-        )
+        got = download(f"{PRO_LINK} and {FLOW_LINK}", PRO_COMMAND, f"{FLOW_COMMAND} --vae")
+        return f"{got}\n\nThen press **R**, select them and **sdxl_vae** in the loaders {size}"
     if pro:
-        return (
-            f"For the **official weights** of {PRO_LINK}, run {PRO_COMMAND} {WHERE}; then select the model in "
-            "**Load Janus-Pro** and set the size to 384x384."
-        )
-    return (
-        f"For the **official weights** of {FLOW_LINK}, run {FLOW_COMMAND} {WHERE}; then select the model in "
-        "**Load JanusFlow** and `sdxl_vae` in **Load VAE**, and set the size to 384x384."
-    )
+        return f"{download(PRO_LINK, PRO_COMMAND)}\n\nThen press **R**, select the model in **Load Janus-Pro** {size}"
+    got = download(FLOW_LINK, f"{FLOW_COMMAND} --vae")
+    return f"{got}\n\nThen press **R**, select the model in **Load JanusFlow**, **sdxl_vae** in **Load VAE**, {size}"
 
 
 # Of ComfyUI's Markdown notes at the default font size, the larger of both renderers:
@@ -37,6 +36,7 @@ CHARACTER = 5.3  # width of a mean character
 LINE = 16  # height of a line
 HEADING = 38
 PARAGRAPH = 10  # space below a paragraph
+CODE = 54  # of a code block, besides its lines
 BORDER = 10
 
 
@@ -47,6 +47,8 @@ def note_height(text: str, width: float) -> int:
         shown = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", block).replace("*", "").replace("`", "")
         if block.startswith("#"):
             height += HEADING
+        elif block.startswith("```"):
+            height += CODE + (block.count("\n") - 1) * LINE + PARAGRAPH
         else:
             height += _lines(shown, (width - 2 * BORDER) / CHARACTER) * LINE + PARAGRAPH
     return height

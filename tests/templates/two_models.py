@@ -24,7 +24,7 @@ def compare(t: Builder):
             "One prompt for both: Janus-Pro above, JanusFlow below.",
             pro=True, flow=True,
         ),
-        0, 3,
+        0, 2,
     )  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def caption_to_prompt(t: Builder):
     t.group("Decode", 5, 6)
     t.save(image, "image", 6, "Described")
     t.save(t.decode(latent, t.vae), "JanusFlow", 6, "Generated")
-    t.group("Description", 3)
+    t.group("Description", 4)
     t.add("PreviewAny", source=answer)
     t.note(
         note(
@@ -85,5 +85,5 @@ def caption_to_prompt(t: Builder):
             "**Load Image** in place of **Image Composite Masked**.",
             pro=True, flow=True,
         ),
-        2, 4,
+        2, 3,
     )  # fmt: skip

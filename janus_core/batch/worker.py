@@ -1,0 +1,190 @@
+"""Runs groups of outputs with a loaded pipeline, and writes and records them."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from .. import pipeline
+from ..errors import JanusError, first_line, is_out_of_memory
+from ..files import write_text
+from ..image import open_image, write_image
+from ..progress import Callback, Cancelled
+from .groups import Group
+from .outputs import BatchError, Output
+from .records import RunFolder
+from .sample import sample_answers, sample_images
+
+GRID_COLUMNS = 2
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker needs, on any machine that sees the files.
+
+    Attributes:
+        model, device, weights, vae, loras: for janus_core.load.
+        dtype: "float32", "bfloat16", "float16", or None for the checkpoint's.
+        images: the folder that the jobs' images are relative to.
+        out: the output folder.
+        made_with: goes into every record (records.RunFolder).
+        batch_size: the most images at once.
+        overwrite: replace outputs that disagree.
+    """
+
+    model: str
+    out: str
+    device: str | None = None
+    dtype: str | None = None
+    weights: str | None = None
+    vae: str | None = None
+    loras: tuple = ()
+    images: str = "."
+    made_with: dict = field(default_factory=dict)
+    batch_size: int = 1
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of an output.
+
+    Attributes:
+        status: "done", "skipped" or "failed".
+        tokens: that were sampled for it.
+        seconds: its share of its group's time.
+        retries: how often its group was begun before.
+    """
+
+    path: str
+    job: str
+    status: str
+    error: str = ""
+    images: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    retries: int = 0
+
+
+def load(setup: Setup):
+    """The pipeline of a setup. Raises CheckpointError or DeviceError."""
+    dtype = None if setup.dtype is None else getattr(torch, setup.dtype)
+    more = {"loras": list(setup.loras)} if setup.loras else {}
+    return pipeline.load(
+        setup.model, device=setup.device, dtype=dtype, vae=setup.vae, weight_dtype=setup.weights, **more
+    )
+
+
+class Worker:
+    """A loaded pipeline that runs groups."""
+
+    def __init__(self, setup: Setup, pipe=None):
+        self.setup, self.folder = setup, RunFolder(Path(setup.out))
+        self.pipe = load(setup) if pipe is None else pipe
+
+    def run(self, group: Group, callback: Callback | None = None) -> list[Result]:
+        """Samples a group and writes what is missing of it.
+
+        A group is sampled as a whole even if some of it is there, so that the rest has the same bytes as without the
+        interruption. If it fails, its outputs are tried one by one, and those that fail are reported.
+
+        Raises:
+            Cancelled: the callback returned False; what is not written yet is dropped.
+            BatchError: memory ran out.
+        """
+        states = {output.path: self.folder.state(output, self.setup.made_with) for output in group}
+        missing = [output for output in group if states[output.path] != "done"]
+        results = [Result(output.path, output.job, "skipped") for output in group if output not in missing]
+        if not missing:
+            return results
+        try:
+            return results + self._run_together(group, missing, callback)
+        except Exception as error:
+            self._raise_if_final(error)
+            if len(group) == 1:
+                return [_failed(group[0], error)]
+        for output in missing:
+            try:
+                results += self._run_together([output], [output], callback)
+            except Exception as error:
+                self._raise_if_final(error)
+                results.append(_failed(output, error))
+        return results
+
+    def _raise_if_final(self, error: Exception):
+        """Raises errors that are not of one job."""
+        if isinstance(error, Cancelled):
+            raise error
+        if is_out_of_memory(error):
+            raise BatchError(
+                f"Memory ran out with {self.setup.batch_size} images at once: give a smaller --batch-size."
+            ) from None
+
+    def _run_together(self, group: Group, missing: list[Output], callback: Callback | None) -> list[Result]:
+        began = time.perf_counter()
+        sample = self._answers if group[0].task == "describe" else self._images
+        made = dict(zip((output.path for output in group), sample(group, callback)))
+        images = sum(len(output.seeds) for output in group)
+        seconds = (time.perf_counter() - began) / images
+        results = []
+        for output in missing:
+            content, tokens = made[output.path]
+            share = seconds * len(output.seeds)
+            self._write(output, content, {"seconds": round(share, 4), "tokens": tokens})
+            results.append(Result(output.path, output.job, "done", "", len(output.seeds), tokens, share))
+        return results
+
+    def _write(self, output: Output, content, measured: dict):
+        """Writes an output with its record, and what belongs beside it; the output itself last."""
+        folder, temporary = self.folder, self.folder.temporary
+        self.folder.remove(output)
+        measured = {**measured, "batch_size": self.setup.batch_size, "device": _device_name(self.pipe.device)}
+        folder.write_record(output, self.setup.made_with, measured)
+        for path, text in output.beside.items():
+            write_text(folder.file(path), text, temporary)
+        if isinstance(content, str):
+            return write_text(folder.file(output.path), content, temporary)
+        metadata = {**output.request, "checkpoint": self.setup.made_with.get("model", {}).get("checkpoint", "")[:16]}
+        write_image(content, folder.file(output.path), metadata, temporary)
+
+    def _images(self, group: Group, callback: Callback | None) -> Iterator[tuple[Image.Image, int]]:
+        """(image or grid, tokens) of each output."""
+        prompts, seeds = zip(*((output.prompt, seed) for output in group for seed in output.seeds))
+        first = group[0]
+        more = {"batch_size": self.setup.batch_size, "negative": first.negative, "callback": callback}
+        images, tokens = sample_images(self.pipe, prompts, seeds, first.settings, **more)
+        images = iter(images)
+        for output in group:
+            yield grid([next(images) for _ in output.seeds]), tokens * len(output.seeds)
+
+    def _answers(self, group: Group, callback: Callback | None) -> Iterator[tuple[str, int]]:
+        """(answer, tokens) of each output."""
+        folder = Path(self.setup.images)
+        images = [[open_image(folder / name) for name in output.images] for output in group]
+        seeds = [output.seeds[0] for output in group]
+        more = {"batch_size": self.setup.batch_size, "callback": callback}
+        for answer in sample_answers(self.pipe, images, group[0].prompt, seeds, group[0].settings, **more):
+            yield answer.strip(), len(self.pipe.prompts.ids(answer, bos=False))
+
+
+def grid(images: list[Image.Image]) -> Image.Image:
+    """One image, or several of one size in two columns, row by row without gaps."""
+    if len(images) == 1:
+        return images[0]
+    width, height = images[0].size
+    canvas = Image.new("RGB", (width * GRID_COLUMNS, height * -(-len(images) // GRID_COLUMNS)))
+    for k, image in enumerate(images):
+        canvas.paste(image, (k % GRID_COLUMNS * width, k // GRID_COLUMNS * height))
+    return canvas
+
+
+def _failed(output: Output, error: Exception) -> Result:
+    reason = str(error) if isinstance(error, JanusError) else f"{type(error).__name__}: {first_line(error)}"
+    return Result(output.path, output.job, "failed", " ".join(reason.split()))
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
