@@ -1,7 +1,7 @@
 """The MODELs in a process with ComfyUI's modules: loaded whole and dynamically; LoRA on and off, Cancel, reload.
 
-The process runs tests/comfyui/inside_gpu_run.py with ComfyUI's Python. comfy-kitchen's CUDA kernels are used where they
-are installed; the result says whether.
+The process runs tests/comfyui/inside_gpu_run.py with ComfyUI's Python. comfy-kitchen's CUDA kernels are used where
+they are installed; the result says whether.
 """
 
 import json

@@ -49,11 +49,7 @@ def table(cases: dict[str, dict]) -> list[str]:
     columns = list(dict.fromkeys(key for case in cases.values() for key in case if key not in ("not_run", "failed")))
     rows = ["| case | " + " | ".join([*columns, "note"]) + " |", "|---" * (len(columns) + 2) + "|"]
     for name, case in cases.items():
-        note = (
-            f"not run: {case['not_run']}"
-            if "not_run" in case
-            else case.get("failed", "") and f"FAILED: {case['failed']}"
-        )
+        note = "; ".join(f"{key.replace('_', ' ')}: {case[key]}" for key in ("not_run", "failed") if key in case)
         cells = [cell(case.get(column)) for column in columns] + [cell(note)]
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
     return rows
