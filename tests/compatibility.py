@@ -33,7 +33,7 @@ SINGLE = {
     "test_a_compiled_model_gives_the_same_latent": "TorchCompileModel",
     "test_text_generate": "Generate Text with an image",
     "test_weights_in_8_bits": "int8 and fp8_e4m3fn weights, also saved with ModelSave",
-    "test_a_trained_lora_in_comfyui": "LoraLoaderModelOnly with a LoRA trained by janus_core",
+    "test_a_trained_lora_is_the_same_everywhere": "LoraLoaderModelOnly with a LoRA trained by janus_core",
     "test_an_image_is_continued_below_given_rows": "an image continued below given rows (Janus-Pro)",
     "test_a_saved_model_can_be_loaded": "files of ModelSave and CheckpointSave",
     "test_flow_inpainting_changes_nothing_outside_the_mask": "Set Latent Noise Mask (JanusFlow)",
