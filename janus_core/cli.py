@@ -153,7 +153,7 @@ def parser() -> argparse.ArgumentParser:
     question_arguments(sub)
 
     add_batch(commands, model_arguments, token_arguments)
-    add_serve(commands)
+    add_serve(commands, lora_argument)
 
     sub = command("download", download, "Fetch an official checkpoint from the Hugging Face hub.")
     sub.add_argument("name", nargs="?", choices=CHECKPOINTS, help="checkpoint to fetch into models/janus")

@@ -133,7 +133,7 @@ def _run(args, outputs, folder: Path):
         dtype=None if args.dtype is None else str(DTYPES[args.dtype]).removeprefix("torch."),
         weights=args.weights,
         vae=None if getattr(args, "vae", None) is None else str(Path(args.vae).expanduser().absolute()),
-        loras=tuple((str(Path(path).expanduser().absolute()), s) for path, s in getattr(args, "lora", ())),
+        loras=tuple((str(Path(path).expanduser().absolute()), s) for path, s in args.lora),
         images=str(folder.absolute()),
         overwrite=args.overwrite,
     )

@@ -72,9 +72,8 @@ class Result:
 def load(setup: Setup):
     """The pipeline of a setup. Raises CheckpointError or DeviceError."""
     dtype = None if setup.dtype is None else getattr(torch, setup.dtype)
-    more = {"loras": list(setup.loras)} if setup.loras else {}
     return pipeline.load(
-        setup.model, device=setup.device, dtype=dtype, vae=setup.vae, weight_dtype=setup.weights, **more
+        setup.model, device=setup.device, dtype=dtype, vae=setup.vae, weight_dtype=setup.weights, loras=setup.loras
     )
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from ..checkpoint import WEIGHT_CHOICES
 from ..cli_generate import DTYPES, examples
 from ..errors import JanusError
 from ..prompt import ROLES, SYSTEM_PROMPT
@@ -13,8 +14,12 @@ EXAMPLES = """\
   python -m janus_core serve --model pro=models/janus/Janus-Pro-7B --weights int8 --host 0.0.0.0 --api-key SECRET"""
 
 
-def add_command(commands):
-    """Adds `serve` to the subparsers of the command line."""
+def add_command(commands, lora_argument: Callable):
+    """Adds `serve` to the subparsers of the command line.
+
+    Args:
+        lora_argument: adds --lora to a parser.
+    """
     text = "Serve checkpoints to clients of OpenAI's API (docs/serving.md)."
     sub = commands.add_parser("serve", help=text, description=text, **examples(EXAMPLES))
     sub.set_defaults(function=serve)
@@ -24,7 +29,8 @@ def add_command(commands):
     sub.add_argument("--vae", help="JanusFlow: SDXL VAE, a diffusers folder or sdxl_vae.safetensors")
     sub.add_argument("--device", help="cpu, cuda, mps; the best there is by default")
     sub.add_argument("--dtype", choices=DTYPES, help="of weights and arithmetic; the file's by default")
-    sub.add_argument("--weights", choices=("int8", "fp8_e4m3fn"), help="store the language model's weights in 8 bits")
+    sub.add_argument("--weights", choices=WEIGHT_CHOICES, help="store the language model's weights in 8 or 4 bits")
+    lora_argument(sub)
     sub.add_argument("--host", default="127.0.0.1", help="127.0.0.1 by default: this machine alone")
     sub.add_argument("--port", type=int, default=8000, help="8000 by default")
     sub.add_argument("--api-key", help="that clients must send; JANUS_API_KEY by default, or none")
@@ -66,6 +72,7 @@ def _app(args):
     from .. import pipeline
 
     load = {"device": args.device, "dtype": DTYPES.get(args.dtype), "weight_dtype": args.weights}
+    load["loras"] = args.lora
     return uvicorn, create_app(load_models(args.model, args.vae, args.batch_size, pipeline.load, **load), settings)
 
 

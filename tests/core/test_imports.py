@@ -72,6 +72,7 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
     },
     "serve": {
         "batch",
+        "checkpoint",
         "cli_generate",
         "describe",
         "errors",
