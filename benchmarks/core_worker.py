@@ -101,19 +101,20 @@ class Pipeline:
 
     def load(self, checkpoint: str, weights: str, vae: str | None) -> float:
         """Loads a checkpoint with weights as `weights`: default, bf16, fp16, fp32, int8, fp8_e4m3fn or int8-lora."""
-        from janus_core import pipeline
+        from janus_core import loading
         from janus_core.checkpoint import WEIGHT_FORMATS
         from janus_core.cli import DTYPES
         from janus_core.operations import compute_dtype
+        from janus_core.vae import load_vae
 
         stored = weights.removesuffix("-lora")
         dtype = compute_dtype(self.device, DTYPES.get(stored, self.torch.bfloat16))
         weight_dtype = stored if stored in WEIGHT_FORMATS else None
         began = time.perf_counter()
-        self.pipe = pipeline.load(checkpoint, self.device, dtype, weight_dtype=weight_dtype)
+        self.pipe = loading.load(checkpoint, self.device, dtype, weight_dtype=weight_dtype)
         seconds = time.perf_counter() - began
         if vae is not None:  # not timed, as Load VAE is not in ComfyUI
-            self.pipe.vae = pipeline.load_vae(vae, self.device, dtype)
+            self.pipe.vae = load_vae(vae, self.device, dtype)
         return seconds
 
     def now(self) -> float:

@@ -24,7 +24,8 @@ _MODULES = {
         "TrainingError",
     ),
     "finetunes.generation_prompt": ("GenerationPrompt",),
-    "pipeline": ("JanusFlowPipeline", "JanusPipeline", "load"),
+    "loading": ("load",),
+    "pipeline": ("JanusFlowPipeline", "JanusPipeline"),
     "progress": ("Cancelled",),
     "sampling.settings": ("FlowSamplerSettings", "TextSamplerSettings", "TokenSamplerSettings"),
 }

@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from . import pipeline
+from . import loading
 from .errors import JanusError
 from .files import check_output, write_text
 from .image import open_image, write_image
+from .pipeline import JanusFlowPipeline, JanusPipeline
 from .prompt import ROLES
 from .questions import ANSWERS
 
@@ -59,7 +60,7 @@ class Progress:
 
 def load(args, **kwargs):
     dtype = DTYPES.get(args.dtype)
-    return pipeline.load(
+    return loading.load(
         args.model, device=args.device, dtype=dtype, weight_dtype=args.weights, loras=args.lora, **kwargs
     )
 
@@ -84,7 +85,7 @@ def generate(args):
     tokens = {**token_settings(args), "system_prompt": args.system_prompt}
     tuned = {name: getattr(args, name) for name in ("think", "reflect", "text_temperature", "max_new_tokens")}
     steps = {"steps": args.steps, "denoise": args.denoise}
-    is_flow = isinstance(pipe, pipeline.JanusFlowPipeline)
+    is_flow = isinstance(pipe, JanusFlowPipeline)
     foreign = {**tokens, **tuned} if is_flow else {**steps, "image": args.image, "vae": args.vae}
     own = steps if is_flow else tokens
     check_absent(pipe, foreign)
@@ -134,7 +135,7 @@ def generate_tuned(args, pipe, settings: dict):
 def edit(args):
     check_output(args.out)
     pipe = load(args)
-    if not isinstance(pipe, pipeline.JanusPipeline):
+    if not isinstance(pipe, JanusPipeline):
         raise JanusError(f"The command edit is not for {pipe.model.family}.")
     settings = {
         "negative_prompt": args.negative,

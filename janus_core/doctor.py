@@ -15,8 +15,8 @@ from . import __version__
 from .checkpoint import detect_family
 from .download import models_folder
 from .errors import JanusError, first_line
+from .loading import load
 from .operations import multiplies_bf16, packed, packed_int8
-from .pipeline import load
 from .sampling.cuda_graphs import SWITCH, capture_for
 from .sampling.graph_decode import TRITON_SWITCH
 from .triton_decoder.decoder import MIN_TRITON, triton_version

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from .. import pipeline
+from .. import loading
 from ..errors import JanusError, first_line, is_out_of_memory
 from ..files import write_text
 from ..image import open_image, write_image
@@ -72,7 +72,7 @@ class Result:
 def load(setup: Setup):
     """The pipeline of a setup. Raises CheckpointError or DeviceError."""
     dtype = None if setup.dtype is None else getattr(torch, setup.dtype)
-    return pipeline.load(
+    return loading.load(
         setup.model, device=setup.device, dtype=dtype, vae=setup.vae, weight_dtype=setup.weights, loras=setup.loras
     )
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from .. import pipeline
+from .. import loading
 from ..batch.outputs import image_seed
 from ..batch.sample import sample_answers, sample_images
 from ..files import user_path, write_atomically
 from ..image import open_image, write_image
+from ..pipeline import JanusFlowPipeline
 from ..sampling.settings import MAX_NEW_TOKENS, SEED
 from ..schema import FLAG, Number, Text, Whole, check_fields
 from .request import Request, RequestError
@@ -97,7 +98,7 @@ class Runner:
 
     def __init__(self, pipe, seed: int = 42, generation_cfg: dict | None = None, understanding_cfg: dict | None = None):
         self.pipe, self.seed = pipe, seed
-        family = "janusflow" if isinstance(pipe, pipeline.JanusFlowPipeline) else "janus"
+        family = "janusflow" if isinstance(pipe, JanusFlowPipeline) else "janus"
         self.generation_cfg = {**DEFAULT_GENERATION[family], **(generation_cfg or {})}
         self.understanding_cfg = {**DEFAULT_UNDERSTANDING, **(understanding_cfg or {})}
         check_fields({"seed": seed}, {"seed": SEED}, "The configuration", RequestError)
@@ -120,7 +121,7 @@ class Runner:
         name = str(cfg.get("torch_dtype", "bfloat16")).lower()
         if name not in DTYPES:
             raise RequestError(f"torch_dtype is {name}, it must be one of {', '.join(DTYPES)}.")
-        pipe = pipeline.load(
+        pipe = loading.load(
             cfg["model_path"], device=cfg.get("device"), dtype=DTYPES[name], vae=cfg.get("vae_path") or None
         )
         return cls(pipe, cfg.get("seed", 42), cfg.get("generation_cfg"), cfg.get("understanding_cfg"))
@@ -184,7 +185,7 @@ class Runner:
             return self._understand(requests, plans, batch_size)
         settings, prompts = dict(plans[0].settings), []
         if requests[0].task == "editing":
-            if isinstance(self.pipe, pipeline.JanusFlowPipeline):
+            if isinstance(self.pipe, JanusFlowPipeline):
                 raise RequestError("JanusFlow cannot edit images: load a Janus-4o checkpoint.")
             weight = settings.pop("image_guidance", 5.0)
             source = open_image(requests[0].images[0])

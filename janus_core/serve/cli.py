@@ -69,11 +69,11 @@ def _app(args):
         system_prompt=args.system_prompt,
         roles=args.roles,
     )
-    from .. import pipeline
+    from .. import loading
 
     load = {"device": args.device, "dtype": DTYPES.get(args.dtype), "weight_dtype": args.weights}
     load["loras"] = args.lora
-    return uvicorn, create_app(load_models(args.model, args.vae, args.batch_size, pipeline.load, **load), settings)
+    return uvicorn, create_app(load_models(args.model, args.vae, args.batch_size, loading.load, **load), settings)
 
 
 def load_models(names: list[str], vae: str | None, batch_size: int | None, load: Callable, **settings) -> list:

@@ -12,7 +12,7 @@ import huggingface_hub
 import pytest
 from PIL import Image
 
-from janus_core import cli, pipeline
+from janus_core import cli, loading
 from janus_core.cli import main
 from tests.fuzz import commands
 from tests.fuzz.case import judge
@@ -40,7 +40,7 @@ def test_where_an_image_cannot_go_is_said_before_sampling(model, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    monkeypatch.setattr(pipeline, "load", lambda *args, **kwargs: pytest.fail("loaded"))
+    monkeypatch.setattr(loading, "load", lambda *args, **kwargs: pytest.fail("loaded"))
     assert main(["generate", "a", "--model", model, "--out", out]) == 1
     assert "error: " in capsys.readouterr().err
 
@@ -96,7 +96,7 @@ def test_what_the_system_refuses(model, monkeypatch, capsys, error, words):
     def refuse(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(pipeline, "load", refuse)
+    monkeypatch.setattr(loading, "load", refuse)
     assert main(["describe", "x.png", "?", "--model", model]) == 1
     assert capsys.readouterr().err.strip().endswith(words) or words == "out of memory"
 

@@ -7,7 +7,7 @@ import torch
 from core.training_models import FAMILIES, tiny
 
 from demo.recipe import __main__, new_models, train_models
-from janus_core import pipeline
+from janus_core import loading
 from janus_core.checkpoint import read_checkpoint, save_folder
 from janus_core.errors import CheckpointError
 from janus_core.training import stages
@@ -76,7 +76,7 @@ def test_a_new_model_is_a_loadable_checkpoint(family, tmp_path):
     save_folder(checkpoint, tmp_path / "folder", torch.float32)
     loaded = read_checkpoint(tmp_path / "folder")
     assert loaded.family == family
-    pipe = pipeline.load(tmp_path / "folder", device="cpu")
+    pipe = loading.load(tmp_path / "folder", device="cpu")
     assert pipe.model.params == objective.model.params
     for (name, a), b in zip(objective.model.named_parameters(), pipe.model.parameters()):
         assert torch.equal(a, b), name

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from demo.recipe import scenes
 from demo.recipe.train_autoencoders import taesd_tensors
-from janus_core import cli, pipeline
+from janus_core import cli, loading
 from janus_core.checkpoint import save_folder
 from janus_core.checkpoint.files import read_pickle
 from janus_core.errors import ImageError, TrainingError
@@ -67,8 +67,8 @@ def run(images, tmp_path, capsys):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_full_fine_tuning_writes_a_checkpoint(family, run, tmp_path):
-    written = pipeline.load(run(family), device="cpu", dtype=torch.float32)
-    base = pipeline.load(tmp_path / "base", device="cpu")
+    written = loading.load(run(family), device="cpu", dtype=torch.float32)
+    base = loading.load(tmp_path / "base", device="cpu")
     new, old = (pipe.model.llama.layers[0].mlp.up_proj.weight for pipe in (written, base))
     assert not torch.equal(new, old)
     if family == "janus":
@@ -80,7 +80,7 @@ def test_full_fine_tuning_writes_a_checkpoint(family, run, tmp_path):
 def test_a_lora_has_the_names_that_comfyui_reads(family, run, tmp_path):
     pytest.importorskip("peft")
     tensors = load_file(run(family, lora={"rank": 4, "targets": ["q_proj", "down_proj"]}))
-    base = pipeline.load(tmp_path / "base", device="cpu").model.state_dict()
+    base = loading.load(tmp_path / "base", device="cpu").model.state_dict()
     names = {name.rsplit(".lora_", 1)[0] for name in tensors if ".lora_" in name}
     assert len(names) == 2 * 4
     for name in names:

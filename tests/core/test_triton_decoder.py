@@ -77,7 +77,7 @@ def test_kernels_read_8_bit_weights(golden, weights):
 
 @pytest.mark.parametrize("num_images", [1, 2])
 def test_kernels_sample_the_same_tokens(golden, monkeypatch, caplog, num_images):
-    monkeypatch.setattr("janus_core.pipeline.choose_operations", lambda *_: torch.nn)  # float32 weights, as on a GPU
+    monkeypatch.setattr("janus_core.loading.choose_operations", lambda *_: torch.nn)  # float32 weights, as on a GPU
     pipe = janus_core.load(golden("ar-a").folder, device=DEVICE, dtype=torch.float32)
     pipe.model.llama.layers = pipe.model.llama.layers[:1]  # Triton's interpreter is slow
     settings = dict(num_images=num_images, seed=3, guidance_interval=(0.0, 0.6), negative_prompt="a blurry photo")
