@@ -77,7 +77,7 @@ def test_a_part_continues_after_what_ended_it(tmp_path, monkeypatch):
     assert result["done"] and calls == ["works"]
     assert "ended" in result["cases"]["crashed"]["failed"] and "broken" in result["cases"]["fails"]["failed"]
     text = document({"kernels": result})
-    for part in ("failed: ValueError: broken", "not run: no such device", "| works | 1.5 |", "during this case"):
+    for part in ("failed: ValueError: broken", "not run: no such device", "| 1.5 |  |", "during this case"):
         assert part in text, part
 
 
