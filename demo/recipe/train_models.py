@@ -20,7 +20,7 @@ from janus_core.training.unified import JanusFlowObjective, JanusObjective
 from janus_core.vae import load_vae
 
 from . import new_models, scene_data
-from .autoencoders import patch_tokens
+from .codebook import patch_tokens
 from .tokenizer import build_tokenizer
 from .train_autoencoders import image_grid, load_vq
 
