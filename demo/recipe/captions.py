@@ -15,7 +15,18 @@ from .words import plural, with_article
 LEFT_OUT = 0.3  # how often an attribute is not said
 STYLES = {"sentence": 0.78, "list": 0.1, "fragment": 0.12}
 STYLES_TEST = {"sentence": 0.8, "list": 0.2}
-JUNK = ("blurry", "ugly", "low quality", "bad", "noisy", "deformed", "watermark", "text", "worst quality", "jpeg artifacts")
+JUNK = (
+    "blurry",
+    "ugly",
+    "low quality",
+    "bad",
+    "noisy",
+    "deformed",
+    "watermark",
+    "text",
+    "worst quality",
+    "artifacts",
+)
 
 
 @dataclass(frozen=True)
@@ -248,7 +259,9 @@ class _Writer:
             return self.pick(("{}", "{}", "{} colour", "the colour {}", "something {}")).format(colour)
         if kind == "count":
             one = len(scene.objects) == 1
-            return self.pick(("one shape", "a single shape", "1 shape") if one else ("two shapes", "2 shapes", "shapes"))
+            return self.pick(
+                ("one shape", "a single shape", "1 shape") if one else ("two shapes", "2 shapes", "shapes")
+            )
         o = self.rng.choice(scene.objects)
         noun = self.pick(words.SHAPE_WORDS[o.shape])
         if kind == "shape":

@@ -55,7 +55,9 @@ PHRASINGS = {
         "Is the background {c}?", "Is the background colour {c}?", "Does the image have {b} background?",
         "Is this {b} background?", "Is it true that the background is {c}?",
     ),
-    "is size": ("Is the {s} {z}?", "Is it a {z} {s}?", "Is the size of the {s} {z}?", "Is it true that the {s} is {z}?"),
+    "is size": (
+        "Is the {s} {z}?", "Is it a {z} {s}?", "Is the size of the {s} {z}?", "Is it true that the {s} is {z}?",
+    ),
     "are there": (
         "Are there {n} shapes?", "Are there {n} objects in the image?", "Do you see {n} shapes?",
         "Does the image have {n} shapes?", "Is the number of shapes {n}?",

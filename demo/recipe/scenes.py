@@ -164,6 +164,12 @@ def _any_scene(rng, two, world, shared):
     return Scene(tuple(objects), background, relation=relation)
 
 
+def place_at(x: int, y: int) -> str:
+    """The name of the place of an object's centre."""
+    middle = SIZE // 2
+    return next(name for name, (dx, dy) in PLACES.items() if (x, y) == (middle + dx, middle + dy))
+
+
 def empty_scene(rng: random.Random, world: World = TASK) -> Scene:
     """A background without objects."""
     return Scene((), rng.choice(list(world.colours)))

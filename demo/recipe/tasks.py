@@ -1,4 +1,4 @@
-"""The toy tasks of models made of Janus-Pro: edits by instruction, plans in each recipe's form, checks with a reason.
+"""Toy tasks of models made of Janus-Pro: edits by instruction, and checks with a reason.
 
 See janus_core/finetunes for the prompts around these texts.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from . import words
 from .captions import Caption, caption
 from .scene_data import mixed_scene
-from .scenes import COLOURS, PLACES, RADII, RELATIONS, SHAPES, SIZE, Scene, SceneObject
+from .scenes import COLOURS, PLACES, RADII, RELATIONS, SHAPES, SIZE, Scene, SceneObject, place_at
 from .words import with_article
 
 # Instructions, and those that are held out of training. {o} is an object with "the", {v} a colour, a size, a place or a
@@ -54,12 +54,6 @@ class Edit:
     kind: str
     instruction: str
     target: Scene
-
-
-def place_at(x: int, y: int) -> str:
-    """The name of the place of an object's centre."""
-    middle = SIZE // 2
-    return next(name for name, (dx, dy) in PLACES.items() if (x, y) == (middle + dx, middle + dy))
 
 
 def scene_of(objects, background: str) -> Scene:
@@ -146,38 +140,6 @@ def distinct_scene(rng: random.Random, held_out: bool | None = False) -> Scene:
         scene = mixed_scene(rng, held_out)
         if scene.objects and len({o.name for o in scene.objects}) == len(scene.objects):
             return scene
-
-
-def _reasongen(scene: Scene) -> str:
-    if scene.relation:
-        return " " + f" {scene.relation} ".join(with_article(f"{o.size} {o.name}") for o in scene.objects) + _on(scene)
-    return " " + ", ".join(with_article(f"{o.size} {o.name}") + f" {scene.place}" for o in scene.objects) + _on(scene)
-
-
-def _on(scene):
-    return f" on {with_article(scene.background)} background."
-
-
-def _t2i(scene: Scene) -> str:
-    lines = [f"{o.size} {o.name} {place_at(o.x, o.y)}" for o in scene.objects]
-    return " " + ", ".join([*lines, f"{scene.background} background"]) + "."
-
-
-def _got(scene: Scene) -> str:
-    parts = []
-    for o in scene.objects:
-        corners = [round(1000 * (centre + sign * RADII[o.size]) / SIZE) for sign in (-1, 1) for centre in (o.x, o.y)]
-        box = "({},{}),({},{})".format(*corners)
-        parts.append(f"<|obj_start|>{o.size} {o.name}<|obj_end|> <|box_start|>{box}<|box_end|>")
-    return " " + " ".join([*parts, f"{scene.background} background"])
-
-
-PLANS = {"reasongen-r1": _reasongen, "t2i-r1": _t2i, "got-r1": _got}  # by the recipe's name, see finetunes/think.py
-
-
-def plan_of(scene: Scene, recipe: str) -> str:
-    """The plan of a scene in a recipe's form: all of it, also what the prompt leaves out."""
-    return PLANS[recipe](scene)
 
 
 @dataclass(frozen=True)

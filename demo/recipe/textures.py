@@ -1,7 +1,7 @@
 """Flat images of other kinds than scenes, which the autoencoders also learn: a user's images are no scenes.
 
-Two colours each, half of them any and half of them named. Every kind has its ranges below; characters of TEST_GLYPHS are
-held out of training.
+Two colours each, half of them any and half of them named. Every kind has its ranges below; characters of TEST_GLYPHS
+are held out of training.
 """
 
 import random

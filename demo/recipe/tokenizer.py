@@ -23,9 +23,10 @@ from janus_core.prompt import (
 
 from . import words
 from .captions import caption
+from .plans import plan_of
 from .questions import questions
 from .scene_data import mixed_scene
-from .tasks import check_of, distinct_scene, edit_of, plan_of, reason_of
+from .tasks import check_of, distinct_scene, edit_of, reason_of
 
 ROLES = ("<|User|>", "<|Assistant|>")
 SPECIAL = (BOS, EOS, PAD, *ROLES, IMAGE_PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE, BEGIN_OF_GENERATION)

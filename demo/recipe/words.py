@@ -92,7 +92,15 @@ EMPTY = (
 )  # fmt: skip
 EMPTY_TEST = ("a completely {} image", "an image that is only {}", "a {} background with no shapes")
 # After a caption: what the image does not have.
-ABSENT = ("{}, no {}", "{} without {}", "{} but no {}", "{}, without any {}", "{} and no {}", "no {1}, {0}", "{}, not {}")
+ABSENT = (
+    "{}, no {}",
+    "{} without {}",
+    "{} but no {}",
+    "{}, without any {}",
+    "{} and no {}",
+    "no {1}, {0}",
+    "{}, not {}",
+)
 ABSENT_TEST = ("{} with no {}", "{}, there is no {}")
 FILLERS = (
     "nice beautiful simple flat clean bright pretty lovely plain cute bold modern perfect solid single colourful neat "
