@@ -7,7 +7,6 @@ from janus_core.training import objectives
 from janus_core.training.unified import JanusFlowObjective
 
 LATE = 0.5  # from this time on the latents, and no longer the prompt, say what the image shows
-
 AHEAD = 0.1  # the time at which guidance has led farthest, measured at w = 2
 
 
@@ -16,8 +15,10 @@ class DemoFlowObjective(JanusFlowObjective):
 
     Guidance leads beyond the data: towards x + (w - 1) (x - E[x]) in the first tenth of the path, after which the
     unconditional velocity follows. So half of the rows start from other noise, z_0 + min(t, AHEAD) s (x - m), with m
-    another image of the batch and s at random up to `overshoot`; their velocity still leads to x. Image to image starts from latents that the prompt need
-    not describe: rows with gen_late bool [B] have another image's prompt and times after LATE, where latents decide.
+    another image of the batch and s at random up to `overshoot`; their velocity still leads to x.
+
+    Image to image starts from latents that the prompt need not describe. So rows with gen_late bool [B] have another
+    image's prompt and times after LATE, where the latents decide.
 
     Args:
         overshoot: largest s.

@@ -15,6 +15,7 @@ NAMES = list(COLOURS)
 MIN_PIXELS = 80  # smaller regions are ignored; the smallest shape of the task has 390
 MIN_OVERLAP = 0.75  # intersection over union with an ideal shape that a region needs to have that shape
 GRID = 32
+NEAR = 16  # pixels up to which a region lies at an object's place
 LARGE = 38  # the longer edge over which a region is large, in pixels; small shapes have up to 30, large ones from 46 on
 
 
@@ -161,3 +162,37 @@ def same_scene(image: Image.Image, scene: Scene) -> bool:
     count = len(scene.objects)
     everything = (True,) * count
     return follows(image, scene, Caption("", True, True, everything, everything, everything))
+
+
+ATTRIBUTES = {"colour", "shape", "size"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What an image has of a scene.
+
+    Attributes:
+        background: whether its colour is right.
+        count: whether there are as many objects.
+        objects: of each of the scene's objects the right ones of ATTRIBUTES, None if there is nothing at its place.
+    """
+
+    background: bool
+    count: bool
+    objects: tuple[set[str] | None, ...]
+
+
+def compare(image: Image.Image, scene: Scene) -> Comparison:
+    """Compares an image with a scene, object by object at their places."""
+    background, found = find_objects(image)
+    objects = []
+    for o in scene.objects:
+        near = [f for f in found if max(abs(f.x - o.x), abs(f.y - o.y)) < NEAR]
+        if not near:
+            objects.append(None)
+            continue
+        f = near[0]
+        right = {"colour": f.colour == o.colour, "shape": f.shape == o.shape}
+        right["size"] = (f.extent > LARGE) == (o.size == "large")
+        objects.append({name for name, value in right.items() if value})
+    return Comparison(background == scene.background, len(found) == len(scene.objects), tuple(objects))

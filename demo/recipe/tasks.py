@@ -49,11 +49,14 @@ class Edit:
 
     Attributes:
         kind: a key of EDITS.
+        changed: index of the object in `target` that is another one than before; None for the background and for one
+            that is removed.
     """
 
     kind: str
     instruction: str
     target: Scene
+    changed: int | None
 
 
 def scene_of(objects, background: str) -> Scene:
@@ -122,7 +125,8 @@ def _edit(kind: str, scene: Scene, rng: random.Random, phrasings) -> Edit:
             objects.append(SceneObject(shape, colour, rng.choice(list(RADII)), SIZE // 2 + dx, SIZE // 2 + dy))
             size = f"{rng.choice(words.SIZE_WORDS[objects[-1].size])} "
             word["a"] = with_article(size + f"{rng.choice(words.COLOUR_WORDS[colour])} {shape}")
-    return Edit(kind, rng.choice(phrasings).format(**word), scene_of(objects, background))
+    changed = None if kind in ("background", "remove") else len(objects) - 1 if kind == "add" else k
+    return Edit(kind, rng.choice(phrasings).format(**word), scene_of(objects, background), changed)
 
 
 def _name(k: int, scene: Scene, rng: random.Random) -> str:
