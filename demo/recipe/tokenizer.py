@@ -4,6 +4,7 @@ It reads capitals as small letters.
 """
 
 import random
+from functools import cache
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -34,7 +35,12 @@ VOCABULARY = 1280
 
 
 def build_tokenizer() -> Tokenizer:
-    """Trains the tokenizer, deterministically. Every word of the task becomes one token."""
+    """Trains the tokenizer, deterministically, once per process. Every word of the task becomes one token."""
+    return Tokenizer.from_str(_trained())
+
+
+@cache
+def _trained() -> str:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -55,7 +61,7 @@ def build_tokenizer() -> Tokenizer:
     )
     tokenizer.train_from_iterator(_texts(), trainer)
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in BOX_TOKENS])
-    return tokenizer
+    return tokenizer.to_str()
 
 
 def _texts(scenes: int = 1500):
