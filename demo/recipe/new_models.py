@@ -175,8 +175,14 @@ def patch_features(shares, width: int):
 def _components(features, count: int):
     """The first principal components of features [N, D], each divided by the square root of its standard deviation."""
     centred = features - features.mean(0)
-    vectors = torch.linalg.eigh(centred.T @ centred)[1][:, -count:].flip(1)
-    components = centred @ (vectors * vectors.sum(0).sign())  # eigenvectors have no sign of their own
+    if len(centred) < centred.shape[1]:
+        values, vectors = torch.linalg.eigh(centred @ centred.T)
+        components = (vectors * values.clamp(min=0).sqrt())[:, -count:].flip(1)
+    else:
+        components = centred @ torch.linalg.eigh(centred.T @ centred)[1][:, -count:].flip(1)
+    components = (
+        components * components[components.abs().argmax(0), range(count)].sign()
+    )  # they have no sign of their own
     return components / components.std(0).sqrt()
 
 

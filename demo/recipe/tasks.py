@@ -177,11 +177,11 @@ def check_of(asked: Scene, rng: random.Random, test: bool = False) -> Check:
         shown = _edit(rng.choice(("colour", "background", "shape", "size", "remove")), shown, rng, ("",)).target
         if shown.held_out and not asked.held_out:
             return check_of(asked, rng, test)
-    reason = _difference(prompt, asked, shown)
+    reason = difference(prompt, asked, shown)
     return Check(prompt, asked, shown, not reason, reason or ", it shows all of it.")
 
 
-def _difference(says: Caption, asked: Scene, shown: Scene) -> str:
+def difference(says: Caption, asked: Scene, shown: Scene) -> str:
     """What a prompt for one scene says and another scene lacks, the first of it; "" if it lacks nothing."""
     if len(shown.objects) != len(asked.objects):
         return f", there is {words.AMOUNTS[len(shown.objects)]}."
