@@ -10,7 +10,7 @@ from janus_core.finetunes.edit import edit_text
 from janus_core.finetunes.generation_prompt import Embedder
 from janus_core.finetunes.think import RECIPES, recipe_of
 from janus_core.prompt import PromptEncoder
-from janus_core.training.batches import DROP_PROMPT, pad_rows
+from janus_core.training.batches import pad_rows
 from janus_core.training.unified import IGNORED
 
 from .captions import Caption, caption
@@ -20,6 +20,7 @@ from .scenes import Scene
 from .tasks import check_of, distinct_scene, edit_of
 
 TEXT, SEEN, ENCODED, TARGET = range(4)  # kinds of positions
+DROP_PROMPT = 0.1  # share of the rows without a prompt, for guidance
 DROP_ENCODED = 0.5  # share of the edits that are trained without the image's VQ tokens, as Janus-4o was
 
 
