@@ -88,3 +88,12 @@ def test_a_config_of_another_task_is_one_sentence(tmp_path, capsys):
     assert "not a config of the recipe" in capsys.readouterr().err
     assert __main__.main([str(tmp_path / "config.json"), "--set", "scnes=3"]) == 1
     assert "no setting 'scnes'" in capsys.readouterr().err
+
+
+def test_principal_components_are_those_of_the_covariance():
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(200, 60, generator=generator) * torch.linspace(3, 0.1, 60) ** 2
+    found = new_models._components(features, 5)
+    values = torch.linalg.eigvalsh(torch.cov(features.T)).flip(0)[:5]
+    torch.testing.assert_close(found.var(0), values.sqrt(), rtol=1e-2, atol=0)
+    torch.testing.assert_close(torch.corrcoef(found.T), torch.eye(5), rtol=0, atol=1e-3)
