@@ -32,20 +32,24 @@ def moments_loss(z, weight: float = 0.1):
 
 def image_batch(
     seed: int, index: int, count: int, size: int = SIZE, both_splits: bool = False, textures: float = 0.5
-) -> torch.Tensor:
-    """Images to reconstruct, float32 [count, 3, size, size] in [-1, 1]: crops of scenes and textures.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images to reconstruct, crops of scenes and textures.
 
     Args:
         both_splits: scenes of both splits instead of the training split.
         textures: their share.
+
+    Returns:
+        (float32 [count, 3, size, size] in [-1, 1], bool [count], which of them are textures).
     """
     rng = random.Random(f"{seed} {index}")
     split = None if both_splits else False
-    images = [
-        texture_crop(rng, size) if rng.random() < textures else scene_crop(random_scene(rng, held_out=split), rng, size)
-        for _ in range(count)
-    ]
-    return to_pixels(np.stack(images)).contiguous(memory_format=torch.channels_last)
+    images, is_texture = [], [rng.random() < textures for _ in range(count)]
+    for one in is_texture:
+        scene = None if one else random_scene(rng, held_out=split)
+        images.append(texture_crop(rng, size) if one else scene_crop(scene, rng, size))
+    pixels = to_pixels(np.stack(images)).contiguous(memory_format=torch.channels_last)
+    return pixels, torch.tensor(is_texture)
 
 
 def scene_crop(scene: Scene, rng: random.Random, size: int) -> np.ndarray:

@@ -40,16 +40,19 @@ def patch_tokens(pixels: torch.Tensor, centres: torch.Tensor, size: int) -> torc
 
 
 @torch.no_grad()
-def patch_clusters(patches: torch.Tensor, first: torch.Tensor, rounds: int) -> torch.Tensor:
+def patch_clusters(patches: torch.Tensor, counts: torch.Tensor, first: torch.Tensor, rounds: int) -> torch.Tensor:
     """k-means (Lloyd's algorithm) from the centres `first` [K, D], rounded to whole numbers: float32 [K, D].
 
     A cluster without patches stays where it is.
+
+    Args:
+        counts: how often each patch counts, int64 [n].
     """
     centres = first.clone()
     for _ in range(rounds):
         owner = nearest(patches, centres)
-        sums = torch.zeros(centres.shape, dtype=torch.float64).index_add_(0, owner, patches.double())
-        sizes = torch.bincount(owner, minlength=len(centres))[:, None]
+        sums = torch.zeros(centres.shape, dtype=torch.float64).index_add_(0, owner, patches.double() * counts[:, None])
+        sizes = torch.zeros(len(centres), dtype=torch.long).index_add_(0, owner, counts)[:, None]
         centres = torch.where(sizes > 0, (sums / sizes.clamp(min=1)).round().float(), centres)
     return centres
 
@@ -68,7 +71,7 @@ def farthest_first(patches: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def make_codebook(size: int, dim: int, config: dict) -> dict[str, torch.Tensor]:
-    """Clusters of the patches of scenes and of textures, and their codes.
+    """Clusters of the patches of scenes and of textures, and their codes. Each flat patch of scenes is a cluster.
 
     Args:
         size: width of a patch, in pixels.
@@ -77,21 +80,24 @@ def make_codebook(size: int, dim: int, config: dict) -> dict[str, torch.Tensor]:
             texture_codes, how many clusters; rounds of k-means.
 
     Returns:
-        {"centres": uint8 [K, size^2 * 3], "codes": [K, dim]}, those of scenes first.
+        {"scenes", "textures": uint8 [n, size^2 * 3], the clusters of each; "codes": [K, dim] of both, in this order}.
     """
     rng = random.Random(config["seed"])
     scenes = _patches((render_array(random_scene(rng, held_out=None)) for _ in range(config["scenes"])), size)
-    scenes = scenes.unique(dim=0)
-    centres = patch_clusters(scenes, farthest_first(scenes, config["scene_codes"]), config["rounds"])
+    scenes, counts = scenes.unique(dim=0, return_counts=True)
+    flat = (scenes.unflatten(1, (-1, 3)) == scenes[:, None, :3]).all(2).all(1)
+    first = farthest_first(scenes[~flat], config["scene_codes"] - int(flat.sum()))
+    centres = torch.cat((scenes[flat], patch_clusters(scenes[~flat], counts[~flat], first, config["rounds"])))
+    textures = centres[:0]
     if config["texture_codes"]:
         images = (texture(KINDS[k % len(KINDS)], rng) for k in range(len(KINDS) * config["textures"]))
         others = _patches(images, size)
         error = (others - centres[nearest(others, centres)]).square().mean(1)
-        others = others[error > COVERED * LEVELS**2]
-        distinct = others.unique(dim=0)
-        first = distinct[rng.sample(range(len(distinct)), config["texture_codes"])]
-        centres = torch.cat((centres, patch_clusters(others, first, config["rounds"])))
-    return {"centres": centres.to(torch.uint8), "codes": patch_codes(centres, dim)}
+        others, counts = others[error > COVERED * LEVELS**2].unique(dim=0, return_counts=True)
+        first = others[rng.sample(range(len(others)), config["texture_codes"])]
+        textures = patch_clusters(others, counts, first, config["rounds"])
+    codes = patch_codes(torch.cat((centres, textures)), dim)
+    return {"scenes": centres.to(torch.uint8), "textures": textures.to(torch.uint8), "codes": codes}
 
 
 def _patches(images, size: int) -> torch.Tensor:

@@ -110,11 +110,12 @@ def start_from(model, checkpoint: Checkpoint):
         own[name].copy_(tensor)
 
 
+KIND = 0.1  # share of a token's row that tells scenes from textures, whose patches may look alike
 CELLS = 8  # rows and columns of cells in a patch; their similarities show its edges
 
 
 @torch.no_grad()
-def fix_image_tokens(model: Janus, centres, scale: float = 8.0):
+def fix_image_tokens(model: Janus, scenes, textures, scale: float = 8.0):
     """Sets the token embeddings and the image head's last layer to features of the tokens' patches.
 
     The caller excludes `image_token_weights` from training. The model then learns to predict what a patch looks like
@@ -123,14 +124,19 @@ def fix_image_tokens(model: Janus, centres, scale: float = 8.0):
     and is hardly negative, so it could not reach rows of negative entries.
 
     Args:
-        centres: each token's patch, [N, size^2 * 3] (see codebook.py).
+        scenes, textures: each token's patch, uint8 [n, size^2 * 3] (see codebook.py).
     """
-    centres = colour_shares(centres)
+    shares = colour_shares(torch.cat((scenes, textures)))
+    kinds = torch.tensor([1.0, -1.0]).repeat_interleave(torch.tensor([len(scenes), len(textures)]))[:, None]
+
+    def features(width):
+        return torch.cat((patch_features(shares, width - 1) * (1 - KIND) ** 0.5, kinds * KIND**0.5), dim=1)
+
     width = model.params.gen_embed_width
-    model.gen_embed.weight.copy_(patch_features(centres, width) * width**0.5)
+    model.gen_embed.weight.copy_(features(width) * width**0.5)
     width = model.params.gen_head_width
     rotation = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(0)))[0]
-    model.gen_head.vision_head.weight.copy_(scale * patch_features(centres, width) @ rotation)
+    model.gen_head.vision_head.weight.copy_(scale * features(width) @ rotation)
     nn.init.zeros_(model.gen_head.vision_head.bias)
 
 

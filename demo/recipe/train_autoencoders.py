@@ -33,18 +33,24 @@ def train_vq(config: dict, folder: Path) -> Path:
     codebook = read_tensors(path)
     vq = VQModel(params)
     first = config["phases"][0]
-    autoencoders.initialise_vq(vq, autoencoders.image_batch(config["seed"], 0, 64, first["size"]))
+    autoencoders.initialise_vq(vq, autoencoders.image_batch(config["seed"], 0, 64, first["size"])[0])
     vq.quantize.embedding.weight.data.copy_(codebook["codes"])
 
-    def tokens_of(pixels):
-        return {"tokens": patch_tokens(pixels, codebook["centres"], params.downscale)}
+    centres = torch.cat((codebook["scenes"], codebook["textures"]))
+
+    def tokens_of(pixels, is_texture):
+        """Of scenes among the clusters of scenes, of textures among all."""
+        tokens = patch_tokens(pixels, codebook["scenes"], params.downscale)
+        if is_texture.any():
+            tokens[is_texture] = patch_tokens(pixels[is_texture], centres, params.downscale)
+        return {"tokens": tokens}
 
     def objective_of(part):
         return autoencoders.VQObjective(vq, part)
 
-    def reconstruct(pixels):
+    def reconstruct(pixels, is_texture):
         grid = [size // params.downscale for size in pixels.shape[-2:]]
-        return vq.decode(tokens_to_latent(tokens_of(pixels)["tokens"], codebook["codes"], grid))
+        return vq.decode(tokens_to_latent(tokens_of(pixels, is_texture)["tokens"], codebook["codes"], grid))
 
     _phases(config, folder, objective_of, reconstruct, tokens_of)
     weights = {name: weight.contiguous() for name, weight in vq.state_dict().items()}
@@ -60,7 +66,7 @@ def train_vae(config: dict, folder: Path) -> Path:
     torch.manual_seed(config["seed"])
     vae = AutoencoderTiny()
 
-    def reconstruct(pixels):
+    def reconstruct(pixels, _):
         return vae.decode(vae.encode(pixels).latents).sample
 
     objective = autoencoders.VAEObjective(vae)
@@ -98,8 +104,8 @@ def load_vq(path: str | Path) -> VQModel:
     return vq.eval().requires_grad_(False)
 
 
-def _phases(config, folder, objective_of, reconstruct, more_of=lambda pixels: {}):
-    """Trains phase after phase. `more_of` gives what a batch has besides the pixels."""
+def _phases(config, folder, objective_of, reconstruct, more_of=lambda *images: {}):
+    """Trains phase after phase. `more_of` gives what a batch has besides the pixels, from an image_batch."""
     both = config.get("both_splits", False)
     for number, phase in enumerate(config["phases"]):
         phase = dict(phase)
@@ -107,8 +113,8 @@ def _phases(config, folder, objective_of, reconstruct, more_of=lambda pixels: {}
         textures, seed = phase.pop("textures"), config["seed"] + number
 
         def batch_at(index, seed=seed, size=size, batch=batch, textures=textures):
-            pixels = autoencoders.image_batch(seed, index, batch, size, both, textures)
-            return {"pixels": pixels, **more_of(pixels)}
+            images = autoencoders.image_batch(seed, index, batch, size, both, textures)
+            return {"pixels": images[0], **more_of(*images)}
 
         settings = LoopSettings(**{**config.get("loop", {}), **phase}, seed=seed)
         objective = objective_of(part)
@@ -118,8 +124,9 @@ def _phases(config, folder, objective_of, reconstruct, more_of=lambda pixels: {}
 @torch.no_grad()
 def _grid(path, reconstruct):
     """Writes eight scenes and eight textures, each above its reconstruction."""
-    pixels = torch.cat([autoencoders.image_batch(99, 0, 8, textures=share) for share in (0.0, 1.0)])
-    restored = reconstruct(pixels).float()
+    batches = [autoencoders.image_batch(99, 0, 8, textures=share) for share in (0.0, 1.0)]
+    pixels, is_texture = (torch.cat(part) for part in zip(*batches))
+    restored = reconstruct(pixels, is_texture).float()
     rows = [part for k in (0, 8) for part in (pixels[k : k + 8], restored[k : k + 8])]
     image_grid(image.to_images(torch.cat(rows)), 8).save(path, format="PNG")
 

@@ -55,8 +55,8 @@ def train_model(config: dict, folder: Path) -> Path:
         encode = torch.autocast("cpu", torch.bfloat16)(vae.encode)
     else:
         vq = load_vq(Path(config["autoencoder"]) / "vq.safetensors")
-        centres = read_tensors(Path(config["autoencoder"]) / "codebook.safetensors")["centres"]
-        encode = partial(patch_tokens, centres=centres, size=vq.params.downscale)
+        codebook = read_tensors(Path(config["autoencoder"]) / "codebook.safetensors")
+        encode = partial(patch_tokens, centres=codebook["scenes"], size=vq.params.downscale)
     processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator does
     with processes.main_process_first():  # the others read its files
         tokenizer = run_tokenizer(folder)
@@ -65,7 +65,7 @@ def train_model(config: dict, folder: Path) -> Path:
     if config.get("start"):
         new_models.start_from(model, read_checkpoint(config["start"]))
     if vq is not None:
-        new_models.fix_image_tokens(model, centres)
+        new_models.fix_image_tokens(model, codebook["scenes"], codebook["textures"])
     if config.get("encoder"):
         new_models.tower_of(model).load_state_dict(read_tensors(Path(config["encoder"])))
     checkpoint = new_models.new_checkpoint(model, tokenizer, folder, vq)

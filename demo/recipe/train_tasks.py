@@ -69,7 +69,7 @@ def train_tasks(config: dict, folder: Path) -> Path:
     torch.manual_seed(config["seed"])
     checkpoint = read_checkpoint(config["start"])
     model = build_model(checkpoint, attention=matmul_attention, dtype=torch.float32)
-    centres = read_tensors(Path(config["autoencoder"]) / "codebook.safetensors")["centres"]
+    centres = read_tensors(Path(config["autoencoder"]) / "codebook.safetensors")["scenes"]
     encode = partial(patch_tokens, centres=centres, size=model.params.vq.downscale)
     embedder = Embedder(model, PromptEncoder.of(checkpoint), torch.device("cpu"), torch.float32)
     add_lora(model, config["rank"], config["rank"], LAYERS)

@@ -44,17 +44,22 @@ def test_a_codebook_is_the_same_whenever_it_is_made(codebook):
 def test_clusters_do_not_depend_on_the_order_of_additions(codebook):
     """Whole numbers are exact in float32: the nearest cluster is that of exact arithmetic."""
     pixels = scene_data.scene_pixels(scene_data.scene_list(1, 4))
-    patches, centres = to_patches(pixels, 16), codebook["centres"].double()
-    exact = (patches.double()[:, None] - centres).square().sum(-1)
-    assert torch.equal(nearest(patches, codebook["centres"].float()), exact.argmin(1))
+    patches, centres = to_patches(pixels, 16), codebook["textures"]
+    exact = (patches.double()[:, None] - centres.double()).square().sum(-1)
+    assert torch.equal(nearest(patches, centres.float()), exact.argmin(1))
 
 
 def test_tokens_preserve_flat_patches_and_colours(codebook):
     listed = [scene for scene in scene_data.scene_list(1, 20) if scene.objects]
-    tokens = patch_tokens(scene_data.scene_pixels(listed), codebook["centres"], 16)
+    pixels = scene_data.scene_pixels(listed)
+    tokens = patch_tokens(pixels, codebook["scenes"], 16)
     assert tokens.shape == (len(listed), 64)
-    for scene, corner in zip(listed, tokens[:, 0]):
-        shares = new_models.colour_shares(codebook["centres"][corner][None]).view(-1, len(scenes.WIDER.colours)).mean(0)
+    centre = codebook["scenes"][tokens].float()
+    patches = to_patches(pixels, 16).view(len(listed), 64, -1)
+    flat = (patches.unflatten(2, (-1, 3)) == patches[:, :, None, :3]).all(3).all(2)
+    assert flat.sum() > 500 and torch.equal(centre[flat], patches[flat])
+    for scene, corner in zip(listed, centre[:, 0]):
+        shares = new_models.colour_shares(corner[None]).view(-1, len(scenes.WIDER.colours)).mean(0)
         assert list(scenes.WIDER.colours)[shares.argmax()] == scene.background
 
 
@@ -62,8 +67,9 @@ def test_tokens_preserve_flat_patches_and_colours(codebook):
 def test_a_part_trains_only_its_weights_and_its_loss_falls(part, codebook, tmp_path):
     torch.manual_seed(0)
     vq = VQModel(PARAMS)
-    pixels = autoencoders.image_batch(0, 0, 4, 32)
-    batch = {"pixels": pixels, "tokens": patch_tokens(pixels, codebook["centres"], 16)}
+    pixels, _ = autoencoders.image_batch(0, 0, 4, 32)
+    centres = torch.cat((codebook["scenes"], codebook["textures"]))
+    batch = {"pixels": pixels, "tokens": patch_tokens(pixels, centres, 16)}
     autoencoders.initialise_vq(vq, pixels)
     vq.quantize.embedding.weight.data.copy_(codebook["codes"])
     objective = autoencoders.VQObjective(vq, part)
@@ -78,7 +84,7 @@ def test_a_part_trains_only_its_weights_and_its_loss_falls(part, codebook, tmp_p
 
 def test_the_vaes_losses_fall(tmp_path):
     torch.manual_seed(0)
-    batch = {"pixels": autoencoders.image_batch(0, 0, 2, 32)}
+    batch = {"pixels": autoencoders.image_batch(0, 0, 2, 32)[0]}
     settings = LoopSettings(steps=50, lr=1e-3, warmup=5, precision="no", log_every=10)
     log = train(autoencoders.VAEObjective(AutoencoderTiny()), lambda index: batch, settings, tmp_path)
     assert all(log[-1][name] < log[0][name] for name in ("reconstruction", "moments"))
@@ -104,13 +110,15 @@ def test_reconstruction_and_moments():
 
 @pytest.mark.parametrize("size", (64, scenes.SIZE))
 def test_batches_are_reproducible(size):
-    a, b = (autoencoders.image_batch(0, 3, 4, size) for _ in range(2))
+    a, b = (autoencoders.image_batch(0, 3, 4, size)[0] for _ in range(2))
     assert torch.equal(a, b) and a.shape == (4, 3, size, size) and a.abs().max() <= 1
-    assert not torch.equal(a, autoencoders.image_batch(0, 4, 4, size))
+    assert not torch.equal(a, autoencoders.image_batch(0, 4, 4, size)[0])
 
 
 def test_no_crop_is_flat():
-    pixels = torch.cat([autoencoders.image_batch(1, k, 16, 64, textures=1.0) for k in range(6)])
+    batches = [autoencoders.image_batch(1, k, 16, 64, textures=1.0) for k in range(6)]
+    pixels, is_texture = (torch.cat(part) for part in zip(*batches))
+    assert is_texture.all() and not autoencoders.image_batch(1, 0, 4, 64, textures=0.0)[1].any()
     assert pixels.std((2, 3)).amax(1).min() > 0.04
 
 

@@ -52,7 +52,8 @@ def test_a_start_of_another_shape_is_refused():
 def test_fixed_image_tokens_are_distinct_and_not_trained(tmp_path):
     objective, batch_at, *_ = tiny("janus", codes=64)
     model = objective.model
-    new_models.fix_image_tokens(model, torch.randint(0, 64, (64, 16 * 16 * 3)), scale=8.0)
+    patches = torch.randint(0, 64, (64, 16 * 16 * 3))
+    new_models.fix_image_tokens(model, patches[:40], patches[40:], scale=8.0)
     rows = model.gen_head.vision_head.weight
     torch.testing.assert_close(rows.norm(dim=1), torch.full((64,), 8.0))
     assert ((rows @ rows.T).argmax(1) == torch.arange(64)).all()
