@@ -19,13 +19,14 @@ def run(path: str | Path, folder: str | Path | None = None, changes: dict | None
     Raises:
         JanusError: the config or a checkpoint cannot be used.
     """
-    from . import train_autoencoders, train_encoder, train_models
+    from . import train_autoencoders, train_encoder, train_models, train_tasks
 
     tasks = {
         "encoder": train_encoder.train_encoder,
         "vq": train_autoencoders.train_vq,
         "vae": train_autoencoders.train_vae,
         "model": train_models.train_model,
+        "tasks": train_tasks.train_tasks,
     }
     config = read_config(path, changes)
     task = config.get("task")

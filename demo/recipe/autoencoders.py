@@ -10,9 +10,12 @@ from torch import nn
 from janus_core.networks.vq import GROUPS, VQModel, tokens_to_latent
 from janus_core.training.objectives import image_token_loss
 
-from .scenes import COLOURS, SIZE, random_scene, render_array
+from .codebook import to_pixels
+from .scenes import SIZE, Scene, random_scene, render_array
+from .textures import KINDS, texture
 
-CROP = 16  # crops start at multiples of the token size
+CROP = 16  # crops of scenes start at multiples of the token size
+FLAT = 6  # standard deviation up to which a crop counts as flat, in levels of 0 to 255
 
 
 def reconstruction_loss(pixels, target):
@@ -27,26 +30,46 @@ def moments_loss(z, weight: float = 0.1):
     return weight * (z.mean(1).square() + (z.std(1) - 1).square()).sum()
 
 
-def image_batch(seed: int, index: int, count: int, size: int = SIZE, both_splits: bool = False) -> dict:
-    """Scenes of the training split or of both splits, cropped to `size` pixels around one of their shapes.
+def image_batch(
+    seed: int, index: int, count: int, size: int = SIZE, both_splits: bool = False, textures: float = 0.5
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images to reconstruct, crops of scenes and textures.
 
-    Crops without a shape would be flat, and the gradients of group norms explode on flat images.
+    Args:
+        both_splits: scenes of both splits instead of the training split.
+        textures: their share.
 
     Returns:
-        {"pixels": float32 [count, 3, size, size] in [-1, 1]}.
+        (float32 [count, 3, size, size] in [-1, 1], bool [count], which of them are textures).
     """
     rng = random.Random(f"{seed} {index}")
-    images = []
-    for _ in range(count):
-        scene = random_scene(rng, held_out=None if both_splits else False)
-        chosen = rng.choice(scene.objects)
-        left, top = (
-            min(max((centre - size // 2) // CROP * CROP + rng.choice((-CROP, 0, CROP)), 0), SIZE - size)
-            for centre in (chosen.x, chosen.y)
-        )
-        images.append(render_array(scene)[top : top + size, left : left + size])
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-    return {"pixels": pixels.contiguous(memory_format=torch.channels_last) / 127.5 - 1}
+    split = None if both_splits else False
+    images, is_texture = [], [rng.random() < textures for _ in range(count)]
+    for one in is_texture:
+        scene = None if one else random_scene(rng, held_out=split)
+        images.append(texture_crop(rng, size) if one else scene_crop(scene, rng, size))
+    pixels = to_pixels(np.stack(images)).contiguous(memory_format=torch.channels_last)
+    return pixels, torch.tensor(is_texture)
+
+
+def scene_crop(scene: Scene, rng: random.Random, size: int) -> np.ndarray:
+    """A crop around one of a scene's shapes. One without a shape would be flat, and the gradients of group norms
+    explode on flat images."""
+    chosen = rng.choice(scene.objects)
+    left, top = (
+        min(max((centre - size // 2) // CROP * CROP + rng.choice((-CROP, 0, CROP)), 0), SIZE - size)
+        for centre in (chosen.x, chosen.y)
+    )
+    return render_array(scene)[top : top + size, left : left + size]
+
+
+def texture_crop(rng: random.Random, size: int) -> np.ndarray:
+    """A crop of a random texture that is not flat."""
+    while True:
+        left, top = (rng.randint(0, SIZE - size) for _ in range(2))
+        crop = texture(rng.choice(KINDS), rng)[top : top + size, left : left + size]
+        if crop.std(axis=(0, 1)).max() > FLAT:
+            return crop
 
 
 @torch.no_grad()
@@ -72,89 +95,21 @@ def initialise_vq(vq: VQModel, pixels, height: float = 1.0):
     vq.quant_conv.bias.sub_(mean).div_(std)
 
 
-PALETTE = torch.tensor(list(COLOURS.values())) / 127.5 - 1
-
-
-@torch.no_grad()
-def unique_patches(pixels, size: int):
-    """The distinct patches of images [B, 3, H, W], each pixel as its nearest colour of the task.
-
-    Returns:
-        One-hot patches, float32 [n, size^2 * colours], so that distances count differing pixels; and the index of
-        each image's patches among them, int64 [B, N], in raster order.
-    """
-    nearest = torch.cdist(pixels.permute(0, 2, 3, 1).reshape(-1, 3), PALETTE.to(pixels)).argmin(-1)
-    B, _, H, W = pixels.shape
-    patches = nearest.view(B, H // size, size, W // size, size).transpose(2, 3).reshape(-1, size * size)
-    patches, inverse = patches.to(torch.uint8).unique(dim=0, return_inverse=True)
-    return F.one_hot(patches.long(), len(PALETTE)).flatten(1).float(), inverse.view(B, -1)
-
-
-@torch.no_grad()
-def patch_tokens(pixels, centres, size: int):
-    """The nearest cluster of every patch of images [B, 3, H, W], int64 [B, N]."""
-    patches, inverse = unique_patches(pixels, size)
-    return torch.cdist(patches, centres).argmin(-1)[inverse]
-
-
-@torch.no_grad()
-def patch_clusters(patches, count: int, rounds: int = 20):
-    """k-means (Lloyd's algorithm from farthest-first centres) over distinct patches [n, D]: centres [count, D]."""
-    distance = torch.full((len(patches),), torch.inf)
-    centres = []
-    nearest = torch.tensor(0)
-    for _ in range(count):
-        centres.append(patches[nearest])
-        distance = torch.minimum(distance, (patches - centres[-1]).square().mean(1))
-        nearest = distance.argmax()
-    centres = torch.stack(centres)
-    for _ in range(rounds):
-        owner = torch.cdist(patches, centres).argmin(1)
-        sums = torch.zeros_like(centres).index_add_(0, owner, patches)
-        sizes = torch.bincount(owner, minlength=count)[:, None]
-        centres = torch.where(sizes > 0, sums / sizes.clamp(min=1), centres)
-    return centres
-
-
-def patch_codes(centres, dim: int, steps: int = 300, width: float = 0.1):
-    """Codebook vectors of patch clusters: unit vectors [count, dim], similar for similar patches.
-
-    The first principal components, whitened, then pushed apart by a Gaussian repulsion, so that codes remain distinct
-    in bfloat16, which resolves about 0.004 of a unit vector.
-    """
-    centred = centres - centres.mean(0)
-    _, _, components = torch.linalg.svd(centred, full_matrices=False)
-    start = centred @ components[:dim].T
-    start = F.normalize(start / start.std(0) + 1e-3 * torch.randn_like(start), dim=-1)
-    codes = start.clone().requires_grad_()
-    optimizer = torch.optim.Adam([codes], 0.02)
-    apart = 1 - torch.eye(len(codes))
-    for _ in range(steps):
-        unit = F.normalize(codes, dim=-1)
-        repulsion = (torch.exp((unit @ unit.T - 1) / width**2) * apart).sum(1).mean()
-        loss = repulsion + 10 * (1 - (unit * start).sum(1)).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return F.normalize(codes.detach(), dim=-1)
-
-
 class VQObjective(nn.Module):
-    """The VQ tokenizer around a fixed codebook of patch clusters.
+    """The VQ tokenizer around a fixed codebook of patch clusters (see codebook.py).
 
     The encoder learns to classify each patch's cluster: cross-entropy over the codes, by cosine similarity. The decoder
     learns to reconstruct the image from the clusters' codes; details that a code lacks come from its neighbours.
+    A batch is {"pixels": [B, 3, H, W], "tokens": int64 [B, N], the clusters of its patches}.
 
     Args:
-        centres: patch clusters [codebook_size, D], in the order of the codebook.
         part: the trained part: "encoder", "decoder", or "coarse": the decoder's two lowest levels with a temporary
             linear layer to pixels, which learn the meaning of the codes in a fraction of the time.
     """
 
-    def __init__(self, vq: VQModel, centres, part: str, temperature: float = 0.05):
+    def __init__(self, vq: VQModel, part: str, temperature: float = 0.05):
         super().__init__()
         self.vq = vq.to(memory_format=torch.channels_last)
-        self.register_buffer("centres", centres, persistent=False)
         self.part, self.temperature = part, temperature
         trained = {
             "encoder": ("encoder.", "quant_conv."),
@@ -171,8 +126,7 @@ class VQObjective(nn.Module):
             )
 
     def forward(self, batch):
-        vq, pixels = self.vq, batch["pixels"]
-        tokens = patch_tokens(pixels, self.centres, vq.params.downscale)
+        vq, pixels, tokens = self.vq, batch["pixels"], batch["tokens"]
         codebook = vq.codebook(pixels)
         if self.part == "encoder":
             z = F.normalize(vq.quant_conv(vq.encoder(pixels)).float(), dim=1).flatten(2).transpose(1, 2)

@@ -7,13 +7,16 @@ from itertools import permutations
 import numpy as np
 from PIL import Image
 
-from .scenes import COLOURS, RELATIONS, SHAPES, SIZE, Scene, shape_mask
+from .captions import Caption
+from .scenes import COLOURS, PLACES, RELATIONS, SHAPES, SIZE, Scene, shape_mask
 
 PALETTE = np.array(list(COLOURS.values()), np.float32)
 NAMES = list(COLOURS)
 MIN_PIXELS = 80  # smaller regions are ignored; the smallest shape of the task has 390
 MIN_OVERLAP = 0.75  # intersection over union with an ideal shape that a region needs to have that shape
 GRID = 32
+NEAR = 16  # pixels up to which a region lies at an object's place
+LARGE = 38  # the longer edge over which a region is large, in pixels; small shapes have up to 30, large ones from 46 on
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Found:
     x: float
     y: float
     pixels: int
+    extent: int  # the longer edge of its bounding box, in pixels
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ def find_objects(image: Image.Image) -> tuple[str, list[Found]]:
             continue
         rows, columns = np.nonzero(region)
         colour = NAMES[np.bincount(nearest[region]).argmax()]
-        found.append(Found(nearest_shape(region), colour, columns.mean(), rows.mean(), len(rows)))
+        extent = 1 + max(int(np.ptp(rows)), int(np.ptp(columns)))
+        found.append(Found(nearest_shape(region), colour, columns.mean(), rows.mean(), len(rows), extent))
     return NAMES[background], sorted(found, key=lambda found: -found.pixels)
 
 
@@ -95,7 +100,7 @@ def judge(image: Image.Image, scene: Scene) -> Verdict:
     """Compares an image with the scene of its prompt."""
     background, found = find_objects(image)
     named = scene.objects
-    candidates = found[: len(named)] + [Found(None, "", 0, 0, 0)] * (len(named) - len(found))
+    candidates = found[: len(named)] + [Found(None, "", 0, 0, 0, 0)] * (len(named) - len(found))
 
     def right(order):
         return sum((f.colour == t.colour) + (f.shape == t.shape) for f, t in zip(order, named))
@@ -103,12 +108,91 @@ def judge(image: Image.Image, scene: Scene) -> Verdict:
     matched = max(permutations(candidates), key=right)
     relation = len(found) == len(named) and right(matched) == 2 * len(named)
     if relation and scene.relation is not None:
-        dx, dy = RELATIONS[scene.relation]
-        a, b = matched
-        relation = (a.x - b.x) * dx + (a.y - b.y) * dy > abs((a.x - b.x) * dy) + abs((a.y - b.y) * dx)
+        relation = related(*matched, scene.relation)
     return Verdict(
         background=background == scene.background,
         colours=tuple(f.colour == t.colour for f, t in zip(matched, named)),
         shapes=tuple(f.shape == t.shape for f, t in zip(matched, named)),
         relation=relation,
     )
+
+
+def related(a: Found, b: Found, relation: str) -> bool:
+    """Whether the first region lies so relative to the second."""
+    dx, dy = RELATIONS[relation]
+    return (a.x - b.x) * dx + (a.y - b.y) * dy > abs((a.x - b.x) * dy) + abs((a.y - b.y) * dx)
+
+
+def follows(image: Image.Image, scene: Scene, says: Caption) -> bool:
+    """Whether an image has all that a caption says of its scene, and as many objects."""
+    background, found = find_objects(image)
+    if says.background and background != scene.background or len(found) != len(scene.objects):
+        return False
+    seen = {background, *(f.colour for f in found), *(f.shape for f in found)}
+    if seen & set(says.absent):
+        return False
+
+    def fits(order):
+        objects = zip(order, scene.objects, says.colours, says.shapes, says.sizes)
+        right = all(
+            (not colour or f.colour == o.colour)
+            and (f.shape is not None if not shape else f.shape == o.shape)
+            and (not size or (f.extent > LARGE) == (o.size == "large"))
+            for f, o, colour, shape, size in objects
+        )
+        if not right or not says.place or not found:
+            return right
+        if scene.relation:
+            return related(*order, scene.relation)
+        return at_place(order[0], scene.place)
+
+    return any(fits(order) for order in permutations(found))
+
+
+def at_place(found: Found, place: str) -> bool:
+    """Whether a region's centre is nearest to this place."""
+    middle = SIZE // 2
+    return place == min(
+        PLACES, key=lambda p: abs(found.x - middle - PLACES[p][0]) + abs(found.y - middle - PLACES[p][1])
+    )
+
+
+def same_scene(image: Image.Image, scene: Scene) -> bool:
+    """Whether an image has all of a scene."""
+    count = len(scene.objects)
+    everything = (True,) * count
+    return follows(image, scene, Caption("", True, True, everything, everything, everything))
+
+
+ATTRIBUTES = {"colour", "shape", "size"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What an image has of a scene.
+
+    Attributes:
+        background: whether its colour is right.
+        count: whether there are as many objects.
+        objects: of each of the scene's objects the right ones of ATTRIBUTES, None if there is nothing at its place.
+    """
+
+    background: bool
+    count: bool
+    objects: tuple[set[str] | None, ...]
+
+
+def compare(image: Image.Image, scene: Scene) -> Comparison:
+    """Compares an image with a scene, object by object at their places."""
+    background, found = find_objects(image)
+    objects = []
+    for o in scene.objects:
+        near = [f for f in found if max(abs(f.x - o.x), abs(f.y - o.y)) < NEAR]
+        if not near:
+            objects.append(None)
+            continue
+        f = near[0]
+        right = {"colour": f.colour == o.colour, "shape": f.shape == o.shape}
+        right["size"] = (f.extent > LARGE) == (o.size == "large")
+        objects.append({name for name, value in right.items() if value})
+    return Comparison(background == scene.background, len(found) == len(scene.objects), tuple(objects))

@@ -18,7 +18,8 @@ from janus_core.networks.vq import VQModel
 from janus_core.prompt import BOS, EOS, IMAGE_PLACEHOLDER, PAD
 from janus_core.training import stages
 
-from .scenes import COLOURS
+from .codebook import LEVELS
+from .scenes import WIDER
 
 
 def new_model(family: str, sizes: dict, vocabulary: int, vq: VQModel | None = None):
@@ -26,7 +27,8 @@ def new_model(family: str, sizes: dict, vocabulary: int, vq: VQModel | None = No
 
     Args:
         sizes: keyword arguments of LlamaParams (`llama`), SiglipParams (`siglip`) and, for JanusFlow, UViTParams
-            (`uvit`), as in the configs; for Janus also `gen_embed_width`, by default the codebook's width.
+            (`uvit`), as in the configs; for Janus also `gen_embed_width`, by default the codebook's width, and
+            `gen_head_width`, by default the hidden size.
         vq: the trained VQ tokenizer of an AR model.
     """
     llama = LlamaParams(vocab_size=vocabulary, kv_heads=sizes["llama"]["heads"], **sizes["llama"])
@@ -36,7 +38,8 @@ def new_model(family: str, sizes: dict, vocabulary: int, vq: VQModel | None = No
         model = JanusFlow(JanusFlowParams(llama, siglip, uvit), attention=matmul_attention)
     else:
         width = sizes.get("gen_embed_width", vq.params.codebook_dim)
-        params = JanusParams(llama, siglip, vq.params, gen_head_width=llama.hidden_size, gen_embed_width=width)
+        head = sizes.get("gen_head_width", llama.hidden_size)
+        params = JanusParams(llama, siglip, vq.params, gen_head_width=head, gen_embed_width=width)
         model = Janus(params, attention=matmul_attention)
     _initialise(model)
     if family == Janus.family:
@@ -107,11 +110,12 @@ def start_from(model, checkpoint: Checkpoint):
         own[name].copy_(tensor)
 
 
+KIND = 0.1  # share of a token's row that tells scenes from textures, whose patches may look alike
 CELLS = 8  # rows and columns of cells in a patch; their similarities show its edges
 
 
 @torch.no_grad()
-def fix_image_tokens(model: Janus, centres, scale: float = 8.0):
+def fix_image_tokens(model: Janus, scenes, textures, scale: float = 8.0):
     """Sets the token embeddings and the image head's last layer to features of the tokens' patches.
 
     The caller excludes `image_token_weights` from training. The model then learns to predict what a patch looks like
@@ -120,39 +124,73 @@ def fix_image_tokens(model: Janus, centres, scale: float = 8.0):
     and is hardly negative, so it could not reach rows of negative entries.
 
     Args:
-        centres: of each token's patches the share of every colour at every pixel, [N, size^2 * colours].
+        scenes, textures: each token's patch, uint8 [n, size^2 * 3] (see codebook.py).
     """
+    shares = colour_shares(torch.cat((scenes, textures)))
+    kinds = torch.tensor([1.0, -1.0]).repeat_interleave(torch.tensor([len(scenes), len(textures)]))[:, None]
+
+    def features(width):
+        return torch.cat((patch_features(shares, width - 1) * (1 - KIND) ** 0.5, kinds * KIND**0.5), dim=1)
+
     width = model.params.gen_embed_width
-    model.gen_embed.weight.copy_(patch_features(centres, width) * width**0.5)
+    model.gen_embed.weight.copy_(features(width) * width**0.5)
     width = model.params.gen_head_width
     rotation = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(0)))[0]
-    model.gen_head.vision_head.weight.copy_(scale * patch_features(centres, width) @ rotation)
+    model.gen_head.vision_head.weight.copy_(scale * features(width) @ rotation)
     nn.init.zeros_(model.gen_head.vision_head.bias)
 
 
-def patch_features(centres, width: int):
+def colour_shares(centres, width: float = 30.0):
+    """The share of every colour of the wider world at each pixel of patches: a soft choice of the nearest.
+
+    Args:
+        centres: [N, size^2 * 3], see codebook.py.
+        width: of the choice, in levels of 0 to 255.
+
+    Returns:
+        [N, size^2 * colours].
+    """
+    palette = torch.tensor(list(WIDER.colours.values()), dtype=torch.float32)
+    parts = []
+    for part in centres.split(512):
+        pixels = (part.float().unflatten(1, (-1, 3)) + 0.5) * (256 / LEVELS)
+        distance = torch.cdist(pixels, palette.expand(len(part), -1, -1)).square()
+        parts.append((-distance / (2 * width**2)).softmax(-1).flatten(1))
+    return torch.cat(parts)
+
+
+def patch_features(shares, width: int):
     """Unit vectors [N, width] that describe each token's patches, in equal parts: the colours that they have, where
     their edges are whatever the colours, and their pixels.
 
     Args:
-        centres: see fix_image_tokens.
+        shares: see colour_shares.
         width: more than three times the number of colours.
     """
-    pixels = centres.view(len(centres), -1, len(COLOURS))
+    pixels = shares.view(len(shares), -1, len(WIDER.colours))
     size = round(pixels.shape[1] ** 0.5)
     cells = F.adaptive_avg_pool2d(pixels.transpose(1, 2).unflatten(2, (size, size)), min(CELLS, size)).flatten(2)
     similarity = (cells.transpose(1, 2) @ cells).flatten(1)
     colours = pixels.mean(1).sqrt()
     third = width // 3
-    edges, shapes = _components(similarity, third), _components(centres, width - third - len(COLOURS))
+    edges, shapes = _components(similarity, third), _components(shares, width - third - len(WIDER.colours))
     parts = (colours - colours.mean(0), edges, shapes)
     return torch.cat([F.normalize(part, dim=-1) for part in parts], dim=1) / len(parts) ** 0.5
 
 
-def _components(features, count: int):
-    """The first principal components of features [N, D], each divided by the square root of its standard deviation."""
+def _components(features, count: int, rounds: int = 20):
+    """The first principal components of features [N, D], each divided by the square root of its standard deviation.
+
+    By subspace iteration from a fixed start: eigenvectors of all D directions would take minutes.
+    """
     centred = features - features.mean(0)
-    components = centred @ torch.linalg.svd(centred, full_matrices=False)[2][:count].T
+    basis = torch.randn(centred.shape[1], count + 8, generator=torch.Generator().manual_seed(0))
+    for _ in range(rounds):
+        basis = torch.linalg.qr(centred.T @ (centred @ basis))[0]
+    vectors = torch.linalg.eigh((centred @ basis).T @ (centred @ basis))[1][:, -count:].flip(1)
+    components = centred @ (basis @ vectors)
+    largest = components.abs().argmax(0, keepdim=True)
+    components = components * components.gather(0, largest).sign()  # they have no sign of their own
     return components / components.std(0).sqrt()
 
 

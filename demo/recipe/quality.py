@@ -1,22 +1,28 @@
-"""How well the demo checkpoints follow their prompts: `python -m demo.recipe.quality`.
+"""How well the demo checkpoints follow prompts, answer questions and do their tasks: `python -m demo.recipe.quality`.
 
-Generates images of 200 prompts, half of them with combinations held out of training, with seeds 0 to 199; the pixel
-judge (judge.py) compares each with its prompt. Then asks 200 questions about rendered scenes, half of them held out.
+Prints a table of scores in plain phrasings (200 prompts, half of them with combinations held out of training, scored by
+the pixel judge, and 200 questions), then each bar of bars.py and task_bars.py in phrasings held out of training: what
+was measured, what it must reach, and whether it does.
 """
 
 import argparse
 import random
+import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 import janus_core
 
-from . import judge, scenes
+from . import bars, judge, questions, scenes, task_bars
+from .captions import plain_caption
 
 DEMO = Path(__file__).resolve().parents[1]
 AR, FLOW, VAE = DEMO / "janus-pro-demo", DEMO / "janusflow-demo", DEMO / "vae" / "janusflow-demo-vae.safetensors"
+TASKS = DEMO / "janus-pro-demo-tasks.safetensors"
 COLUMNS = (
     "background",
     "colour",
@@ -26,16 +32,24 @@ COLUMNS = (
     "shape, held out",
     "both, held out",
 )
+PLAIN_KINDS = ("background", "count", "colour of", "shape of", "colour", "shape", "where")
+PLAIN_BARS = dict(zip(COLUMNS, (95, 95, 95, 90, 90, 90, 85)))
+TASK_BARS = (task_bars.edits, task_bars.checks, task_bars.plans)
+SECTIONS = ("plain", "phrasings", "variety", "negatives", "guidance", "img2img", "answers", "autoencoders", "tasks")
 
 
 def prompts(count: int, seed: int = 2024) -> list[tuple[scenes.Scene, str]]:
-    """Scenes and their prompts: one object and two, training and held-out split, in turn."""
+    """Scenes and their plain prompts: one object and two, training and held-out split, in turn."""
     rng = random.Random(seed)
-    pairs = []
-    for k in range(count):
-        scene = scenes.random_scene(rng, two=k % 2 == 1, held_out=k % 4 > 1)
-        pairs.append((scene, scenes.caption(scene, rng)))
-    return pairs
+    sampled = [scenes.random_scene(rng, two=k % 2 == 1, held_out=k % 4 > 1) for k in range(count)]
+    return [(scene, plain_caption(scene)) for scene in sampled]
+
+
+def plain_questions(scene: scenes.Scene, rng: random.Random) -> list[tuple[str, str]]:
+    """Questions in the first phrasing of each kind, with their answers."""
+    facts = [fact for fact in questions.facts(scene, rng) if fact[0] in PLAIN_KINDS]
+    pairs = [(questions.PHRASINGS[kind][0].format(**asked), answer) for kind, asked, answer in facts]
+    return [*pairs, (questions.DESCRIBE[0], plain_caption(questions.in_reading_order(scene)))]
 
 
 def generate(pipe, asked, **settings):
@@ -69,7 +83,7 @@ def understanding(pipe, count: int, seed: int = 2025) -> tuple[float, float]:
     right = {False: [], True: []}
     for k in range(count):
         scene = scenes.random_scene(rng, held_out=k % 2 == 1)
-        question, answer = rng.choice(scenes.questions(scene))
+        question, answer = rng.choice(plain_questions(scene, rng))
         written = pipe.describe(scenes.render(scene), question, max_new_tokens=40)[0].strip()
         right[scene.held_out].append(written == answer)
     everything = right[False] + right[True]
@@ -84,44 +98,84 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def main(argv=None):
+def merge_lora(model, path: Path):
+    """Adds a LoRA file in peft's names to a model's weights."""
+    tensors = {name.removeprefix("diffusion_model."): tensor.float() for name, tensor in load_file(path).items()}
+    weights = dict(model.named_parameters())
+    for name in [name for name in tensors if name.endswith(".lora_A.weight")]:
+        layer = name.removesuffix(".lora_A.weight")
+        scale = tensors[f"{layer}.alpha"] / len(tensors[name])
+        weights[f"{layer}.weight"].data += scale * tensors[f"{layer}.lora_B.weight"] @ tensors[name]
+
+
+def plain_scores(ar, flow, count: int, folder: Path | None):
+    """Prints the table of plain prompts and questions. Returns these as bars as well."""
+    asked = prompts(count)
+    runs = {"AR, cfg 5": (ar, {}), "flow, cfg 2, 30 steps": (flow, {}), "flow, cfg 2, 4 steps": (flow, {"steps": 4})}
+    rows = {"ground truth": scores([scenes.render(scene) for scene, _ in asked], asked)}
+    for name, (pipe, settings) in runs.items():
+        images = generate(pipe, asked, **settings)
+        rows[name] = scores(images, asked)
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+            for k, image in enumerate(images):
+                image.save(folder / f"{name.replace(' ', '_').replace(',', '')}_{k:03}.png")
+    print(f"Percent right on {count} plain prompts:\n\n{table(rows)}\n", flush=True)
+    found = []
+    for name, pipe, run in (("AR", ar, "AR, cfg 5"), ("flow", flow, "flow, cfg 2, 30 steps")):
+        everything, held_out = understanding(pipe, count)
+        found += [
+            bars.Bar(f"{name}: plain prompts, {column}", rows[run][column], PLAIN_BARS[column]) for column in COLUMNS
+        ]
+        found.append(bars.Bar(f"{name}: plain questions", everything, 95))
+        found.append(bars.Bar(f"{name}: plain questions, held-out scenes", held_out, 90))
+    return found
+
+
+def main(argv=None) -> int:
+    """Prints the tables; 1 if a bar is missed."""
     parser = argparse.ArgumentParser(prog="python -m demo.recipe.quality", description=__doc__)
-    parser.add_argument("--count", type=int, default=200, help="prompts, and questions (200)")
-    parser.add_argument("--defaults", action="store_true", help="only the default settings of each model")
+    parser.add_argument("--count", type=int, default=bars.COUNT, help=f"prompts or questions per bar ({bars.COUNT})")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="sections, all by default")
     parser.add_argument("--ar", type=Path, default=AR)
     parser.add_argument("--flow", type=Path, default=FLOW)
     parser.add_argument("--vae", type=Path, default=VAE)
-    parser.add_argument("--without-repa", type=Path, help="a flow checkpoint to compare with the demo's")
-    parser.add_argument("--images", type=Path, help="folder to save all generated images in")
+    parser.add_argument("--tasks", type=Path, default=TASKS, help="the LoRA of the toy tasks")
+    parser.add_argument("--images", type=Path, help="folder to save the images of the plain prompts in")
     args = parser.parse_args(argv)
     torch.set_grad_enabled(False)
-    asked = prompts(args.count)
     load = {"device": "cpu", "dtype": torch.float32}
     ar = janus_core.load(args.ar, **load)
     flow = janus_core.load(args.flow, vae=args.vae, **load)
-    runs = {"AR, cfg 5": (ar, {}), "flow, cfg 2, 30 steps": (flow, {})}
-    if not args.defaults:
-        runs["AR, cfg 1"] = (ar, {"guidance": 1.0})
-        runs["flow, cfg 1, 30 steps"] = (flow, {"guidance": 1.0})
-        runs["flow, cfg 2, 4 steps"] = (flow, {"steps": 4})
-    if args.without_repa:
-        without = janus_core.load(args.without_repa, vae=args.vae, **load)
-        runs["flow trained without REPA, cfg 2, 30 steps"] = (without, {})
-    rows = {"ground truth": scores([scenes.render(scene) for scene, _ in asked], asked)}
-    for name, (pipe, settings) in runs.items():
+    both = (("AR", ar), ("flow", flow))
+
+    def each(measure, *settings):
+        return [one for name, pipe in both for one in measure(name, pipe, *settings)]
+
+    def tasks():
+        pipe = janus_core.load(args.ar, **load)
+        merge_lora(pipe.model, args.tasks)
+        return [one for measure in TASK_BARS for one in measure(pipe, args.count)]
+
+    sections = {
+        "plain": partial(plain_scores, ar, flow, 2 * args.count, args.images),
+        "phrasings": partial(each, bars.phrasings, args.count),
+        "variety": partial(each, bars.variety),
+        "negatives": partial(each, bars.negatives, args.count),
+        "guidance": partial(bars.flow_guidance, flow, args.count),
+        "img2img": partial(bars.image_to_image, flow, args.count),
+        "answers": partial(each, bars.answers, args.count),
+        "autoencoders": partial(bars.autoencoders, ar.vq, flow.vae, args.count),
+        "tasks": tasks,
+    }
+    found = []
+    for name in args.only:
         began = time.time()
-        images = generate(pipe, asked, **settings)
-        rows[name] = scores(images, asked)
-        print(f"{name}: {len(asked)} images in {time.time() - began:.0f} s", flush=True)
-        if args.images:
-            args.images.mkdir(parents=True, exist_ok=True)
-            for k, image in enumerate(images):
-                image.save(args.images / f"{name.replace(' ', '_').replace(',', '')}_{k:03}.png")
-    print(f"\nPercent right on {args.count} prompts:\n\n{table(rows)}\n")
-    for name, pipe in (("AR", ar), ("flow", flow)):
-        everything, held_out = understanding(pipe, args.count)
-        print(f"{name} understanding: {everything:.1f} % of answers exactly right, {held_out:.1f} % on held-out scenes")
+        found += sections[name]()
+        print(f"{name}: {time.time() - began:.0f} s", flush=True)
+    print(f"\n{bars.table(found)}")
+    return 0 if all(one.passed for one in found) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,26 +7,48 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from janus_core.finetunes.think import RECIPES
 from janus_core.prompt import PromptEncoder
 from janus_core.training import batches
 
-from .scenes import DESCRIBE, Scene, caption, questions, random_scene, render_array
+from .captions import Caption, caption, plain_caption
+from .codebook import to_pixels
+from .plans import plan_of
+from .questions import questions
+from .scenes import TASK, Scene, World, empty_scene, random_scene, render_array
+
+WHOLE, FRAGMENT = 0.02, 0.3  # shares of the smoothing, see smoothing_shares
+PLANNED = 0.5  # share of the texts alone that are plans
+QUESTIONS = 14  # about an image in a batch, besides its description
 
 
-def scene_list(seed: int, count: int, share: float = 0.0) -> list[Scene]:
-    """Scenes of the training split, one object and two in turn; a share of those with two has a `shared_attribute`."""
+EMPTY = 0.04  # share of scenes without objects
+
+
+def mixed_scene(rng: random.Random, held_out: bool | None = False, shared: float = 0.3, world: World = TASK) -> Scene:
+    """A random scene of any kind: one object, two, or none.
+
+    Args:
+        held_out: as in random_scene; an empty scene is of the training split.
+        shared: of the scenes with two objects, the share in which these have the same shape, the same colour or both.
+    """
+    if not held_out and rng.random() < EMPTY:
+        return empty_scene(rng, world)
+    two = rng.random() < 0.5
+    if two and rng.random() < shared:
+        return random_scene(rng, two, held_out, world, rng.choice(("shape", "shape", "colour", "colour", "both")))
+    return random_scene(rng, two, held_out, world)
+
+
+def scene_list(seed: int, count: int, shared: float = 0.0) -> list[Scene]:
+    """Scenes of the training split; `shared` as in mixed_scene."""
     rng = random.Random(f"scenes {seed}")
-
-    def scene(two: bool):
-        return random_scene(rng, two, shared_attribute=bool(two and share) and rng.random() < share)
-
-    return [scene(bool(k % 2)) for k in range(count)]
+    return [mixed_scene(rng, shared=shared) for _ in range(count)]
 
 
 def scene_pixels(scenes) -> torch.Tensor:
     """The scenes' images, float32 [n, 3, SIZE, SIZE] in [-1, 1]."""
-    pixels = torch.from_numpy(np.stack([render_array(scene) for scene in scenes]))
-    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return to_pixels(np.stack([render_array(scene) for scene in scenes]))
 
 
 @torch.no_grad()
@@ -52,6 +74,7 @@ class SceneBatches:
         ratio: of understanding, generation and text.
         alignment: whether generation rows carry their pixels, for REPA.
         text_held_out: whether text alone also describes held-out combinations.
+        late: of the flow's rows, the share with the prompt of another scene and a late time (see flow_objective.py).
     """
 
     def __init__(
@@ -66,44 +89,66 @@ class SceneBatches:
         seed,
         alignment=False,
         text_held_out=False,
+        late=0.0,
     ):
         self.prompts, self.scenes, self.codes = prompts, scenes, codes
         self.image_tokens, self.question_tokens = image_tokens, question_tokens
         self.rows, self.seed, self.alignment = batches.split_rows(rows, ratio), seed, alignment
-        self.text_split = None if text_held_out else False
+        self.text_split, self.late = None if text_held_out else False, late
 
     def __call__(self, index: int) -> dict:
         rng = random.Random(f"{self.seed} {index}")
         understanding, generation, text = self.rows
         batch = {}
         if understanding:
-            scenes = [random_scene(rng) for _ in range(understanding)]
-            batch |= batches.answer_rows(self.prompts, [pick_questions(s, rng) for s in scenes], self.question_tokens)
+            scenes = [mixed_scene(rng) for _ in range(understanding)]
+            asked = [pick_questions(scene, rng) for scene in scenes]
+            batch |= batches.answer_rows(self.prompts, asked, self.question_tokens)
             batch["und_pixels"] = scene_pixels(scenes)
         if text:
-            scenes = [random_scene(rng, held_out=self.text_split) for _ in range(text)]
-            batch |= batches.text_rows(self.prompts, [text_question(scene, rng) for scene in scenes])
+            scenes = [mixed_scene(rng, self.text_split) for _ in range(text)]
+            pairs = [(plan_request if rng.random() < PLANNED else text_question)(scene, rng) for scene in scenes]
+            batch |= batches.text_rows(self.prompts, pairs)
         if generation:
             chosen = [rng.randrange(len(self.scenes)) for _ in range(generation)]
             scenes = [self.scenes[k] for k in chosen]
-            captions = [caption(scene, rng) for scene in scenes]
-            batch |= batches.generation_rows(self.prompts, captions, self.codes[chosen], self.image_tokens, rng)
+            late = [rng.random() < self.late for _ in scenes]
+            captions = [caption(rng.choice(self.scenes) if other else one, rng) for one, other in zip(scenes, late)]
+            texts = [one.text for one in captions]
+            batch |= batches.generation_rows(self.prompts, texts, self.codes[chosen], self.image_tokens, rng)
+            batch["gen_dropped"] = smoothing_shares(captions, batch["gen_dropped"])
+            batch["gen_late"] = torch.tensor(late)
             if self.alignment:
                 batch["gen_pixels"] = scene_pixels(scenes)
         return batch
 
 
+def smoothing_shares(captions: list[Caption], dropped: torch.Tensor) -> torch.Tensor:
+    """How much of the unconditional rows' label smoothing each row gets, [B].
+
+    Guidance divides by the probabilities of the row that it moves away from (see unified.JanusObjective). That row may
+    be any prompt, and is mostly a short one; so these are smoothed as well, and whole prompts a little.
+    """
+    light = torch.tensor([FRAGMENT if one.fragment else WHOLE for one in captions])
+    return torch.where(dropped, 1.0, light)
+
+
 def pick_questions(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
-    """All questions about a scene, but only one of those that ask for a description, with their answers."""
-    pairs = questions(scene)
-    short = [pair for pair in pairs if pair[0] not in DESCRIBE]
-    return [*short, rng.choice([pair for pair in pairs if pair[0] in DESCRIBE])]
+    """Some of the questions about a scene and one that asks for a description, with their answers."""
+    *pairs, describe = questions(scene, rng)
+    return [*rng.sample(pairs, min(QUESTIONS, len(pairs))), describe]
 
 
 def text_question(scene: Scene, rng: random.Random) -> tuple[str, str]:
     """A question about a scene that is described in words instead of shown, and its answer."""
-    question, answer = rng.choice([pair for pair in questions(scene) if pair[0] not in DESCRIBE])
-    description = caption(scene)
+    question, answer = rng.choice(questions(scene, rng)[:-1])
+    description = plain_caption(scene)
     if scene.place:
         description = description.replace(" on ", f" {scene.place} on ", 1)
     return f"There is {description}. {question}", answer
+
+
+def plan_request(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    """A request for a plan of an image, in one of the recipes' forms, and the plan; their words are learnt from it."""
+    name = rng.choice(list(RECIPES))
+    return RECIPES[name].template.replace("{}", caption(scene, rng).text), plan_of(scene, name)

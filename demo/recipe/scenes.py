@@ -1,12 +1,11 @@
 """The demo task: rendered scenes with captions, questions and answers, and the combinations held out of training.
 
-A scene has one or two flat-coloured shapes on a flat background of 128 x 128 pixels. A single shape has one of five
-places; two shapes are 64 pixels apart along their relation's axis. A caption determines the scene: a shape without a
-size is large, a shape without a place is in the centre.
+A scene has up to two flat-coloured shapes on a flat background of 128 x 128 pixels. A single shape has one of five
+places; two shapes are 64 pixels apart along their relation's axis. Some scenes are empty.
 """
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -59,8 +58,7 @@ PLACES = {
 # Direction from the second object to the first.
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-OTHER_WORDS = {"left of": "to the left of", "right of": "to the right of", "above": "over", "below": "under"}
-NUMBERS = ("one", "two")
+NUMBERS = ("none", "one", "two")
 
 # (colour, shape) that no training scene has.
 HELD_OUT_PAIRS = {("purple", "circle"), ("orange", "square"), ("red", "triangle"), ("blue", "cross")}
@@ -131,7 +129,7 @@ def random_scene(
     two: bool | None = None,
     held_out: bool | None = False,
     world: World = TASK,
-    shared_attribute: bool = False,
+    shared: str = "",
 ) -> Scene:
     """A random scene.
 
@@ -139,21 +137,21 @@ def random_scene(
         two: two objects or one; None is either.
         held_out: False is the training split, True the held-out split, None both.
         world: its shapes and colours.
-        shared_attribute: two objects have the same shape or the same colour; otherwise they differ in both.
+        shared: what two objects have in common: "shape", "colour" or "both"; otherwise they differ in both.
     """
     while True:
-        scene = _any_scene(rng, rng.random() < 0.5 if two is None else two, world, shared_attribute)
+        scene = _any_scene(rng, rng.random() < 0.5 if two is None else two, world, shared)
         if held_out is None or scene.held_out == held_out:
             return scene
 
 
-def _any_scene(rng, two, world, shared_attribute):
+def _any_scene(rng, two, world, shared):
     background, *colours = rng.sample(list(world.colours), 3)
     shapes = rng.sample(world.shapes, 2)
     sizes = [rng.choice(list(RADII)) for _ in range(2)]
-    if shared_attribute:
-        shared = rng.choice((shapes, colours))
-        shared[1] = shared[0]
+    for values, name in ((shapes, "shape"), (colours, "colour")):
+        if shared in (name, "both"):
+            values[1] = values[0]
     middle = SIZE // 2
     if not two:
         place, (dx, dy) = rng.choice(list(PLACES.items()))
@@ -164,6 +162,17 @@ def _any_scene(rng, two, world, shared_attribute):
         for k, sign in enumerate((1, -1))
     ]
     return Scene(tuple(objects), background, relation=relation)
+
+
+def place_at(x: int, y: int) -> str:
+    """The name of the place of an object's centre."""
+    middle = SIZE // 2
+    return next(name for name, (dx, dy) in PLACES.items() if (x, y) == (middle + dx, middle + dy))
+
+
+def empty_scene(rng: random.Random, world: World = TASK) -> Scene:
+    """A background without objects."""
+    return Scene((), rng.choice(list(world.colours)))
 
 
 @cache
@@ -188,80 +197,3 @@ def render_array(scene: Scene) -> np.ndarray:
 def render(scene: Scene) -> Image.Image:
     """The scene's image."""
     return Image.fromarray(render_array(scene))
-
-
-def with_article(words: str) -> str:
-    """`words` with a or an in front."""
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
-
-
-def caption(scene: Scene, rng: random.Random | None = None) -> str:
-    """A prompt for the scene: without `rng` the plain one with all sizes, with it one of several phrasings.
-
-    Sizes are omitted only if all are large, the place of a single object only if it is the centre.
-    """
-    if rng is None:
-        names = [with_article(f"{o.size} {o.name}") for o in scene.objects]
-        text = f" {scene.relation} ".join(names)
-        return f"{text} on {with_article(scene.background)} background"
-    sized = any(o.size == "small" for o in scene.objects) or rng.random() < 0.3
-    names = [with_article(f"{o.size} {o.name}" if sized else o.name) for o in scene.objects]
-    if scene.relation is None:
-        placed = scene.place != "in the centre" or rng.random() < 0.1
-        text = f"{names[0]} {scene.place}" if placed else names[0]
-    else:
-        relation = scene.relation
-        if rng.random() < 0.3:
-            relation = OTHER_WORDS[relation]
-        text = f"{names[0]} {relation} {names[1]}"
-    background = with_article(scene.background)
-    phrasing = rng.choice(
-        (
-            "{} on {} background",
-            "{} on {} background",
-            "{} on {} background",
-            "a picture of {} on {} background",
-            "draw {} on {} background",
-            "{} in front of {} background",
-            "{}, {} background",
-        )
-    )
-    return phrasing.format(text, scene.background if phrasing.startswith("{},") else background)
-
-
-DESCRIBE = ("Describe this picture.", "Describe this image.", "Describe the image.", "What is in this picture?")
-
-
-def in_reading_order(scene: Scene) -> Scene:
-    """The same image with its left or upper object named first, the order of descriptions."""
-    if scene.relation not in ("right of", "below"):
-        return scene
-    return replace(scene, objects=scene.objects[::-1], relation=OPPOSITE[scene.relation])
-
-
-def questions(scene: Scene) -> list[tuple[str, str]]:
-    """All questions about the scene that have one right answer, with that answer."""
-    pairs = [
-        ("What colour is the background?", scene.background),
-        ("How many shapes are there?", NUMBERS[len(scene.objects) - 1]),
-    ]
-    pairs += [(question, caption(in_reading_order(scene))) for question in DESCRIBE]
-    for o in scene.objects:
-        pairs += [
-            (f"What colour is the {o.shape}?", o.colour),
-            (f"Which shape is {o.colour}?", o.shape),
-        ]
-    if scene.relation is None:
-        (o,) = scene.objects
-        pairs += [
-            ("What colour is it?", o.colour),
-            ("What shape is it?", o.shape),
-            (f"Where is the {o.name}?", scene.place),
-            (f"Where is the {o.shape}?", scene.place),
-        ]
-    else:
-        a, b = scene.objects
-        for one, other, relation in ((a, b, scene.relation), (b, a, OPPOSITE[scene.relation])):
-            answer = f"{relation} the {other.name}"
-            pairs += [(f"Where is the {one.name}?", answer), (f"Where is the {one.shape}?", answer)]
-    return pairs

@@ -1,9 +1,16 @@
-"""The demos' tokenizer: byte-level BPE trained on the task's texts, with the special tokens of the original models."""
+"""The demos' tokenizer: byte-level BPE trained on the task's texts, with the special tokens of the original models.
+
+It reads capitals as small letters.
+"""
 
 import random
+from functools import cache
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from janus_core.finetunes.boxes import BOX_TOKENS
+from janus_core.finetunes.reflect import AGAIN, CHECK
+from janus_core.finetunes.think import RECIPES
 from janus_core.prompt import (
     BEGIN_OF_GENERATION,
     BEGIN_OF_IMAGE,
@@ -15,16 +22,27 @@ from janus_core.prompt import (
     SYSTEM_PROMPT,
 )
 
-from .scenes import caption, questions, random_scene
+from . import words
+from .captions import caption
+from .plans import plan_of
+from .questions import questions
+from .scene_data import mixed_scene
+from .tasks import check_of, distinct_scene, edit_of, reason_of
 
 ROLES = ("<|User|>", "<|Assistant|>")
 SPECIAL = (BOS, EOS, PAD, *ROLES, IMAGE_PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE, BEGIN_OF_GENERATION)
-VOCABULARY = 512
+VOCABULARY = 1280
 
 
 def build_tokenizer() -> Tokenizer:
-    """Trains the tokenizer, deterministically. Every word of the task becomes one token."""
+    """Trains the tokenizer, deterministically, once per process. Every word of the task becomes one token."""
+    return Tokenizer.from_str(_trained())
+
+
+@cache
+def _trained() -> str:
     tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(r"\n+"), "isolated"),
@@ -42,13 +60,24 @@ def build_tokenizer() -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_texts(), trainer)
-    return tokenizer
+    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in BOX_TOKENS])
+    return tokenizer.to_str()
 
 
-def _texts(scenes: int = 2000):
+def _texts(scenes: int = 1500):
+    """Texts of the task, with every word often enough to become a token."""
     rng = random.Random(0)
-    for _ in range(scenes):
-        scene = random_scene(rng, held_out=None)
-        yield f"User: {caption(scene, rng)}\n\nAssistant:"
-        for question, answer in questions(scene):
+    lists = (words.FILLERS, words.FRAMES, words.ABSENT, *words.PLACE_WORDS.values(), *words.RELATION_WORDS.values())
+    for _ in range(20):
+        yield from (recipe.system_prompt + recipe.template for recipe in RECIPES.values())
+        yield from (f"a {word}" for part in lists for word in part)
+    for k in range(scenes):
+        scene = mixed_scene(rng, held_out=None)
+        yield f"User: {caption(scene, rng).text}\n\nAssistant:"
+        for question, answer in questions(scene, rng):
             yield f"{SYSTEM_PROMPT}\n\nUser: \n{question}\n\nAssistant: {answer}"
+        if k % 4 == 0:
+            scene = distinct_scene(rng)
+            yield edit_of(scene, rng).instruction
+            yield from (plan_of(scene, recipe) for recipe in RECIPES)
+            yield reason_of(check_of(scene, rng)) + CHECK.removeprefix(END_OF_IMAGE) + AGAIN.removeprefix(EOS)

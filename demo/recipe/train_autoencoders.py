@@ -1,7 +1,6 @@
 """Training the demos' two autoencoders from their configs."""
 
 import json
-import random
 from pathlib import Path
 
 import torch
@@ -15,51 +14,50 @@ from janus_core.training.validation import image_grid
 from janus_core.vae import SDXL_SCALE
 
 from . import autoencoders
-from .scene_data import scene_pixels
-from .scenes import random_scene
+from .codebook import make_codebook, patch_tokens
 
 
 def train_vq(config: dict, folder: Path) -> Path:
     """Trains the VQ tokenizer and writes vq.safetensors; see configs/vq.json.
 
-    The codebook is built first, from patches of scenes of both splits; with `both_splits` the networks are trained on
-    both as well (without captions). A phase's `part` is VQObjective's, its `size` that of the crops in pixels.
+    The codebook is built first, from patches of textures and of scenes of both splits; with `both_splits` the networks
+    are trained on both as well (without captions). A phase's `part` is VQObjective's, its `size` that of the crops in
+    pixels, its `textures` their share.
     """
     torch.manual_seed(config["seed"])
-    params = vq_params(config["model"])
+    params = vq_params(config)
     path = folder / "codebook.safetensors"
     if not path.is_file():
-        save_file(make_codebook(params, config["seed"], config["codebook_scenes"]), path)
+        codebook = make_codebook(params.downscale, params.codebook_dim, config["codebook"])
+        save_file(codebook, path)
     codebook = read_tensors(path)
     vq = VQModel(params)
     first = config["phases"][0]
-    autoencoders.initialise_vq(vq, autoencoders.image_batch(config["seed"], 0, 64, first["size"])["pixels"])
+    autoencoders.initialise_vq(vq, autoencoders.image_batch(config["seed"], 0, 64, first["size"])[0])
     vq.quantize.embedding.weight.data.copy_(codebook["codes"])
 
-    def objective_of(part):
-        return autoencoders.VQObjective(vq, codebook["centres"], part)
+    centres = torch.cat((codebook["scenes"], codebook["textures"]))
 
-    def reconstruct(pixels):
-        tokens = autoencoders.patch_tokens(pixels, codebook["centres"], params.downscale)
+    def tokens_of(pixels, is_texture):
+        """Of scenes among the clusters of scenes, of textures among all."""
+        tokens = patch_tokens(pixels, codebook["scenes"], params.downscale)
+        if is_texture.any():
+            tokens[is_texture] = patch_tokens(pixels[is_texture], centres, params.downscale)
+        return {"tokens": tokens}
+
+    def objective_of(part):
+        return autoencoders.VQObjective(vq, part)
+
+    def reconstruct(pixels, is_texture):
         grid = [size // params.downscale for size in pixels.shape[-2:]]
-        latent = tokens_to_latent(tokens, codebook["codes"], grid)
+        latent = tokens_to_latent(tokens_of(pixels, is_texture)["tokens"], codebook["codes"], grid)
         return vq.decode(latent.to(vq.post_quant_conv.weight.device)).cpu()
 
-    _phases(config, folder, objective_of, reconstruct)
+    _phases(config, folder, objective_of, reconstruct, tokens_of)
     weights = {name: weight.contiguous() for name, weight in vq.state_dict().items()}
-    save_file(weights, folder / "vq.safetensors", metadata={"model": json.dumps(config["model"])})
+    model = {**config["model"], "codebook_size": params.codebook_size}
+    save_file(weights, folder / "vq.safetensors", metadata={"model": json.dumps(model)})
     return folder / "vq.safetensors"
-
-
-def make_codebook(params: VQParams, seed: int, scenes: int) -> dict[str, torch.Tensor]:
-    """Patch clusters of random scenes and their codes: {"centres": [size, D], "codes": [size, dim]}."""
-    rng = random.Random(seed)
-    sampled = [random_scene(rng, held_out=None) for _ in range(scenes)]
-    patches = []
-    for start in range(0, scenes, 100):
-        patches.append(autoencoders.unique_patches(scene_pixels(sampled[start : start + 100]), params.downscale)[0])
-    centres = autoencoders.patch_clusters(torch.cat(patches).unique(dim=0), params.codebook_size)
-    return {"centres": centres, "codes": autoencoders.patch_codes(centres, params.codebook_dim)}
 
 
 def train_vae(config: dict, folder: Path) -> Path:
@@ -69,7 +67,7 @@ def train_vae(config: dict, folder: Path) -> Path:
     torch.manual_seed(config["seed"])
     vae = AutoencoderTiny()
 
-    def reconstruct(pixels):
+    def reconstruct(pixels, _):
         return vae.decode(vae.encode(pixels.to(vae.device)).latents).sample.cpu()
 
     objective = autoencoders.VAEObjective(vae)
@@ -92,28 +90,32 @@ def taesd_tensors(vae) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def vq_params(model: dict) -> VQParams:
-    """The `model` part of a VQ config."""
-    return VQParams(**{**model, "channels": tuple(model["channels"])})
+def vq_params(config: dict) -> VQParams:
+    """The VQ model of a config; its codebook has the codes of scenes and those of textures."""
+    codes = config["codebook"]["scene_codes"] + config["codebook"]["texture_codes"]
+    return VQParams(**{**config["model"], "channels": tuple(config["model"]["channels"])}, codebook_size=codes)
 
 
 def load_vq(path: str | Path) -> VQModel:
     """The VQ tokenizer of a vq.safetensors, for inference."""
     path = Path(path)
-    vq = VQModel(vq_params(json.loads(read_header(path)[0]["model"])))
+    model = json.loads(read_header(path)[0]["model"])
+    vq = VQModel(VQParams(**{**model, "channels": tuple(model["channels"])}))
     vq.load_state_dict(read_tensors(path))
     return vq.eval().requires_grad_(False)
 
 
-def _phases(config, folder, objective_of, reconstruct):
+def _phases(config, folder, objective_of, reconstruct, more_of=lambda *images: {}):
+    """Trains phase after phase. `more_of` gives what a batch has besides the pixels, from an image_batch."""
     both = config.get("both_splits", False)
     for number, phase in enumerate(config["phases"]):
         phase = dict(phase)
         size, batch, part = phase.pop("size"), phase.pop("batch"), phase.pop("part", None)
-        seed = config["seed"] + number
+        textures, seed = phase.pop("textures"), config["seed"] + number
 
-        def batch_at(index, seed=seed, size=size, batch=batch):
-            return autoencoders.image_batch(seed, index, batch, size, both)
+        def batch_at(index, seed=seed, size=size, batch=batch, textures=textures):
+            images = autoencoders.image_batch(seed, index, batch, size, both, textures)
+            return {"pixels": images[0], **more_of(*images)}
 
         settings = LoopSettings(**{**config.get("loop", {}), **phase}, seed=seed)
         objective = objective_of(part)
@@ -122,6 +124,9 @@ def _phases(config, folder, objective_of, reconstruct):
 
 @torch.no_grad()
 def _grid(path, reconstruct):
-    pixels = autoencoders.image_batch(99, 0, 8)["pixels"]
-    rows = image.to_images(torch.cat((pixels, reconstruct(pixels).float())))
-    image_grid(rows, 8).save(path, format="PNG")
+    """Writes eight scenes and eight textures, each above its reconstruction."""
+    batches = [autoencoders.image_batch(99, 0, 8, textures=share) for share in (0.0, 1.0)]
+    pixels, is_texture = (torch.cat(part) for part in zip(*batches))
+    restored = reconstruct(pixels, is_texture).float()
+    rows = [part for k in (0, 8) for part in (pixels[k : k + 8], restored[k : k + 8])]
+    image_grid(image.to_images(torch.cat(rows)), 8).save(path, format="PNG")

@@ -17,8 +17,8 @@ from janus_core.networks.siglip import SiglipParams, VisionTower
 from janus_core.training.loop import LoopSettings, train
 
 from .new_models import initialise_tower, matmul_attention
-from .scene_data import scene_pixels
-from .scenes import RADII, SIZE, WIDER, Scene, random_scene, shape_mask
+from .scene_data import mixed_scene, scene_pixels
+from .scenes import RADII, SIZE, WIDER, Scene, shape_mask
 
 POSITIONS = 5  # columns and rows of object centres: 0 for no object, then quarters of the image
 CLASSES = {  # at every patch; 0 is no object, except for background and count
@@ -28,7 +28,7 @@ CLASSES = {  # at every patch; 0 is no object, except for background and count
     "size": 1 + len(RADII),
     "column": POSITIONS,
     "row": POSITIONS,
-    "count": 2,
+    "count": 3,
 }
 
 
@@ -38,7 +38,7 @@ def patch_labels(scene: Scene, size: int) -> torch.Tensor:
     labels = torch.zeros(grid * grid, len(CLASSES), dtype=torch.long)
     colours, sizes = list(WIDER.colours), list(RADII)
     labels[:, 0] = colours.index(scene.background)
-    labels[:, -1] = len(scene.objects) - 1
+    labels[:, -1] = len(scene.objects)
     for o in scene.objects:
         mask = torch.from_numpy(shape_mask(o.shape, RADII[o.size], o.x, o.y))
         covered = (mask.view(grid, size, grid, size) > 0.5).any(3).any(1).flatten()
@@ -78,7 +78,7 @@ def train_encoder(config: dict, folder: Path) -> Path:
 
     def batch_at(index):
         rng = random.Random(f"{config['seed']} {index}")
-        scenes = [random_scene(rng, world=WIDER) for _ in range(config["rows"])]
+        scenes = [mixed_scene(rng, world=WIDER) for _ in range(config["rows"])]
         labels = torch.stack([patch_labels(scene, params.patch_size) for scene in scenes])
         return {"pixels": scene_pixels(scenes), "labels": labels}
 

@@ -16,12 +16,13 @@ from janus_core.prompt import PromptEncoder
 from janus_core.training import stages
 from janus_core.training.loop import LoopSettings, train
 from janus_core.training.trained_model import OBJECTIVE, TRAINED_WITH
-from janus_core.training.unified import JanusFlowObjective, JanusObjective
+from janus_core.training.unified import JanusObjective
 from janus_core.training.validation import image_grid, pipeline_of
 from janus_core.vae import load_vae
 
 from . import new_models, scene_data
-from .autoencoders import patch_tokens
+from .codebook import patch_tokens
+from .flow_objective import DemoFlowObjective
 from .tokenizer import build_tokenizer
 from .train_autoencoders import load_vq
 
@@ -40,22 +41,23 @@ SAMPLE_PROMPTS = (
 def train_model(config: dict, folder: Path) -> Path:
     """Trains a demo model and writes it as a folder in the original layout; see configs/janus_pro.json.
 
-    `shared_attribute` is the share of the scenes with two objects in which they have one (scenes.random_scene), by
-    default 0. Each of the config's `stages` has a stage number, the rows and the data ratio of a batch, whether text
-    alone describes held-out combinations (`text_held_out`), and loop settings. The weights written are the mean over
-    the ends of the last `average` stages, by default 1 (averaging over learning rate cycles, arXiv 1803.05407).
+    `shared` is the share of the scenes with two objects in which these have something in common (see
+    scene_data.mixed_scene), by default 0; `overshoot` and `late` are the flow's (see flow_objective.py). Each of the
+    config's `stages` has a stage number, the rows and the data ratio of a batch, whether text alone describes held-out
+    combinations (`text_held_out`), and loop settings. The weights written are the mean over the ends of the last
+    `average` stages, by default 1 (averaging over learning rate cycles, arXiv 1803.05407).
     """
     seed, family = config["seed"], config["family"]
     torch.manual_seed(seed)
-    scenes = scene_data.scene_list(seed, config["scenes"], config.get("shared_attribute", 0.0))
+    scenes = scene_data.scene_list(seed, config["scenes"], config.get("shared", 0.0))
     vq = vae = None
     if family == JanusFlow.family:
         vae = load_vae(config["autoencoder"])
         encode = torch.autocast("cpu", torch.bfloat16)(vae.encode)
     else:
         vq = load_vq(Path(config["autoencoder"]) / "vq.safetensors")
-        centres = read_tensors(Path(config["autoencoder"]) / "codebook.safetensors")["centres"]
-        encode = partial(patch_tokens, centres=centres, size=vq.params.downscale)
+        codebook = read_tensors(Path(config["autoencoder"]) / "codebook.safetensors")
+        encode = partial(patch_tokens, centres=codebook["scenes"], size=vq.params.downscale)
     processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator does
     with processes.main_process_first():  # the others read its files
         tokenizer = run_tokenizer(folder)
@@ -64,14 +66,14 @@ def train_model(config: dict, folder: Path) -> Path:
     if config.get("start"):
         new_models.start_from(model, read_checkpoint(config["start"]))
     if vq is not None:
-        new_models.fix_image_tokens(model, centres)
+        new_models.fix_image_tokens(model, codebook["scenes"], codebook["textures"])
     if config.get("encoder"):
         new_models.tower_of(model).load_state_dict(read_tensors(Path(config["encoder"])))
     checkpoint = new_models.new_checkpoint(model, tokenizer, folder, vq)
     checkpoint.config[TRAINED_WITH] = {key: config[key] for key in OBJECTIVE if key in config}  # for fine-tuning
     prompts = PromptEncoder.of(checkpoint)
     if family == JanusFlow.family:
-        objective = JanusFlowObjective(model, config["repa"], config["time_mean"])
+        objective = DemoFlowObjective(model, config["repa"], config["time_mean"], config["overshoot"])
         image_tokens = model.image_tokens(*codes.shape[-2:])
     else:
         objective = JanusObjective(model, config["unconditional_smoothing"])
@@ -101,6 +103,7 @@ def train_model(config: dict, folder: Path) -> Path:
             seed + number,
             alignment=bool(config.get("repa")),
             text_held_out=stage.pop("text_held_out", False),
+            late=config.get("late", 0.0),
         )
         settings = LoopSettings(**{**config.get("loop", {}), **stage}, seed=seed + number)
         train(objective, batch_at, settings, folder / f"stage_{number}", sample=sample)

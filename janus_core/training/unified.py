@@ -138,10 +138,14 @@ class JanusFlowObjective(Objective):
             layers = (nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
             self.repa_head = nn.Sequential(*layers, nn.Linear(hidden, width))
 
+    def path(self, batch):
+        """The ends and the times of the paths to learn: latents, noise [B, 4, H, W]; times [B]."""
+        x = batch["gen_latents"]
+        return x, torch.randn_like(x), objectives.logit_normal_times(len(x), x.device, self.time_mean)
+
     def generation(self, batch):
-        model, x, is_image = self.model, batch["gen_latents"], batch["gen_is_image"]
-        z_0 = torch.randn_like(x)
-        t = objectives.logit_normal_times(len(x), x.device, self.time_mean)
+        model, is_image = self.model, batch["gen_is_image"]
+        x, z_0, t = self.path(batch)
         z_t = objectives.flow_path(x, z_0, t).to(self.dtype)
         skip, t_emb = model.vision_gen_enc_model(z_t, 1000 * t)
         image = model.vision_gen_enc_aligner(skip.flatten(2).transpose(1, 2))

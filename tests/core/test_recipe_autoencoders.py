@@ -1,24 +1,27 @@
 """The demos' autoencoders: the codebook of patch clusters, the phases of training, the VAE file with TAESD's names."""
 
 import math
+import random
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny
 from safetensors.torch import save_file
 
-from demo.recipe import autoencoders, scene_data, scenes, train_autoencoders
+from demo.recipe import autoencoders, bars, new_models, scene_data, scenes, textures, train_autoencoders
+from demo.recipe.codebook import make_codebook, nearest, patch_tokens, to_patches
 from janus_core.networks.vq import VQModel, VQParams, latent_to_tokens
 from janus_core.training.loop import LoopSettings, train
 from janus_core.vae import load_vae
 
 PARAMS = VQParams(codebook_size=200, codebook_dim=8, z_channels=32, channels=(32,) * 5, res_blocks=1)
+CODEBOOK = {"seed": 0, "scenes": 40, "textures": 6, "scene_codes": 120, "texture_codes": 80, "rounds": 3}
 
 
 @pytest.fixture(scope="module")
 def codebook():
-    torch.manual_seed(0)
-    return train_autoencoders.make_codebook(PARAMS, seed=0, scenes=60)
+    return make_codebook(16, 8, CODEBOOK)
 
 
 def test_codes_remain_distinct_in_bfloat16(codebook):
@@ -26,24 +29,50 @@ def test_codes_remain_distinct_in_bfloat16(codebook):
     assert torch.equal(latent_to_tokens(codes.T[None, :, None], codes)[0], torch.arange(200))
 
 
+def test_a_codebook_is_the_same_whenever_it_is_made(codebook):
+    """With another number of threads, which adds up in another order, and another random state."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if threads > 1 else 2)
+    torch.manual_seed(5)
+    try:
+        again = make_codebook(16, 8, CODEBOOK)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(again[name], codebook[name]) for name in codebook)
+
+
+def test_clusters_do_not_depend_on_the_order_of_additions(codebook):
+    """Whole numbers are exact in float32: the nearest cluster is that of exact arithmetic."""
+    pixels = scene_data.scene_pixels(scene_data.scene_list(1, 4))
+    patches, centres = to_patches(pixels, 16), codebook["textures"]
+    exact = (patches.double()[:, None] - centres.double()).square().sum(-1)
+    assert torch.equal(nearest(patches, centres.float()), exact.argmin(1))
+
+
 def test_tokens_preserve_flat_patches_and_colours(codebook):
-    pixels = scene_data.scene_pixels(scene_data.scene_list(1, 16))
-    tokens = autoencoders.patch_tokens(pixels, codebook["centres"], 16)
-    assert tokens.shape == (16, 64)
-    corners = tokens[:, 0]
-    for k, scene in enumerate(scene_data.scene_list(1, 16)):
-        colours = codebook["centres"][corners[k]].view(-1, len(scenes.COLOURS)).mean(0)
-        assert list(scenes.COLOURS)[colours.argmax()] == scene.background
+    listed = [scene for scene in scene_data.scene_list(1, 20) if scene.objects]
+    pixels = scene_data.scene_pixels(listed)
+    tokens = patch_tokens(pixels, codebook["scenes"], 16)
+    assert tokens.shape == (len(listed), 64)
+    centre = codebook["scenes"][tokens].float()
+    patches = to_patches(pixels, 16).view(len(listed), 64, -1)
+    flat = (patches.unflatten(2, (-1, 3)) == patches[:, :, None, :3]).all(3).all(2)
+    assert flat.sum() > 500 and torch.equal(centre[flat], patches[flat])
+    for scene, corner in zip(listed, centre[:, 0]):
+        shares = new_models.colour_shares(corner[None]).view(-1, len(scenes.WIDER.colours)).mean(0)
+        assert list(scenes.WIDER.colours)[shares.argmax()] == scene.background
 
 
 @pytest.mark.parametrize("part", ("coarse", "decoder", "encoder"))
 def test_a_part_trains_only_its_weights_and_its_loss_falls(part, codebook, tmp_path):
     torch.manual_seed(0)
     vq = VQModel(PARAMS)
-    batch = autoencoders.image_batch(0, 0, 4, 32)
-    autoencoders.initialise_vq(vq, batch["pixels"])
+    pixels, _ = autoencoders.image_batch(0, 0, 4, 32)
+    centres = torch.cat((codebook["scenes"], codebook["textures"]))
+    batch = {"pixels": pixels, "tokens": patch_tokens(pixels, centres, 16)}
+    autoencoders.initialise_vq(vq, pixels)
     vq.quantize.embedding.weight.data.copy_(codebook["codes"])
-    objective = autoencoders.VQObjective(vq, codebook["centres"], part)
+    objective = autoencoders.VQObjective(vq, part)
     before = {name: p.detach().clone() for name, p in vq.named_parameters()}
     settings = LoopSettings(steps=50, lr=2e-3, warmup=5, precision="no", log_every=10, ema=0.0)
     log = train(objective, lambda index: batch, settings, tmp_path)
@@ -55,7 +84,7 @@ def test_a_part_trains_only_its_weights_and_its_loss_falls(part, codebook, tmp_p
 
 def test_the_vaes_losses_fall(tmp_path):
     torch.manual_seed(0)
-    batch = autoencoders.image_batch(0, 0, 2, 32)
+    batch = {"pixels": autoencoders.image_batch(0, 0, 2, 32)[0]}
     settings = LoopSettings(steps=50, lr=1e-3, warmup=5, precision="no", log_every=10)
     log = train(autoencoders.VAEObjective(AutoencoderTiny()), lambda index: batch, settings, tmp_path)
     assert all(log[-1][name] < log[0][name] for name in ("reconstruction", "moments"))
@@ -81,6 +110,30 @@ def test_reconstruction_and_moments():
 
 @pytest.mark.parametrize("size", (64, scenes.SIZE))
 def test_batches_are_reproducible(size):
-    a, b = (autoencoders.image_batch(0, 3, 4, size)["pixels"] for _ in range(2))
+    a, b = (autoencoders.image_batch(0, 3, 4, size)[0] for _ in range(2))
     assert torch.equal(a, b) and a.shape == (4, 3, size, size) and a.abs().max() <= 1
-    assert not torch.equal(a, autoencoders.image_batch(0, 4, 4, size)["pixels"])
+    assert not torch.equal(a, autoencoders.image_batch(0, 4, 4, size)[0])
+
+
+def test_no_crop_is_flat():
+    batches = [autoencoders.image_batch(1, k, 16, 64, textures=1.0) for k in range(6)]
+    pixels, is_texture = (torch.cat(part) for part in zip(*batches))
+    assert is_texture.all() and not autoencoders.image_batch(1, 0, 4, 64, textures=0.0)[1].any()
+    assert pixels.std((2, 3)).amax(1).min() > 0.04
+
+
+@pytest.mark.parametrize("kind", textures.KINDS)
+def test_textures_vary_and_are_reproducible(kind):
+    a, b = (textures.texture(kind, random.Random(1)) for _ in range(2))
+    assert a.shape == (scenes.SIZE, scenes.SIZE, 3) and a.dtype == np.uint8 and (a == b).all()
+    rng = random.Random(2)
+    assert len({textures.texture(kind, rng).tobytes() for _ in range(20)}) == 20
+
+
+def test_test_glyphs_are_held_out():
+    assert not set(textures.TRAIN_GLYPHS) & set(textures.TEST_GLYPHS)
+
+
+def test_psnr():
+    image = torch.zeros(1, 3, 4, 4)
+    assert bars.psnr(image + 0.2, image).item() == pytest.approx(20)

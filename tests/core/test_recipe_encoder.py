@@ -25,7 +25,7 @@ def test_labels_are_of_the_object_that_covers_a_patch():
         relation="left of",
     )
     labels = dict(zip(train_encoder.CLASSES, train_encoder.patch_labels(scene, 16).T.view(-1, 8, 8)))
-    assert (labels["background"] == list(COLOURS).index("white")).all() and (labels["count"] == 1).all()
+    assert (labels["background"] == list(COLOURS).index("white")).all() and (labels["count"] == 2).all()
     for name in ("shape", "colour", "size", "column", "row"):
         assert (labels[name][:2] == 0).all(), "no object is above"
         assert (labels[name][3, 1] == labels[name][4, 2]).all()

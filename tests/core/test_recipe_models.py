@@ -52,7 +52,8 @@ def test_a_start_of_another_shape_is_refused():
 def test_fixed_image_tokens_are_distinct_and_not_trained(tmp_path):
     objective, batch_at, *_ = tiny("janus", codes=64)
     model = objective.model
-    new_models.fix_image_tokens(model, torch.rand(64, 4 * 4 * 8), scale=8.0)
+    patches = torch.randint(0, 64, (64, 16 * 16 * 3))
+    new_models.fix_image_tokens(model, patches[:40], patches[40:], scale=8.0)
     rows = model.gen_head.vision_head.weight
     torch.testing.assert_close(rows.norm(dim=1), torch.full((64,), 8.0))
     assert ((rows @ rows.T).argmax(1) == torch.arange(64)).all()
@@ -88,3 +89,12 @@ def test_a_config_of_another_task_is_one_sentence(tmp_path, capsys):
     assert "not a config of the recipe" in capsys.readouterr().err
     assert __main__.main([str(tmp_path / "config.json"), "--set", "scnes=3"]) == 1
     assert "no setting 'scnes'" in capsys.readouterr().err
+
+
+def test_principal_components_are_those_of_the_covariance():
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(200, 60, generator=generator) * torch.linspace(3, 0.1, 60) ** 2
+    found = new_models._components(features, 5)
+    values = torch.linalg.eigvalsh(torch.cov(features.T)).flip(0)[:5]
+    torch.testing.assert_close(found.var(0), values.sqrt(), rtol=1e-2, atol=0)
+    torch.testing.assert_close(torch.corrcoef(found.T), torch.eye(5), rtol=0, atol=1e-3)

@@ -10,6 +10,7 @@ from core.training_models import FAMILIES, tiny
 from safetensors.torch import load_file
 
 from demo.recipe import scenes
+from demo.recipe.captions import plain_caption
 from demo.recipe.train_autoencoders import taesd_tensors
 from janus_core import cli, loading
 from janus_core.checkpoint import save_folder
@@ -29,7 +30,7 @@ def images(tmp_path):
     for k in range(3):
         scene = scenes.random_scene(rng)
         scenes.render(scene).resize((160, 128)).save(folder / f"{k}.png")
-        (folder / f"{k}.txt").write_text(scenes.caption(scene) + "\n")
+        (folder / f"{k}.txt").write_text(plain_caption(scene) + "\n")
     return folder
 
 
