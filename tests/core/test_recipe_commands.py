@@ -13,7 +13,7 @@ from demo import recipe
 from demo.recipe import bars, quality
 
 CONFIGS = Path(recipe.__file__).parent / "configs"
-STEPS = {"steps": 1, "save_every": 1, "sample_every": 0, "warmup": 1, "decay": 0.0}
+STEPS = {"steps": 1, "save_every": 1, "sample_every": 0, "warmup": 1, "decay": 0.0, "precision": "no"}
 SMALL = {
     "encoder": {"siglip": SIZES["siglip"], "rows": 2},
     "vq": {
