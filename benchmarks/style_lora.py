@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 
 import janus_core
 from demo.recipe import scenes
+from demo.recipe.captions import plain_caption
 from janus_core.checkpoint import build_vq, read_checkpoint, save_single_file
 from janus_core.cli import main as janus
 from janus_core.image import open_image, to_images, to_pixels
@@ -58,7 +59,7 @@ def scene(colour: str, shape: str, background: str, dotted: bool = False) -> sce
 
 
 def prompt(asked) -> str:
-    return scenes.caption(scene(*asked))
+    return plain_caption(scene(*asked))
 
 
 def write_images(folder: Path) -> list[Image.Image]:

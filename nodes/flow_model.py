@@ -139,7 +139,8 @@ def prepare_flow_sampling(executor, noise, latent_image, sampler, sigmas, *args,
     guider = executor.class_obj
     model = guider.model_patcher.model
     check_image_shape(noise)
-    check_end(guider.model_patcher.get_model_object("model_sampling"), sigmas)
+    if not torch.is_grad_enabled():  # stock Train LoRA has sigmas of its own
+        check_end(guider.model_patcher.get_model_object("model_sampling"), sigmas)
     channels = model.latent_format.latent_channels
     if noise.shape[1] != channels:
         raise SamplingError(

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from janus_core.training import run
 
-from .scenes import caption, random_scene, render
+from .captions import plain_caption
+from .scenes import random_scene, render
 
 DEMO = Path(__file__).resolve().parents[1]
 OUT = DEMO / "loras" / "janus-pro-demo-night.safetensors"
@@ -36,7 +37,7 @@ def write_images(folder: Path):
         if "black" in (scene.background, *(o.colour for o in scene.objects)):
             continue
         render(replace(scene, background="black")).save(folder / f"{count:03}.png")
-        (folder / f"{count:03}.txt").write_text(caption(scene), encoding="utf-8")
+        (folder / f"{count:03}.txt").write_text(plain_caption(scene), encoding="utf-8")
         count += 1
 
 

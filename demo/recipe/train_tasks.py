@@ -4,18 +4,17 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
-from janus_core.checkpoint import build_model, read_checkpoint
+from janus_core.checkpoint import build_model, read_checkpoint, save_lora
 from janus_core.checkpoint.files import read_tensors
 from janus_core.finetunes.generation_prompt import Embedder
 from janus_core.janus import Janus
 from janus_core.networks.llama import causal_mask
 from janus_core.prompt import PromptEncoder
 from janus_core.training import objectives
-from janus_core.training.finetune import add_lora, lora_tensors
 from janus_core.training.loop import LoopSettings, train
+from janus_core.training.lora import add_lora
 from janus_core.training.settings import LAYERS
 from janus_core.training.unified import IGNORED
 
@@ -79,6 +78,4 @@ def train_tasks(config: dict, folder: Path) -> Path:
     )
     settings = LoopSettings(**config["loop"], seed=config["seed"])
     train(TaskObjective(model, config["smoothing"]), batch_at, settings, folder / "run")
-    path = folder / "lora.safetensors"
-    save_file(lora_tensors(model), path, metadata={"format": "pt"})
-    return path
+    return save_lora(model, checkpoint, folder)

@@ -79,8 +79,12 @@ def test_the_recipes_samples_are_made_where_the_model_is(family, tmp_path, monke
     monkeypatch.setattr(train_models, "train", moved)
     objective, _, checkpoint, vq = tiny(family)
     monkeypatch.setattr(train_models, "load_vq", lambda path: vq)
-    monkeypatch.setattr(train_models, "read_tensors", lambda path: {"centres": torch.rand(16, 16 * 16 * 8)})
-    monkeypatch.setattr(train_models.new_models, "fix_image_tokens", lambda model, centres: None)
+    monkeypatch.setattr(
+        train_models,
+        "read_tensors",
+        lambda path: {name: torch.rand(16, 16 * 16 * 8) for name in ("scenes", "textures")},
+    )
+    monkeypatch.setattr(train_models.new_models, "fix_image_tokens", lambda model, *centres: None)
     vae = torch.nn.Linear(1, 1)
     vae.encode = torch.nn.Identity()
     monkeypatch.setattr(train_models, "load_vae", lambda path: vae)
@@ -89,7 +93,8 @@ def test_the_recipes_samples_are_made_where_the_model_is(family, tmp_path, monke
     monkeypatch.setattr(train_models.new_models, "new_model", lambda *args: objective.model)
     monkeypatch.setattr(train_models, "run_tokenizer", lambda folder: build_tokenizer())
     config = {"seed": 0, "family": family, "scenes": 4, "autoencoder": "x", "sizes": {}, "repa": 0.0, "time_mean": 0.0,
-              "unconditional_smoothing": 0.0, "stages": [{"stage": 3, "rows": 4, "steps": 1}]}  # fmt: skip
+              "overshoot": 0.0, "unconditional_smoothing": 0.0,
+              "stages": [{"stage": 3, "rows": 4, "steps": 1}]}  # fmt: skip
     with pytest.raises(KeyboardInterrupt):
         train_models.train_model(config, tmp_path)
     assert devices and set(devices) == {"meta"}
@@ -112,7 +117,7 @@ def test_the_autoencoders_samples_are_made_where_they_are(tmp_path, monkeypatch)
     monkeypatch.setattr(train_autoencoders, "train", moved)
     monkeypatch.setattr(train_autoencoders, "save_file", lambda *args, **kwargs: None)
     monkeypatch.setattr(train_autoencoders, "taesd_tensors", lambda vae: {})
-    config = {"seed": 0, "phases": [{"size": 64, "batch": 2, "steps": 1}], "loop": {"lr": 1e-3}}
+    config = {"seed": 0, "phases": [{"size": 64, "batch": 2, "steps": 1, "textures": 0.5}], "loop": {"lr": 1e-3}}
     train_autoencoders.train_vae(config, tmp_path)
     assert seen and set(seen) == {"meta"}
 
