@@ -65,7 +65,10 @@ def main():
     args = parser.parse_args()
     command = [sys.executable, "-m", "janus_core", "serve", "--model", str(AR), "--device", "cpu", "--port", str(PORT)]
     server = subprocess.Popen(
-        [*command, "--batch-size", "8", "--queue-size", "32"], cwd=ROOT, stderr=subprocess.DEVNULL
+        [*command, "--batch-size", "8", "--queue-size", "32"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     address = f"http://127.0.0.1:{PORT}"
     try:
