@@ -73,6 +73,7 @@ def _run_arguments(sub):
     sub.add_argument("--engine", choices=("process", "ray"), default="process", help="this process, or Ray")
     sub.add_argument("--workers", type=int, help="of Ray; one per GPU by default")
     sub.add_argument("--cpus-per-worker", type=int, help="of Ray; 4 by default")
+    sub.add_argument("--threads", type=int, help="of a worker on a CPU; as many as it has cores by default")
     sub.add_argument("--overwrite", action="store_true", help="replace outputs that were made with other settings")
     sub.add_argument("--contact-sheet", action="store_true", help="write OUT.run/contact_sheet.html to look at")
 
@@ -136,6 +137,7 @@ def _run(args, outputs, folder: Path):
         loras=tuple((str(Path(path).expanduser().absolute()), s) for path, s in args.lora),
         images=str(folder.absolute()),
         overwrite=args.overwrite,
+        threads=None if args.threads is None else _positive(args.threads, "--threads"),
     )
     options = Options(
         batch_size=args.batch_size,

@@ -33,6 +33,7 @@ class Setup:
         made_with: goes into every record (records.RunFolder).
         batch_size: the most images at once.
         overwrite: replace outputs that disagree.
+        threads: of torch on a CPU, whose number changes the last bits of a result; None leaves it as it is.
     """
 
     model: str
@@ -46,6 +47,7 @@ class Setup:
     made_with: dict = field(default_factory=dict)
     batch_size: int = 1
     overwrite: bool = False
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Worker:
 
     def __init__(self, setup: Setup, pipe=None):
         self.setup, self.folder = setup, RunFolder(Path(setup.out))
+        if setup.threads is not None:
+            torch.set_num_threads(setup.threads)
         self.pipe = load(setup) if pipe is None else pipe
 
     def run(self, group: Group, callback: Callback | None = None) -> list[Result]:

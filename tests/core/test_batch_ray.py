@@ -46,13 +46,13 @@ def test_an_actor_that_dies_loses_nothing_and_one_that_always_dies_is_reported(g
     jobs = tmp_path / "jobs.jsonl"
     rows = [{"id": f"{k}", "prompt": prompt} for k, prompt in enumerate(PROMPTS)]
     jobs.write_text("\n".join(map(json.dumps, rows)))
-    setup = Setup(model=str(golden("ar-a").folder), out=str(tmp_path / "one"), device="cpu", dtype="float32")
+    setup = Setup(model=str(golden("ar-a").folder), out=str(tmp_path / "one"), device="cpu", dtype="float32", threads=1)
     outputs, _ = read_outputs(jobs, "generate", Defaults(seed=3))
     run_batch(outputs, setup, Options(batch_size=2))
     monkeypatch.setattr(ray_engine, "RayWorker", Dying)
     jobs.write_text("\n".join(map(json.dumps, [*rows, {"id": "poison", "prompt": "a cat", "guidance": 1.0}])))
     outputs, _ = read_outputs(jobs, "generate", Defaults(seed=3))
-    setup = Setup(model=str(golden("ar-a").folder), out=str(tmp_path / "ray"), device="cpu", dtype="float32")
+    setup = Setup(model=str(golden("ar-a").folder), out=str(tmp_path / "ray"), device="cpu", dtype="float32", threads=1)
     summary = run_batch(outputs, setup, Options(batch_size=2, engine="ray", workers=2, cpus_per_worker=1))
     assert files_of(tmp_path / "ray") == files_of(tmp_path / "one")
     assert (summary["done"], summary["failed"], summary["retries"]) == (5, 1, 1 + ray_engine.MAX_ATTEMPTS)
