@@ -87,7 +87,7 @@ TEXT = {
 LOAD = {
     "device": (("cpu", torch.device("cpu")), ("cuda:99", "meta", "x", 5.5, [], "cpu:x", {})),
     "dtype": ((torch.float32, torch.bfloat16, None), ("fp32", torch.int8, 5, [], torch.bool, torch.float8_e4m3fn)),
-    "weight_dtype": ((None, "int8", "fp8_e4m3fn"), ("int4", 5, [], "", True, {})),
+    "weight_dtype": ((None, "int8", "fp8_e4m3fn"), ("int3", 5, [], "", True, {})),
 }
 
 
