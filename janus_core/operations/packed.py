@@ -4,7 +4,7 @@ Packed weights make the one or two rows of a decode step faster, and larger batc
 """
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,12 @@ def padded(rows):
     """Rows [n, in] with zeros below them where n is less than MIN_ROWS, unless it is 0."""
     missing = MIN_ROWS - len(rows)
     return F.pad(rows, (0, 0, 0, missing)) if 0 < missing < MIN_ROWS else rows
+
+
+def joined(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Tensors one after the other; one alone is not copied."""
+    tensors = list(tensors)
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 class PackedWeight:
@@ -67,9 +73,9 @@ class PackedWeight:
         """
         if self.packed is None or self.packed.dtype != x.dtype or not self.is_of(weights):
             self.clear()
-            values = torch.cat([weight.detach().to(x.dtype) for weight in (dense() if dense else weights)])
+            values = joined(weight.detach().to(x.dtype) for weight in (dense() if dense else weights))
             self.packed = torch.ops.mkldnn._reorder_linear_weight(values, MIN_ROWS)
-            self.bias = None if biases[0] is None else torch.cat([bias.detach().to(x.dtype) for bias in biases])
+            self.bias = None if biases[0] is None else joined(bias.detach().to(x.dtype) for bias in biases)
             self.sources = tuple(weakref.ref(weight) for weight in weights)
         rows = x.reshape(-1, x.shape[-1])
         y = torch.ops.mkldnn._linear_pointwise(padded(rows), self.packed, self.bias, "none", [], "")

@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 
-from .packed import PackedWeight, padded
+from .packed import PackedWeight, joined, padded
 
 ZERO_POINT = 128  # oneDNN's fast kernel takes unsigned inputs
 
@@ -45,10 +45,10 @@ class PackedInt8Weight(PackedWeight):
         """
         if self.packed is None or not self.is_of(weights):
             self.clear()
-            self.packed = torch.ops.onednn.qlinear_prepack(torch.cat(list(values)), None)
+            self.packed = torch.ops.onednn.qlinear_prepack(joined(values).contiguous(), None)
             expanded = [scale.detach().float().flatten().expand(len(v)) for scale, v in zip(scales, values)]
-            self.scale = torch.cat(expanded)
-            self.bias = None if biases[0] is None else torch.cat([bias.detach().float() for bias in biases])
+            self.scale = joined(expanded).contiguous()
+            self.bias = None if biases[0] is None else joined(bias.detach().float() for bias in biases)
             self.sources = tuple(weakref.ref(weight) for weight in weights)
         rows, row_scale = quantize_rows(x.reshape(-1, x.shape[-1]))
         y = _product(padded(rows), self.packed, self.scale)[: len(rows)].mul_(row_scale)
