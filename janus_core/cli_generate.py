@@ -33,9 +33,9 @@ def question_arguments(sub):
     sub.add_argument(
         "--answer", choices=ANSWERS, default="free", help="ask for a word or phrase, or for an option's letter"
     )
-    sub.add_argument("--option", action="append", default=[], help="of --answer letter; give it once per option")
-    sub.add_argument("--roles", choices=("auto", *ROLES), help="of the chat template")
-    sub.add_argument("--system-prompt", help='in front of the question; "" for none, as benchmarks ask')
+    sub.add_argument("--option", action="append", default=[], help="an option of --answer letter; once per option")
+    sub.add_argument("--roles", choices=("auto", *ROLES), help="names in the chat template; the checkpoint's own")
+    sub.add_argument("--system-prompt", help='text in front of the question; "" for none, as benchmarks ask')
 
 
 class Progress:
@@ -74,14 +74,6 @@ def origin(args) -> dict:
 def generate(args):
     check_output(args.out)
     pipe = load(args, vae=args.vae)
-    common = {
-        "negative_prompt": args.negative,
-        "num_images": args.count,
-        "seed": args.seed,
-        "size": args.size,
-        "guidance": args.cfg,
-        "guidance_interval": guidance_interval(args),
-    }
     tokens = {**token_settings(args), "system_prompt": args.system_prompt}
     tuned = {name: getattr(args, name) for name in ("think", "reflect", "text_temperature", "max_new_tokens")}
     steps = {"steps": args.steps, "denoise": args.denoise}
@@ -93,7 +85,7 @@ def generate(args):
         raise JanusError("JanusFlow needs the SDXL VAE for images: name it with --vae.")
     if args.image and (args.denoise is None or args.denoise >= 1):
         raise JanusError("--image needs a --denoise below 1, which says how much of the image changes.")
-    settings = given({**common, **own})
+    settings = given({**image_settings(args), **own})
     if args.think or args.reflect is not None:
         return generate_tuned(args, pipe, settings)
     if args.image:
@@ -137,21 +129,23 @@ def edit(args):
     pipe = load(args)
     if not isinstance(pipe, JanusPipeline):
         raise JanusError(f"The command edit is not for {pipe.model.family}.")
-    settings = {
+    settings = given({**image_settings(args), "image_guidance": args.image_guidance, **token_settings(args)})
+    source = open_image(args.image)
+    with Progress("token") as progress:
+        images = pipe.edit(source, args.prompt, callback=progress, **settings)
+    save_all(images, args.out, {"prompt": args.prompt, **origin(args), "image": args.image, **settings})
+
+
+def image_settings(args) -> dict:
+    """The settings of images that both families have."""
+    return {
         "negative_prompt": args.negative,
         "num_images": args.count,
         "seed": args.seed,
         "size": args.size,
         "guidance": args.cfg,
         "guidance_interval": guidance_interval(args),
-        "image_guidance": args.image_guidance,
-        **token_settings(args),
     }
-    settings = given(settings)
-    source = open_image(args.image)
-    with Progress("token") as progress:
-        images = pipe.edit(source, args.prompt, callback=progress, **settings)
-    save_all(images, args.out, {"prompt": args.prompt, **origin(args), "image": args.image, **settings})
 
 
 def token_settings(args) -> dict:
