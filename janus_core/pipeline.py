@@ -34,6 +34,19 @@ from .vae import LatentVAE
 Prompt = str | GenerationPrompt | Sequence[str | GenerationPrompt]  # of JanusPipeline
 
 
+def prompt_list(prompt, num_images: int) -> tuple[list, int]:
+    """(the prompts of a run, how many images it gives): `num_images` of one prompt, or one of each in a list.
+
+    Raises:
+        SamplingError: num_images is out of range, or there are several prompts and several images.
+    """
+    check_range("num_images", num_images, 1, 4096, whole=True)
+    prompts = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
+    if num_images > 1 < len(prompts):
+        raise SamplingError(f"A list of {len(prompts)} prompts gives one image of each: leave num_images at 1.")
+    return prompts, max(num_images, len(prompts))
+
+
 class Pipeline:
     """What both families do: describe images."""
 
@@ -179,12 +192,9 @@ class JanusPipeline(FineTunedModels, Pipeline):
             PromptError, SamplingError, ImageError, Cancelled.
         """
         settings = settings_of(TokenSamplerSettings, settings)
-        check_range("num_images", num_images, 1, 4096, whole=True)
+        prompts, num_images = prompt_list(prompt, num_images)
         h, w = self.grid(size)
-        prompts = prompt if isinstance(prompt, (list, tuple)) else [prompt]
-        if num_images > 1 < len(prompts):
-            raise SamplingError(f"A list of {len(prompts)} prompts gives one image of each: leave num_images at 1.")
-        seeds = image_seeds(settings.seed, seeds, max(num_images, len(prompts)))
+        seeds = image_seeds(settings.seed, seeds, num_images)
         chat = {"roles": roles, "system_prompt": system_prompt}
         prompts = [self.generation_prompt(one, negative_prompt, **chat) for one in prompts]
         cond, uncond, part, part_weight = batch_rows(prompts)
@@ -308,29 +318,11 @@ class JanusFlowPipeline(Pipeline):
             PromptError, SamplingError, ImageError, Cancelled.
         """
         settings = settings_of(FlowSamplerSettings, settings)
-        check_range("num_images", num_images, 1, 4096, whole=True)
-        prompts = prompt if isinstance(prompt, (list, tuple)) else [prompt]
-        if num_images > 1 < len(prompts):
-            raise SamplingError(f"A list of {len(prompts)} prompts gives one image of each: leave num_images at 1.")
-        num_images = max(num_images, len(prompts))
+        prompts, num_images = prompt_list(prompt, num_images)
         times = flow.flow_times(settings.steps, settings.denoise)
         if latents is None and settings.denoise < 1:
             raise SamplingError("A denoise below 1 needs latents to start from.")
-        channels, stride = self.model.params.uvit.latent_channels, self.model.params.uvit.stride
-        h, w = (tokens * stride for tokens in self.grid_of(size, VAE_DOWNSCALE * stride))
-        if latents is not None:
-            check_latents(latents, channels, stride, (1, num_images))
-            h, w = latents.shape[-2:]
-        if noise is not None:
-            check_latents(noise, channels, stride, (num_images,))
-            if latents is not None and noise.shape[-2:] != latents.shape[-2:]:
-                raise ImageError(f"The noise is {list(noise.shape)}, the latents are {list(latents.shape)}.")
-        else:
-            runs = [(settings.seed, num_images)]
-            if seeds is not None:
-                runs = [(seed, 1) for seed in image_seeds(settings.seed, seeds, num_images)]
-            noise = torch.cat([flow.seeded_noise(seed, (count, channels, h, w)) for seed, count in runs])
-        z = noise.to(self.device, torch.float32)
+        z = self._noise(settings.seed, seeds, num_images, size, noise, latents).to(self.device, torch.float32)
         if latents is not None:
             z = times[0] * latents.to(z) + (1 - times[0]) * z
         velocity = flow.guided_velocity(
@@ -344,6 +336,23 @@ class JanusFlowPipeline(Pipeline):
         for step in flow.integrate(lambda z, t: velocity(z.to(self.dtype), t).float(), z, times):
             report(callback, step.step + 1, settings.steps)
         return step.z
+
+    def _noise(self, seed: int, seeds, num_images: int, size, noise, latents) -> torch.Tensor:
+        """The noise [num_images, 4, h, w] of a run, given or from the seeds; the arguments are of generate_latents."""
+        channels, stride = self.model.params.uvit.latent_channels, self.model.params.uvit.stride
+        h, w = (tokens * stride for tokens in self.grid_of(size, VAE_DOWNSCALE * stride))
+        if latents is not None:
+            check_latents(latents, channels, stride, (1, num_images))
+            h, w = latents.shape[-2:]
+        if noise is None:
+            runs = [(seed, num_images)]
+            if seeds is not None:
+                runs = [(one, 1) for one in image_seeds(seed, seeds, num_images)]
+            return torch.cat([flow.seeded_noise(seed, (count, channels, h, w)) for seed, count in runs])
+        check_latents(noise, channels, stride, (num_images,))
+        if latents is not None and noise.shape[-2:] != latents.shape[-2:]:
+            raise ImageError(f"The noise is {list(noise.shape)}, the latents are {list(latents.shape)}.")
+        return noise
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
