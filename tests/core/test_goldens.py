@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import janus_core
+from janus_core.describe import question_embeds
 from janus_core.image import open_image, understanding_pixels
 from janus_core.networks.vq import tokens_to_latent
-from janus_core.prompt import question_embeds
 from janus_core.sampling import flow
 from janus_core.sampling.settings import TextSamplerSettings, TokenSamplerSettings
 from janus_core.sampling.text import sample_text
