@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from .attention import attention as default_attention
-from .networks.llama import LlamaParams, PrefixCache, causal_mask
+from .networks.cache import PrefixCache
+from .networks.llama import LlamaParams, causal_mask
 from .networks.siglip import SiglipParams, VisionTower
 from .networks.uvit import UViTDecoder, UViTEncoder, UViTParams
 from .vision_language import VisionLanguageModel

@@ -13,7 +13,8 @@ from PIL import Image
 import janus_core
 from janus_core.checkpoint.quantize import DECODER_LAYERS
 from janus_core.janus import Janus, JanusParams
-from janus_core.networks.llama import KVCache, LlamaParams
+from janus_core.networks.cache import KVCache
+from janus_core.networks.llama import LlamaParams
 from janus_core.networks.siglip import SiglipParams
 from janus_core.networks.vq import VQModel, VQParams
 
