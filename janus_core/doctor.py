@@ -13,6 +13,7 @@ import torch
 
 from . import __version__
 from .checkpoint import detect_family
+from .devices import cpu_name
 from .download import models_folder
 from .errors import JanusError, first_line
 from .loading import load
@@ -62,7 +63,7 @@ def versions() -> list[str]:
 
 def devices() -> list[str]:
     """Processors and their memory, free and in total."""
-    found = [f"CPU {_cpu_name()}, {os.cpu_count()} cores, torch uses {torch.get_num_threads()}{_host_memory()}"]
+    found = [f"CPU {cpu_name()}, {os.cpu_count()} cores, torch uses {torch.get_num_threads()}{_host_memory()}"]
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)
@@ -134,13 +135,6 @@ def _yes(value: bool) -> str:
 
 def _share(free: float, total: float) -> str:
     return f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
-
-
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _host_memory() -> str:

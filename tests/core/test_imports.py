@@ -93,7 +93,17 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
         "schema",
     },
     "requests": {"batch", "errors", "files", "image", "loading", "pipeline", "sampling", "schema"},
-    "doctor": {"checkpoint", "download", "errors", "operations", "loading", "pipeline", "sampling", "triton_decoder"},
+    "doctor": {
+        "checkpoint",
+        "devices",
+        "download",
+        "errors",
+        "operations",
+        "loading",
+        "pipeline",
+        "sampling",
+        "triton_decoder",
+    },
     "__init__": set(),  # its names are loaded on first use
     "training": {
         "attention",
