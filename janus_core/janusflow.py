@@ -17,6 +17,8 @@ VAE_DOWNSCALE = 8
 
 @dataclass(frozen=True)
 class JanusFlowParams:
+    """Dimensions of a JanusFlow."""
+
     llama: LlamaParams
     siglip: SiglipParams
     uvit: UViTParams

@@ -17,6 +17,8 @@ from ..attention import attention as default_attention
 
 @dataclass(frozen=True)
 class LlamaParams:
+    """Dimensions of a Llama; `max_positions` is the length of its context, in tokens."""
+
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -62,6 +64,8 @@ def linears(x, *layers) -> Sequence[torch.Tensor]:
 
 
 class Attention(nn.Module):
+    """Causal self-attention with rotary positions and grouped keys and values, [B, L, hidden] to the same."""
+
     def __init__(self, params: LlamaParams, operations, attention, device, dtype):
         super().__init__()
         p = params
@@ -97,6 +101,8 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """SwiGLU (arXiv 2002.05202), [B, L, hidden] to the same."""
+
     def __init__(self, params: LlamaParams, operations, device, dtype):
         super().__init__()
         h, f = params.hidden_size, params.intermediate_size
@@ -110,6 +116,8 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
+    """Attention and MLP, each after a norm and with a residual connection, [B, L, hidden] to the same."""
+
     def __init__(self, params: LlamaParams, operations, attention, device, dtype):
         super().__init__()
         self.input_layernorm = operations.RMSNorm(params.hidden_size, eps=params.norm_eps, device=device, dtype=dtype)
