@@ -174,17 +174,15 @@ def download_arguments(sub):
 def train_arguments(sub):
     sub.add_argument("--config", required=True, help="JSON file, see janus_core/training/configs/finetune.json")
     sub.add_argument("--folder", help="folder of the run, which is resumed from there; the config's by default")
-    sub.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        type=setting,
-        action="append",
-        default=[],
-        help="overrides a setting of the config; KEY may be in a section: loop.steps",
-    )
+    set_argument(sub)
     sub.add_argument("--estimate", action="store_true", help="print the memory that the config needs, and do not train")
     sub.add_argument("--memory", type=float, metavar="GB", help="with --estimate: refuse a config that needs more")
     sub.add_argument("--gpus", type=int, default=1, help="with --estimate: over how many GPUs FSDP shards the model")
+
+
+def set_argument(sub):
+    text = "overrides a setting of the config; KEY may be in a section: loop.steps"
+    sub.add_argument("--set", metavar="KEY=VALUE", type=setting, action="append", default=[], help=text)
 
 
 def convert_arguments(sub):

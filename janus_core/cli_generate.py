@@ -14,6 +14,7 @@ from .pipeline import JanusFlowPipeline, JanusPipeline
 from .prompt import ROLES
 from .questions import ANSWERS
 
+TITLES = {"janus": "Janus and Janus-Pro", "janusflow": "JanusFlow"}  # of the families
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -128,7 +129,7 @@ def edit(args):
     check_output(args.out)
     pipe = load(args)
     if not isinstance(pipe, JanusPipeline):
-        raise JanusError(f"The command edit is not for {pipe.model.family}.")
+        raise JanusError(f"The command edit is not for {TITLES[pipe.model.family]}.")
     settings = given({**image_settings(args), "image_guidance": args.image_guidance, **token_settings(args)})
     source = open_image(args.image)
     with Progress("token") as progress:
@@ -166,7 +167,7 @@ def given(options: dict) -> dict:
 def check_absent(pipe, foreign: dict):
     """Raises JanusError for an option that is given and is not for the pipeline's family."""
     for name in given(foreign):
-        raise JanusError(f"--{name.replace('_', '-')} is not for {pipe.model.family}.")
+        raise JanusError(f"--{name.replace('_', '-')} is not for {TITLES[pipe.model.family]}.")
 
 
 def save_all(images, out: Path, metadata: dict, own: list[dict] | None = None):
