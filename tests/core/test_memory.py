@@ -117,7 +117,7 @@ def test_weights_unused_in_generation_move_to_the_gpu_when_describing(golden, mo
         assert {p.device.type for p in model.parameters()} == {"meta"}
         return iter([torch.tensor([[pipe.prompts.eos]])])
 
-    monkeypatch.setattr("janus_core.pipeline.answer_steps", devices)
+    monkeypatch.setattr("janus_core.pipeline_base.answer_steps", devices)
     assert pipe.describe(Image.new("RGB", (20, 20))) == [""]
 
 
