@@ -53,7 +53,7 @@ def load(
         raise CheckpointError(f"dtype is {shown(dtype)}, it must be one of {', '.join(map(str, DTYPES))}.")
     checkpoint = with_loras(checkpoint, loras)
     if weight_dtype is not None:
-        checkpoint = quantized(checkpoint, weight_dtype)
+        checkpoint = quantized(checkpoint, weight_dtype, memory_map=device.type == "cpu")
     operations = choose_operations(device, dtype, bool(quantized_layers(checkpoint.tensors)))
     model = build_model(checkpoint, operations, dtype=dtype, device=device, unused_device="cpu")
     prompts = PromptEncoder.of(checkpoint)

@@ -44,7 +44,7 @@ class JanusBaseModel(comfy.model_base.BaseModel):
 
     def __init__(self, checkpoint: Checkpoint, config_class, network, weight_dtype, load_device, offload_device):
         if weight_dtype in WEIGHT_CHOICES:
-            checkpoint = quantized(checkpoint, weight_dtype, load_device)
+            checkpoint = quantized(checkpoint, weight_dtype, load_device, memory_map=load_device.type == "cpu")
         layers = choose_layers(checkpoint, weight_dtype, load_device, offload_device)
         config = config_class(layers.stored, layers.compute)
         if quantized_layers(checkpoint.tensors):

@@ -1,8 +1,10 @@
 """Reads weight files; whatever is wrong with one is a CheckpointError of one sentence."""
 
 import logging
+import os
 import pickle
 import re
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -183,6 +185,20 @@ def _read_shards(folder: Path, index_path: Path) -> dict[str, torch.Tensor]:
             "%s does not list %d tensors, which are ignored, %s first.", index_path, len(unlisted), unlisted[0][:100]
         )
     return tensors
+
+
+def memory_mapped(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+    """A tensor to be filled, in a nameless temporary file: the system can reclaim its memory, as that of a checkpoint.
+
+    The file is in $TMPDIR, else in /var/tmp, which is on a disk where /tmp may be memory. Where there is no space for
+    it, or where files cannot be mapped so (macOS, Windows), the tensor is in memory.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=os.environ.get("TMPDIR") or "/var/tmp") as file:
+            os.posix_fallocate(file.fileno(), 0, shape.numel() * dtype.itemsize)  # a full disk would end the process
+            return torch.from_file(f"/dev/fd/{file.fileno()}", True, shape.numel(), dtype=dtype).view(shape)
+    except (OSError, RuntimeError, AttributeError):
+        return torch.empty(shape, dtype=dtype)
 
 
 def read_header(path: Path) -> tuple[dict[str, str], list[str]]:

@@ -12,10 +12,12 @@ import torch
 from ..errors import CheckpointError
 from ..files import parse_json
 from . import int4
+from .files import memory_mapped
 
 WEIGHT_SCALE, COMFY_QUANT = "weight_scale", "comfy_quant"
 QUANTIZED_PARTS = (WEIGHT_SCALE, COMFY_QUANT, "input_scale", *int4.PARTS)  # of a quantised layer, beside its weight
 DECODER_LAYERS = "language_model.model.layers."
+ROWS = 32  # rounded at a time: copies of whole weights in float32 would leave unused gaps in the heap
 
 
 @dataclass(frozen=True)
@@ -42,27 +44,30 @@ READABLE = {
 
 
 @torch.no_grad()
-def quantize_weight(weight: torch.Tensor, format: Format) -> tuple[torch.Tensor, torch.Tensor]:
+def quantize_weight(weight: torch.Tensor, format: Format, out=None) -> tuple[torch.Tensor, torch.Tensor]:
     """Rounds a weight to the nearest values of a format, symmetric around zero.
 
     Args:
         weight: [out, in].
+        out: where the values are written to, of the weight's shape and the format's dtype; a new tensor by default.
 
     Returns:
         The weight in the format's dtype, and its scale: float32 [out, 1] per channel, else a scalar.
     """
-    weight = weight.float()
-    largest = weight.abs().amax(1, keepdim=True) if format.per_channel else weight.abs().amax()
+    largest = torch.cat([rows.abs().amax(1, keepdim=True) for rows in weight.split(ROWS)]).float()
+    if not format.per_channel:
+        largest = largest.amax()
     is_float = format.dtype.is_floating_point
     limit = (torch.finfo if is_float else torch.iinfo)(format.dtype).max
     scale = (largest / limit).clamp(min=1e-12)
-    scaled = weight / scale
-    if not is_float:
-        scaled = scaled.round()
-    return scaled.clamp(-limit, limit).to(format.dtype), scale
+    stored = torch.empty(weight.shape, dtype=format.dtype, device=weight.device) if out is None else out
+    for values, rows, scales in zip(*(t.split(ROWS) for t in (stored, weight, scale.expand(len(weight), 1)))):
+        scaled = rows.float().div_(scales).clamp_(-limit, limit)
+        values.copy_(scaled if is_float else scaled.round_())
+    return stored, scale
 
 
-def quantized(checkpoint, weight_dtype: str, device=None):
+def quantized(checkpoint, weight_dtype: str, device=None, memory_map=False):
     """A copy of a checkpoint with the decoder's linear layers quantised, except those that already are.
 
     Embeddings, heads and encoders keep their dtype. Layers that int4 cannot hold get int8.
@@ -70,6 +75,8 @@ def quantized(checkpoint, weight_dtype: str, device=None):
     Args:
         weight_dtype: one of WEIGHT_CHOICES.
         device: where int4 is computed, which is slow on a CPU; the weights' own by default.
+        memory_map: whether weights of 8 bits are memory-mapped, see files.memory_mapped: a CPU's layers pack a copy of
+            them and then rarely read them again.
 
     Raises:
         CheckpointError: weight_dtype is not one of these, or int4 lacks the package that computes it.
@@ -81,12 +88,12 @@ def quantized(checkpoint, weight_dtype: str, device=None):
         layer = name.removesuffix(".weight")
         is_linear = name.startswith(DECODER_LAYERS) and weight.dim() == 2 and weight.numel() and layer != name
         if is_linear and f"{layer}.{COMFY_QUANT}" not in tensors:
-            parts = _quantized_parts(weight, weight_dtype, device)
+            parts = _quantized_parts(weight, weight_dtype, device, memory_map)
             tensors.update({f"{layer}.{part}": tensor for part, tensor in parts.items()})
     return replace(checkpoint, tensors=tensors)
 
 
-def _quantized_parts(weight, weight_dtype: str, device) -> dict[str, torch.Tensor]:
+def _quantized_parts(weight, weight_dtype: str, device, memory_map: bool) -> dict[str, torch.Tensor]:
     """The tensors of a quantised layer by the last part of their names."""
     if weight_dtype == INT4 and int4.can_hold(weight):
         settings = {"format": int4.FORMAT, "group_size": int4.GROUP, "convrot_groupsize": int4.ROTATION}
@@ -95,7 +102,8 @@ def _quantized_parts(weight, weight_dtype: str, device) -> dict[str, torch.Tenso
     settings = {"format": format.name}
     if format.dtype.is_floating_point:
         settings["full_precision_matrix_mult"] = True  # otherwise ComfyUI clips activations to the format's range
-    stored, scale = quantize_weight(weight, format)
+    out = memory_mapped(weight.shape, format.dtype) if memory_map else None
+    stored, scale = quantize_weight(weight, format, out)
     return {"weight": stored, WEIGHT_SCALE: scale, COMFY_QUANT: _comfy_quant(settings)}
 
 

@@ -20,6 +20,7 @@ import comfy.ops
 import comfy.sample
 import cpu_graph
 import torch
+from mappings import file_of
 from pack.janus_core.sampling import cuda_graphs
 from pack.janus_core.sampling.settings import TokenSamplerSettings
 from pack.nodes import loader_nodes, residency, token_sampling
@@ -213,6 +214,23 @@ def a_model_that_does_not_fit_is_warned_of():
     assert "about 6.2 GB" in message and "about 5 min" in message and "int4" in message
     assert residency.streaming_message(6e9, 7e9, 1, 576) is None
     assert "about 1 min" in residency.streaming_message(13.2e9, 7e9, 8, 576)
+
+
+def weights_quantised_on_a_cpu_are_memory_mapped():
+    """Then only the packed copy is private memory. A LoRA's weight is not, and the mapped one comes back after it."""
+    checkpoint = read_checkpoint(GOLDENS / "ar-a")
+    for weight_dtype in ("int8", "fp8_e4m3fn"):
+        model = loader_nodes.make_patcher(checkpoint, weight_dtype)
+        layer = model.model.diffusion_model.llama.layers[0].mlp.up_proj
+        original, values = layer.weight, layer.weight._qdata.clone()
+        assert file_of(original._qdata) and not file_of(values)
+        patched = model.clone()
+        key = "diffusion_model.language_model.model.layers.0.mlp.up_proj.weight"
+        patched.add_patches({key: (torch.ones(original.shape),)})
+        patched.patch_model()
+        assert not file_of(layer.weight._qdata) and not torch.equal(layer.weight._qdata, values)
+        patched.unpatch_model()
+        assert layer.weight is original and torch.equal(original._qdata, values) and file_of(original._qdata)
 
 
 with torch.inference_mode():

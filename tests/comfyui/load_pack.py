@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 PACK = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(Path.cwd()), str(PACK), str(PACK / "tests" / "core")]
+sys.path[:0] = [str(Path.cwd()), str(PACK), str(PACK / "tests"), str(PACK / "tests" / "core")]
 
 import comfy.options  # noqa: E402
 

@@ -17,6 +17,7 @@ from janus_core.networks.cache import KVCache
 from janus_core.networks.llama import LlamaParams
 from janus_core.networks.siglip import SiglipParams
 from janus_core.networks.vq import VQModel, VQParams
+from janus_core.operations import packed_int8
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE_1B = {
@@ -101,6 +102,45 @@ def test_peak_memory_of_loading(golden, tmp_path, kind):
     )
     file.unlink()
     assert int(run.stdout) < 1.2 * size + 0.5e9
+
+
+MEASURE_INT8 = """
+import os, torch
+from pathlib import Path
+from benchmarks import memory
+from janus_core.checkpoint import Checkpoint, quantized
+from janus_core.checkpoint.quantize import DECODER_LAYERS
+from janus_core.operations import choose_operations
+
+def private():
+    return memory.read(os.getpid())["private"]
+
+torch.set_num_threads(1)
+shapes = 4 * [(2048, 2048)] + 2 * [(5632, 2048)] + [(2048, 5632)]
+weights = {f"{DECODER_LAYERS}{k}.weight": torch.full(s, 0.5, dtype=torch.bfloat16) for k, s in enumerate(4 * shapes)}
+operations = choose_operations(torch.device("cpu"), torch.bfloat16, True)
+base, layers = private(), []
+tensors = quantized(Checkpoint(Path("here"), "janus", weights, {}, ""), "int8", memory_map=True).tensors
+for name, weight in weights.items():
+    layers.append(operations.Linear(*reversed(weight.shape), bias=False, device="meta"))
+    stem = name.removesuffix("weight")
+    layers[-1].load_state_dict({n.removeprefix(stem): t for n, t in tensors.items() if n.startswith(stem)})
+loaded = private()
+with torch.inference_mode():
+    for layer in layers:
+        layer(torch.ones(1, layer.in_features, dtype=torch.bfloat16))
+print(sum(layer.weight.nbytes for layer in layers), loaded - base, private() - base)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="weights are mapped on Linux alone")
+@pytest.mark.skipif(not packed_int8.available(), reason="this CPU or torch does not multiply int8 exactly")
+def test_private_memory_of_int8_weights():
+    """Of weights quantised when loaded, only the packed copy is private memory; the float32 temporaries leave none."""
+    command = [sys.executable, "-c", MEASURE_INT8]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    weights, loaded, used = map(int, run.stdout.split())
+    assert loaded < 0.25 * weights and used < 1.3 * weights, (weights, loaded, used)
 
 
 @pytest.mark.parametrize("name", ["ar-a", "flow-a"])

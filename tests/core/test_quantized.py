@@ -1,10 +1,14 @@
 """8-bit weights: rounding, loading, files, errors."""
 
+import errno
 import json
+import os
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mappings import file_of
 
 import janus_core
 from janus_core.checkpoint import (
@@ -15,7 +19,7 @@ from janus_core.checkpoint import (
     read_checkpoint,
     save_single_file,
 )
-from janus_core.checkpoint.quantize import quant_settings, quantize_weight
+from janus_core.checkpoint.quantize import ROWS, quant_settings, quantize_weight
 from janus_core.cli import main
 from janus_core.errors import CheckpointError
 from janus_core.operations.quantized import operations_over
@@ -48,6 +52,50 @@ def test_rounding_is_to_the_nearest_value(name, step):
 def test_constant_weights_are_exact(name, weight):
     stored, scale = quantize_weight(weight, WEIGHT_FORMATS[name])
     torch.testing.assert_close(stored.float() * scale, weight)
+
+
+@pytest.mark.parametrize("name", WEIGHT_FORMATS)
+def test_a_weight_is_rounded_as_a_whole(name):
+    """Its rows are rounded in groups, the last of which has fewer; one scale of all rows is that of the largest."""
+    weight, format = torch.randn(2 * ROWS + 3, 16).to(torch.bfloat16), WEIGHT_FORMATS[name]
+    stored, scale = quantize_weight(weight, format)
+    assert stored.shape == weight.shape and stored.dtype == format.dtype
+    limit = 127 if name == "int8" else 448
+    scaled = weight.float() / (weight.float().abs().amax(*([1, True] if format.per_channel else [])) / limit)
+    assert torch.equal(stored.float(), (scaled.round() if name == "int8" else scaled.to(format.dtype)).float())
+    out = torch.empty_like(stored)
+    assert quantize_weight(weight, format, out)[0] is out and torch.equal(out.float(), stored.float())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="weights are mapped on Linux alone")
+@pytest.mark.parametrize("weight_dtype", WEIGHT_FORMATS)
+def test_weights_quantised_on_a_cpu_are_memory_mapped(golden, tmp_path, monkeypatch, weight_dtype):
+    """Their file has no name, and stays open only as a mapping."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    opened = os.listdir("/proc/self/fd")
+    model = janus_core.load(golden("ar-a").folder, device="cpu", weight_dtype=weight_dtype).model
+    weight = model.get_submodule(LAYER).weight
+    assert file_of(weight).startswith(str(tmp_path)) and not file_of(torch.empty(9))
+    assert os.listdir(tmp_path) == [] and len(os.listdir("/proc/self/fd")) <= len(opened)
+    expected = quantized(read_checkpoint(golden("ar-a").folder), weight_dtype).tensors[LAYER + ".weight"]
+    assert not file_of(expected) and torch.equal(weight.float(), expected.float())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="weights are mapped on Linux alone")
+@pytest.mark.parametrize("failure", ["no folder", "full disk", "no fallocate"])
+def test_weights_that_cannot_be_mapped_are_in_memory(golden, tmp_path, monkeypatch, failure):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "missing" if failure == "no folder" else tmp_path))
+    if failure == "full disk":
+
+        def full(*args):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "posix_fallocate", full)
+    if failure == "no fallocate":
+        monkeypatch.delattr(os, "posix_fallocate")
+    checkpoint = read_checkpoint(golden("ar-a").folder)
+    weights = [quantized(checkpoint, "int8", memory_map=m).tensors[LAYER + ".weight"] for m in (True, False)]
+    assert torch.equal(*weights) and not file_of(weights[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
