@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 import janus_core
 
@@ -98,16 +97,6 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def merge_lora(model, path: Path):
-    """Adds a LoRA file in peft's names to a model's weights."""
-    tensors = {name.removeprefix("diffusion_model."): tensor.float() for name, tensor in load_file(path).items()}
-    weights = dict(model.named_parameters())
-    for name in [name for name in tensors if name.endswith(".lora_A.weight")]:
-        layer = name.removesuffix(".lora_A.weight")
-        scale = tensors[f"{layer}.alpha"] / len(tensors[name])
-        weights[f"{layer}.weight"].data += scale * tensors[f"{layer}.lora_B.weight"] @ tensors[name]
-
-
 def plain_scores(ar, flow, count: int, folder: Path | None):
     """Prints the table of plain prompts and questions. Returns these as bars as well."""
     asked = prompts(count)
@@ -153,8 +142,7 @@ def main(argv=None) -> int:
         return [one for name, pipe in both for one in measure(name, pipe, *settings)]
 
     def tasks():
-        pipe = janus_core.load(args.ar, **load)
-        merge_lora(pipe.model, args.tasks)
+        pipe = janus_core.load(args.ar, loras=args.tasks, **load)
         return [one for measure in TASK_BARS for one in measure(pipe, args.count)]
 
     sections = {
