@@ -48,8 +48,8 @@ class Estimate:
         """Raises TrainingError if the total exceeds `memory` GB."""
         if self.total > memory * GB:
             raise TrainingError(
-                f"This config needs about {self.total / GB:.1f} GB, more than {memory:g}: use fewer rows, a lora, "
-                "gradient_checkpointing, or in the loop adamw8bit, step_in_backward and an ema of 0."
+                f"This config needs about {self.total / GB:.1f} GB, more than {memory:g}: use fewer rows, a lora, a "
+                "lora.base of int8 or nf4, gradient_checkpointing, or in the loop adamw8bit, step_in_backward, ema 0."
             )
 
 
@@ -80,7 +80,8 @@ def estimate_memory(config: dict, gpus: int = 1) -> Estimate:
         parts = _sharded(parts, module, gpus)
     parts["set aside for the driver"] = DRIVER
     kind = "LoRA" if config.get("lora") else f"stage {config['stage']}"
-    title = f"{config['checkpoint']}: {kind}, {config['rows']} rows with texts of up to {longest} tokens"
+    rows = "1 row" if config["rows"] == 1 else f"{config['rows']} rows"
+    title = f"{config['checkpoint']}: {kind}, {rows} with texts of up to {longest} tokens"
     return Estimate(parts, title + (f", on each of {gpus} GPUs" if gpus > 1 else ""))
 
 
