@@ -17,6 +17,7 @@ from ..prompt import PromptEncoder
 from .finetune import CAPTION_TOKENS, image_tokens, rows_of
 from .folder_data import read_folder
 from .memory_tracker import PeakMemory, fused_attention
+from .nf4 import to_nf4
 from .official import OFFICIAL
 from .settings import LoopSettings, loop_settings
 from .trained_model import frozen_dtype, make_objective, objective_settings, train_parts
@@ -47,8 +48,8 @@ class Estimate:
         """Raises TrainingError if the total exceeds `memory` GB."""
         if self.total > memory * GB:
             raise TrainingError(
-                f"This config needs about {self.total / GB:.1f} GB, more than {memory:g}: use fewer rows, a lora, "
-                "gradient_checkpointing, or in the loop adamw8bit, step_in_backward and an ema of 0."
+                f"This config needs about {self.total / GB:.1f} GB, more than {memory:g}: use fewer rows, a lora, a "
+                "lora.base of int8 or nf4, gradient_checkpointing, or in the loop adamw8bit, step_in_backward, ema 0."
             )
 
 
@@ -79,7 +80,8 @@ def estimate_memory(config: dict, gpus: int = 1) -> Estimate:
         parts = _sharded(parts, module, gpus)
     parts["set aside for the driver"] = DRIVER
     kind = "LoRA" if config.get("lora") else f"stage {config['stage']}"
-    title = f"{config['checkpoint']}: {kind}, {config['rows']} rows with texts of up to {longest} tokens"
+    rows = "1 row" if config["rows"] == 1 else f"{config['rows']} rows"
+    title = f"{config['checkpoint']}: {kind}, {rows} with texts of up to {longest} tokens"
     return Estimate(parts, title + (f", on each of {gpus} GPUs" if gpus > 1 else ""))
 
 
@@ -105,13 +107,15 @@ def _dimensions(config: dict):
 def _objective(params, dtype, config: dict, objective_values: dict):
     """The training objective with a model of fake tensors; called under FakeTensorMode."""
     kind = Janus if isinstance(params, JanusParams) else JanusFlow
-    int8 = (config.get("lora") or {}).get("base") == "int8"
+    base = (config.get("lora") or {}).get("base")
     with unset_fake_temporarily():  # peft moves weights in ways that fake tensors do not allow
-        model = kind(params, operations_over(nn) if int8 else nn, fused_attention, device="meta", dtype=dtype)
-        for layer in model.llama.layers.modules() if int8 else ():
+        model = kind(params, operations_over(nn) if base == "int8" else nn, fused_attention, device="meta", dtype=dtype)
+        for layer in model.llama.layers.modules() if base == "int8" else ():
             if isinstance(layer, nn.Linear):
                 layer.weight = nn.Parameter(layer.weight.to(torch.int8), requires_grad=False)
                 layer.scale = torch.empty(len(layer.weight), device="meta")
+        if base == "nf4":
+            to_nf4(model)
         train_parts(model, config)
     for module in model.modules():
         for name, p in module._parameters.items():

@@ -39,7 +39,7 @@ LORA = {
     "rank": Whole(1, 4096),
     "alpha": Number(1e-6, 1e6),
     "targets": Items(OneOf(LAYERS), 1, len(LAYERS)),
-    "base": OneOf(("bf16", "fp32", "int8")),
+    "base": OneOf(("bf16", "fp32", "int8", "nf4")),
 }
 PRIOR = {"images": Text(), "share": SHARE}
 VALIDATION = {

@@ -14,6 +14,7 @@ from ..schema import check_fields
 from . import sharding, stages
 from .checkpointing import checkpoint_blocks
 from .lora import add_lora
+from .nf4 import to_nf4
 from .settings import FINETUNE
 from .unified import JanusFlowObjective, JanusObjective
 
@@ -41,6 +42,8 @@ def build_trained_model(checkpoint: Checkpoint, config: dict):
         raise CheckpointError(f"{checkpoint.path} has 8-bit weights, which cannot be trained: use the original one.")
     operations = operations_over(nn) if has_8_bits else nn
     model = build_model(checkpoint, operations, dtype=frozen_dtype(checkpoint.dtype, config))
+    if lora and lora.get("base") == "nf4":
+        to_nf4(model)
     train_parts(model, config)
     return model
 

@@ -15,5 +15,6 @@ def test_an_example_config(path):
     check_finetune(config, path)
     settings = LoopSettings(**config["loop"], seed=config["seed"])
     assert settings.warmup < settings.steps
+    assert config["validation"]["prompts"]
     assert bool(config.get("vae")) >= ("flow" in path.stem)
     assert path.name in (ROOT / "docs" / "training.md").read_text(encoding="utf-8")

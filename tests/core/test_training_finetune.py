@@ -2,6 +2,7 @@
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from janus_core import cli, loading
 from janus_core.checkpoint import save_folder
 from janus_core.checkpoint.files import read_pickle
 from janus_core.errors import ImageError, TrainingError
-from janus_core.training import folder_data, read_config, trained_model
+from janus_core.training import finetune, folder_data, read_config, trained_model
 
 LOOP = {"steps": 6, "lr": 5e-3, "warmup": 1, "precision": "no", "log_every": 3, "save_every": 3}
 LORA = {"rank": 4, "targets": ["q_proj", "down_proj"]}
@@ -133,12 +134,31 @@ def test_a_lora_stores_what_is_trained_beside_a_frozen_base_of_its_own_dtype(run
     assert state["ema"] == {}
 
 
-def test_a_lora_over_8_bits_learns(run, tmp_path):
+@pytest.mark.parametrize("base", ["int8", "nf4"])
+def test_a_lora_over_a_quantised_base_learns(base, run, tmp_path):
     pytest.importorskip("peft")
     loop = {**LOOP, "steps": 30, "log_every": 10}
-    run("janus", dtype=torch.bfloat16, lora={**LORA, "base": "int8"}, loop=loop, ratio=[0, 1])
+    trained = load_file(run("janus", dtype=torch.bfloat16, lora={**LORA, "base": base}, loop=loop, ratio=[0, 1]))
     log = [json.loads(line) for line in (tmp_path / "out" / "run" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["generation"] < log[0]["generation"]
+    plain = load_file(run("janus", dtype=torch.bfloat16, lora=LORA, ratio=[0, 1], folder=str(tmp_path / "plain")))
+    assert {name: t.shape for name, t in trained.items()} == {name: t.shape for name, t in plain.items()}
+    pipe = loading.load(tmp_path / "base", device="cpu", loras=[tmp_path / "out" / "lora.safetensors"])
+    assert pipe.model.llama.layers[0].self_attn.q_proj.weight.isfinite().all()
+
+
+def test_a_stopped_run_over_4_bits_resumes_to_the_same_lora(run, tmp_path, monkeypatch):
+    pytest.importorskip("peft")
+    whole = load_file(run("janus", dtype=torch.bfloat16, lora={**LORA, "base": "nf4"}))
+    monkeypatch.setattr(finetune, "train", partial(finetune.train, stop_at=3))
+    changes = {"dtype": torch.bfloat16, "lora": {**LORA, "base": "nf4"}, "folder": str(tmp_path / "stopped")}
+    stopped = load_file(run("janus", **changes))
+    monkeypatch.undo()
+    resumed = load_file(run("janus", **changes))
+    assert any(not torch.equal(stopped[name], tensor) for name, tensor in whole.items())
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+    error = run("janus", **{**changes, "lora": LORA})
+    assert "lora.base was 'nf4' and is None" in error
 
 
 @pytest.mark.parametrize(

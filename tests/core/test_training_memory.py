@@ -117,6 +117,7 @@ def test_a_lora_has_no_ema_unless_the_config_names_one():
         ("janus-pro-1b", {"lora": LORA}, 12),
         ("janus-pro-1b", {"stage": 3, "loop": {"optimizer": "adamw8bit", "step_in_backward": True, "ema": 0.0}}, 24),
         ("janus-pro-7b", {"lora": LORA}, 24),
+        ("janus-pro-7b", {"lora": {**LORA, "base": "nf4"}}, 12),
     ],
 )
 def test_the_official_models_fit_their_cards(name, changes, limit):
@@ -132,6 +133,7 @@ def test_the_official_models_fit_their_cards(name, changes, limit):
     [
         {"lora": {**LORA, "rank": 4}},
         {"lora": {**LORA, "rank": 4}, "gradient_checkpointing": True},
+        {"lora": {**LORA, "rank": 4, "base": "nf4"}, "gradient_checkpointing": True},
         {"stage": 3},
         {"stage": 3, "gradient_checkpointing": True, "loop": {"step_in_backward": True}},
     ],
@@ -148,7 +150,7 @@ def test_the_estimate_is_what_a_step_allocates(family, changes, tmp_path):
     model = trained_model.build_trained_model(read_checkpoint(tmp_path), config)
     values = trained_model.objective_settings(config, {})
     module = trained_model.make_objective(model, values, "examples").train()
-    weights = sum(p.nbytes for p in module.parameters())
+    weights = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
     assert estimate.parts["frozen weights"] + estimate.parts["trained weights, float32"] == weights
     batch = fake_batch(model, rows_of(config), 10, bool(values["repa"]))
     if config["loop"].get("step_in_backward"):

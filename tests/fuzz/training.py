@@ -46,6 +46,7 @@ TOP = {
         {"alpha": 0},
         {"alpha": "x"},
         {"alpha": True},
+        {"base": "int4"},
     ),
     "loop": ("x", 5, [], {}, None, {"steps": None}),
     "cache": BAD_TEXT,
