@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from ..checkpoint import read_checkpoint
+from ..checkpoint import lora_changes, lora_hash, read_checkpoint
 from ..devices import usable_device
 from ..operations import compute_dtype
 from ..progress import Cancelled
@@ -95,9 +95,10 @@ def run_batch(outputs: list[Output], setup: Setup, options: Options) -> dict:
     """
     if options.batch_size is not None:
         check_range("batch_size", options.batch_size, 1, 4096, whole=True)
-    folder = RunFolder.create(setup.out)
     checkpoint = read_checkpoint(setup.model)
     check_settings(outputs, checkpoint.family)
+    lora_changes(checkpoint, setup.loras)  # raises for one that does not fit
+    folder = RunFolder.create(setup.out)
     prompts = PromptEncoder.of(checkpoint)
     engine = engine_for(setup, options)
     dtype = setup.dtype or str(compute_dtype(engine.device, checkpoint.dtype)).removeprefix("torch.")
@@ -135,7 +136,7 @@ def _made_with(setup: Setup) -> dict:
     if setup.vae is not None:
         model["vae"] = content_hash(setup.vae)
     if setup.loras:
-        model["loras"] = [[content_hash(path), strength] for path, strength in setup.loras]
+        model["loras"] = [{"sha256": lora_hash(path), "strength": strength} for path, strength in setup.loras]
     return {"model": model, "versions": versions()}
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from .records import RunFolder
 from .sample import sample_answers, sample_images
 
 GRID_COLUMNS = 2
+WRITERS = 8  # threads
 
 
 @dataclass(frozen=True)
@@ -132,13 +134,15 @@ class Worker:
         made = dict(zip((output.path for output in group), sample(group, callback)))
         images = sum(len(output.seeds) for output in group)
         seconds = (time.perf_counter() - began) / images
-        results = []
-        for output in missing:
+
+        def written(output: Output) -> Result:
             content, tokens = made[output.path]
             share = seconds * len(output.seeds)
             self._write(output, content, {"seconds": round(share, 4), "tokens": tokens})
-            results.append(Result(output.path, output.job, "done", "", len(output.seeds), tokens, share))
-        return results
+            return Result(output.path, output.job, "done", "", len(output.seeds), tokens, share)
+
+        with ThreadPoolExecutor(WRITERS) as pool:  # compressing and syncing files one by one would hold up a GPU
+            return list(pool.map(written, missing))
 
     def _write(self, output: Output, content, measured: dict):
         """Writes an output with its record, and what belongs beside it; the output itself last."""
@@ -150,7 +154,10 @@ class Worker:
             write_text(folder.file(path), text, temporary)
         if isinstance(content, str):
             return write_text(folder.file(output.path), content, temporary)
-        metadata = {**output.request, "checkpoint": self.setup.made_with.get("model", {}).get("checkpoint", "")[:16]}
+        model = self.setup.made_with.get("model", {})
+        metadata = {**output.request, "checkpoint": model.get("checkpoint", "")[:16]}
+        if loras := model.get("loras"):
+            metadata["loras"] = [f"{one['sha256'][:16]}:{one['strength']:g}" for one in loras]
         write_image(content, folder.file(output.path), metadata, temporary)
 
     def _images(self, group: Group, callback: Callback | None) -> Iterator[tuple[Image.Image, int]]:

@@ -181,7 +181,7 @@ def test_outputs_made_in_another_way_are_an_error_unless_overwritten(jobs, model
     run(jobs, model, out, "--batch-size", 5)
     first = files_of(out)
     run(jobs, model, out, "--cfg", 3, status=1)
-    assert "another settings" in capsys.readouterr().err and files_of(out) == first
+    assert "other settings" in capsys.readouterr().err and files_of(out) == first
     run(jobs, model, out, "--cfg", 3, "--overwrite")
     second = files_of(out)
     assert summary(out)["done"] == 5 and not set(first.values()) & set(second.values())
