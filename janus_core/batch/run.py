@@ -1,5 +1,6 @@
 """A batch run, from outputs to summary."""
 
+from collections import deque
 from dataclasses import dataclass, replace
 
 from ..checkpoint import lora_changes, lora_hash, read_checkpoint
@@ -50,8 +51,11 @@ class InProcess:
     def run(self, groups: list[Group], setup: Setup, progress: Progress, stop: Stop):
         worker = Worker(setup, self._loaded(setup))
         progress.start()
+        begun = deque()  # results, while their files are written
 
         def callback(done: int, total: int) -> bool:
+            while begun and begun[0].done():
+                progress.add(begun.popleft().result())
             progress.bar.set_description_str(f"step {done}/{total}", refresh=False)
             progress.bar.update(0)
             return stop.signal is None
@@ -60,10 +64,12 @@ class InProcess:
             for group in groups:
                 if stop.signal is not None:
                     return
-                for result in worker.run(group, callback):
-                    progress.add(result)
+                begun += worker.start(group, callback)
         except Cancelled:
             return
+        finally:
+            for one in begun:
+                progress.add(one.result())
 
     def _loaded(self, setup: Setup):
         if self.pipe is None:
