@@ -149,11 +149,10 @@ def drop(page, entry: dict):
 
 
 def settled_boxes(page) -> list:
-    """[type, [x, y, width, height]] of each node that Nodes 2.0 shows, once all are there and no longer change."""
-    boxes, before = [], None
-    while not boxes or boxes != before:
+    """[type, [x, y, width, height]] of each node that Nodes 2.0 shows, once all are there and do not change."""
+    reads = [[]]
+    while len(reads) < 100 and (not reads[-1] or any(boxes != reads[-1] for boxes in reads[-3:])):
         page.wait_for_timeout(250)
-        before = boxes
         boxes = page.evaluate(
             """() => [...document.querySelectorAll('[data-node-id]')].map((e) => {
                 const node = window.app.graph.getNodeById(e.dataset.nodeId)
@@ -161,7 +160,8 @@ def settled_boxes(page) -> list:
         )
         if None in boxes or len(boxes) != page.evaluate("window.app.graph._nodes.length"):
             boxes = []  # the workflow before is still shown, or not all of this one
-    return boxes
+        reads.append(boxes)
+    return reads[-1]
 
 
 def test_no_overlaps_in_nodes_2(page):
