@@ -162,7 +162,7 @@ def ratios(seconds: dict[str, list[float]], outside: list[float], batch_size: in
     if SAMPLER in middle and RUNNER in middle:
         more = 100 * (middle[RUNNER] / middle[SAMPLER] - 1)
         share = 100 * median(outside)
-        lines.append(f"The runner takes {more:+.1f} % of the sampler's time; {share:.1f} % of its own is not sampling.")
+        lines.append(f"The runner takes {more:+.1f} % against the sampler; {share:.1f} % of its time is not sampling.")
     if SERVER in middle:
         lines.append(f"The server has {100 * middle[RUNNER] / middle[SERVER]:.0f} % of the runner's throughput.")
     return lines
@@ -172,7 +172,7 @@ def ray_ratios(seconds: dict[str, list[float]], rates: dict[str, list[float]]) -
     more = 100 * (median(seconds[ON_RAY]) / median(seconds[SHARDS]) - 1)
     slower = 100 * (median(rates[SHARDS]) / median(rates[ON_RAY]) - 1)
     return [
-        f"From start to end, Ray takes {more:+.0f} % of the shards' time, {slower:+.0f} % once the first batch is done."
+        f"From start to end, Ray takes {more:+.0f} % against the shards, {slower:+.0f} % once the first batch is done."
     ]
 
 
@@ -216,7 +216,7 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--images", type=int, default=64, help="of each run in this process (64)")
     parser.add_argument("--repeats", type=int, default=3, help="of these runs (3)")
-    parser.add_argument("--ray-images", type=int, default=384, help="of each run of the part ray (384)")
+    parser.add_argument("--ray-images", type=int, default=640, help="of each run of the part ray (640)")
     parser.add_argument("--ray-repeats", type=int, default=2, help="of these runs (2)")
     parser.add_argument("--batch-size", type=int, default=8)
     text = "; ".join(f"{name}: {what}" for name, what in PARTS.items())
