@@ -67,7 +67,7 @@ def test_kernels_compute_what_the_network_does(rows, dtype, tolerance, kv_heads)
 
 
 @pytest.mark.parametrize("weights", WEIGHT_FORMATS)
-def test_kernels_read_8_bit_weights(golden, weights):
+def test_kernels_read_8_bit_weights(golden, larger_tiles, weights):
     checkpoint = quantized(read_checkpoint(golden("ar-a").folder), weights)
     model = build_model(checkpoint, operations_over(torch.nn), dtype=torch.float32, device=DEVICE)
     assert model.llama.layers[0].mlp.up_proj.weight.itemsize == 1
