@@ -14,7 +14,7 @@ from janus_core.files import file_hash
 ROOT = Path(__file__).resolve().parents[2]
 MODEL, LORA = ROOT / "demo" / "janus-pro-demo", ROOT / "demo" / "loras" / "janus-pro-demo-night.safetensors"
 COMMON = ["--model", str(MODEL), "--device", "cpu", "--dtype", "fp32"]
-SMALL = ["--size", "32x32"]
+SMALL = ["--size", "64x64"]
 PROMPT = "a red circle on a white background"
 
 
@@ -81,7 +81,7 @@ def test_the_server_applies_it_to_images_and_answers(tmp_path, capsys):
     content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
     messages = [{"role": "user", "content": content}]
     with testing.TestClient(app) as client:
-        found = client.post("/v1/images/generations", json={"prompt": PROMPT, "seed": 4, "size": "32x32"}).json()
+        found = client.post("/v1/images/generations", json={"prompt": PROMPT, "seed": 4, "size": "64x64"}).json()
         said = client.post("/v1/chat/completions", json={"messages": messages, "max_tokens": tokens}).json()
     served = Image.open(io.BytesIO(base64.b64decode(found["data"][0]["b64_json"])))
     assert served.tobytes() == pixels
