@@ -24,3 +24,20 @@ def golden():
         return SimpleNamespace(folder=folder, text=text, expected=load_file(folder / "expected.safetensors"))
 
     return load
+
+
+@pytest.fixture
+def larger_tiles(monkeypatch):
+    """Eight times the columns per program of the GEMV kernels, whose number Triton's interpreter takes its time for.
+
+    For tests of what is around the kernels: test_kernels_compute_what_the_network_does has the tiles of a GPU.
+    """
+    kernels = pytest.importorskip("janus_core.triton_decoder.kernels", reason="needs Triton")
+    launch_config = kernels._launch_config
+
+    def larger(x, layers):
+        pointers, config = launch_config(x, layers)
+        return pointers, {**config, "BN": config["BN"] * (8 if config["BM"] <= kernels.MAX_GEMV_ROWS else 1)}
+
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(kernels, "_launch_config", larger)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..cli_generate import DTYPES, examples, given, question_arguments, size
 from ..errors import JanusError
+from ..files import user_path
 from .groups import parse_shard
 from .layouts import BENCHMARKS, benchmark_outputs
 from .manifest import Defaults, read_outputs
@@ -126,15 +127,20 @@ def _positive(value: int, name: str) -> int:
     return value
 
 
+def _absolute(path: str) -> str:
+    """A path that means the same on any machine that sees the files."""
+    return str(user_path(path).absolute())
+
+
 def _run(args, outputs, folder: Path):
     setup = Setup(
-        model=str(Path(args.model).expanduser().absolute()),
+        model=_absolute(args.model),
         out=str(args.out),
         device=args.device,
         dtype=None if args.dtype is None else str(DTYPES[args.dtype]).removeprefix("torch."),
         weights=args.weights,
-        vae=None if getattr(args, "vae", None) is None else str(Path(args.vae).expanduser().absolute()),
-        loras=tuple((str(Path(path).expanduser().absolute()), s) for path, s in args.lora),
+        vae=None if getattr(args, "vae", None) is None else _absolute(args.vae),
+        loras=tuple((_absolute(path), strength) for path, strength in args.lora),
         images=str(folder.absolute()),
         overwrite=args.overwrite,
         threads=None if args.threads is None else _positive(args.threads, "--threads"),

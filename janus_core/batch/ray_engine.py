@@ -25,13 +25,18 @@ from .progress import Progress, Stop, Stopped
 from .worker import Result, Setup, Worker, load
 
 PACKAGE = Path(__file__).resolve().parents[1]
-MAX_ATTEMPTS = 4  # of a group, which may be what ends its process
 MAX_BLOCKS = 1000  # of Ray Data; a block is run as a whole
 CPUS_PER_WORKER = 4
 
 
 class RayWorker:
-    """A Worker inside of an actor."""
+    """A Worker inside of an actor.
+
+    Attributes:
+        max_attempts: of a group, which may be what ends its process.
+    """
+
+    max_attempts = 4
 
     def __init__(self, setup: dict, attempts: str):
         self.worker, self.attempts = Worker(Setup(**setup)), Path(attempts)
@@ -44,7 +49,7 @@ class RayWorker:
         group = [Output.from_dict(values) for values in group]
         begun = self.attempts / group_name(group)
         before = len(begun.read_text()) if begun.exists() else 0
-        if before >= MAX_ATTEMPTS:
+        if before >= self.max_attempts:
             error = f"its process ended {before} times while it was made"
             failed = [Result(output.path, output.job, "failed", error) for output in group]
             return [replace(failed[0], retries=before), *failed[1:]]

@@ -10,10 +10,17 @@ import torch
 
 from .. import __version__
 from ..errors import CheckpointError
-from ..files import os_reason, read_json, user_path, write_text
+from ..files import os_reason, read_json, regular_file, user_path, write_text
 from .outputs import BatchError, Output
 
 BLOCK = 2**22  # bytes read at a time
+DIFFERENCES = {  # between a record and what is asked for, where "another" and the name would be no English
+    "settings": "other settings",
+    "seeds": "other seeds",
+    "images": "other images",
+    "weights": "another format of weights",
+    "loras": "another LoRA or strength",
+}
 SKIPPED_SUFFIXES = (".md", ".gitattributes", ".lock")  # files of a checkpoint folder that no tensor depends on
 
 
@@ -31,7 +38,7 @@ def content_hash(path: str | Path) -> str:
     path = user_path(path)
     total = hashlib.sha256()
     try:
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        files = sorted(path.rglob("*")) if path.is_dir() else [regular_file(path)]
         for file in files:
             hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
             if hidden or not file.is_file() or file.suffix in SKIPPED_SUFFIXES:
@@ -106,8 +113,9 @@ class RunFolder:
         for section, values in wanted.items():
             old = found.get(section)
             if old != values:
-                names = [name for name in values if not isinstance(old, dict) or old.get(name) != values[name]]
-                return f"it was made with another {', '.join(names) or section}"
+                old = old if isinstance(old, dict) else {}
+                names = [name for name in {**values, **old} if old.get(name) != values.get(name)]
+                return f"it was made with {', '.join(DIFFERENCES.get(name, f'another {name}') for name in names)}"
         return "done"
 
     def remove(self, output: Output):

@@ -1,8 +1,9 @@
 """A batch run, from outputs to summary."""
 
+from collections import deque
 from dataclasses import dataclass, replace
 
-from ..checkpoint import read_checkpoint
+from ..checkpoint import lora_changes, lora_hash, read_checkpoint
 from ..devices import usable_device
 from ..operations import compute_dtype
 from ..progress import Cancelled
@@ -50,8 +51,11 @@ class InProcess:
     def run(self, groups: list[Group], setup: Setup, progress: Progress, stop: Stop):
         worker = Worker(setup, self._loaded(setup))
         progress.start()
+        begun = deque()  # results, while their files are written
 
         def callback(done: int, total: int) -> bool:
+            while begun and begun[0].done():
+                progress.add(begun.popleft().result())
             progress.bar.set_description_str(f"step {done}/{total}", refresh=False)
             progress.bar.update(0)
             return stop.signal is None
@@ -60,10 +64,12 @@ class InProcess:
             for group in groups:
                 if stop.signal is not None:
                     return
-                for result in worker.run(group, callback):
-                    progress.add(result)
+                begun += worker.start(group, callback)
         except Cancelled:
             return
+        finally:
+            for one in begun:
+                progress.add(one.result())
 
     def _loaded(self, setup: Setup):
         if self.pipe is None:
@@ -95,9 +101,10 @@ def run_batch(outputs: list[Output], setup: Setup, options: Options) -> dict:
     """
     if options.batch_size is not None:
         check_range("batch_size", options.batch_size, 1, 4096, whole=True)
-    folder = RunFolder.create(setup.out)
     checkpoint = read_checkpoint(setup.model)
     check_settings(outputs, checkpoint.family)
+    lora_changes(checkpoint, setup.loras)  # raises for one that does not fit
+    folder = RunFolder.create(setup.out)
     prompts = PromptEncoder.of(checkpoint)
     engine = engine_for(setup, options)
     dtype = setup.dtype or str(compute_dtype(engine.device, checkpoint.dtype)).removeprefix("torch.")
@@ -135,7 +142,7 @@ def _made_with(setup: Setup) -> dict:
     if setup.vae is not None:
         model["vae"] = content_hash(setup.vae)
     if setup.loras:
-        model["loras"] = [[content_hash(path), strength] for path, strength in setup.loras]
+        model["loras"] = [{"sha256": lora_hash(path), "strength": strength} for path, strength in setup.loras]
     return {"model": model, "versions": versions()}
 
 

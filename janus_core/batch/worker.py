@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from .records import RunFolder
 from .sample import sample_answers, sample_images
 
 GRID_COLUMNS = 2
+WRITERS = 8  # threads
 
 
 @dataclass(frozen=True)
@@ -80,27 +82,32 @@ def load(setup: Setup):
 
 
 class Worker:
-    """A loaded pipeline that runs groups."""
+    """A loaded pipeline that runs groups, and writes files in threads: a GPU would wait for compression and disks."""
 
     def __init__(self, setup: Setup, pipe=None):
         self.setup, self.folder = setup, RunFolder(Path(setup.out))
         if setup.threads is not None:
             torch.set_num_threads(setup.threads)
         self.pipe = load(setup) if pipe is None else pipe
+        self.writers = ThreadPoolExecutor(WRITERS)
 
     def run(self, group: Group, callback: Callback | None = None) -> list[Result]:
-        """Samples a group and writes what is missing of it.
+        """Samples a group and writes what is missing of it. Arguments and errors are those of `start`."""
+        return [one.result() for one in self.start(group, callback)]
+
+    def start(self, group: Group, callback: Callback | None = None) -> list[Future[Result]]:
+        """Samples a group and begins to write what is missing of it.
 
         A group is sampled as a whole even if some of it is there, so that the rest has the same bytes as without the
         interruption. If it fails, its outputs are tried one by one, and those that fail are reported.
 
         Raises:
-            Cancelled: the callback returned False; what is not written yet is dropped.
+            Cancelled: the callback returned False; the group is dropped.
             BatchError: memory ran out.
         """
         states = {output.path: self.folder.state(output, self.setup.made_with) for output in group}
         missing = [output for output in group if states[output.path] != "done"]
-        results = [Result(output.path, output.job, "skipped") for output in group if output not in missing]
+        results = [_known(Result(output.path, output.job, "skipped")) for output in group if output not in missing]
         if not missing:
             return results
         try:
@@ -108,13 +115,13 @@ class Worker:
         except Exception as error:
             self._raise_if_final(error)
             if len(group) == 1:
-                return [_failed(group[0], error)]
+                return [_known(_failed(group[0], error))]
         for output in missing:
             try:
                 results += self._run_together([output], [output], callback)
             except Exception as error:
                 self._raise_if_final(error)
-                results.append(_failed(output, error))
+                results.append(_known(_failed(output, error)))
         return results
 
     def _raise_if_final(self, error: Exception):
@@ -126,19 +133,23 @@ class Worker:
                 f"Memory ran out with {self.setup.batch_size} images at once: give a smaller --batch-size."
             ) from None
 
-    def _run_together(self, group: Group, missing: list[Output], callback: Callback | None) -> list[Result]:
+    def _run_together(self, group: Group, missing: list[Output], callback: Callback | None) -> list[Future[Result]]:
         began = time.perf_counter()
         sample = self._answers if group[0].task == "describe" else self._images
         made = dict(zip((output.path for output in group), sample(group, callback)))
         images = sum(len(output.seeds) for output in group)
         seconds = (time.perf_counter() - began) / images
-        results = []
-        for output in missing:
+
+        def written(output: Output) -> Result:
             content, tokens = made[output.path]
             share = seconds * len(output.seeds)
-            self._write(output, content, {"seconds": round(share, 4), "tokens": tokens})
-            results.append(Result(output.path, output.job, "done", "", len(output.seeds), tokens, share))
-        return results
+            try:
+                self._write(output, content, {"seconds": round(share, 4), "tokens": tokens})
+            except Exception as error:
+                return _failed(output, error)
+            return Result(output.path, output.job, "done", "", len(output.seeds), tokens, share)
+
+        return [self.writers.submit(written, output) for output in missing]
 
     def _write(self, output: Output, content, measured: dict):
         """Writes an output with its record, and what belongs beside it; the output itself last."""
@@ -150,7 +161,10 @@ class Worker:
             write_text(folder.file(path), text, temporary)
         if isinstance(content, str):
             return write_text(folder.file(output.path), content, temporary)
-        metadata = {**output.request, "checkpoint": self.setup.made_with.get("model", {}).get("checkpoint", "")[:16]}
+        model = self.setup.made_with.get("model", {})
+        metadata = {**output.request, "checkpoint": model.get("checkpoint", "")[:16]}
+        if loras := model.get("loras"):
+            metadata["loras"] = [f"{one['sha256'][:16]}:{one['strength']:g}" for one in loras]
         write_image(content, folder.file(output.path), metadata, temporary)
 
     def _images(self, group: Group, callback: Callback | None) -> Iterator[tuple[Image.Image, int]]:
@@ -182,6 +196,12 @@ def grid(images: list[Image.Image]) -> Image.Image:
     for k, image in enumerate(images):
         canvas.paste(image, (k % GRID_COLUMNS * width, k // GRID_COLUMNS * height))
     return canvas
+
+
+def _known(result: Result) -> Future[Result]:
+    future = Future()
+    future.set_result(result)
+    return future
 
 
 def _failed(output: Output, error: Exception) -> Result:

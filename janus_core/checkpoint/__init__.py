@@ -1,7 +1,8 @@
 """Reading and writing checkpoints, quantising them, and building models from them."""
 
 from .build import build_model, build_vq, check_checkpoint
-from .lora import Lora, with_loras
+from .lora import Lora, lora_changes, with_loras
+from .lora_read import lora_hash
 from .lora_write import save_lora
 from .quantize import FORMATS as WEIGHT_FORMATS
 from .quantize import WEIGHT_CHOICES, quantized, quantized_layers
@@ -20,6 +21,8 @@ __all__ = [
     "check_checkpoint",
     "config_of",
     "detect_family",
+    "lora_changes",
+    "lora_hash",
     "metadata_of",
     "quantized",
     "quantized_layers",

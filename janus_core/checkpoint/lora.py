@@ -28,6 +28,16 @@ def with_loras(checkpoint: Checkpoint, loras: Lora | Sequence[Lora]) -> Checkpoi
     Raises:
         CheckpointError: a LoRA cannot be read, does not fit the model, or changes an 8-bit weight.
     """
+    tensors = dict(checkpoint.tensors)
+    for name, pairs in lora_changes(checkpoint, loras).items():
+        tensors[name] = _merged(tensors[name], pairs)
+        if not tensors[name].isfinite().all():
+            raise CheckpointError(f"{name} is not finite once the LoRAs are merged: use a lower strength.")
+    return replace(checkpoint, tensors=tensors)
+
+
+def lora_changes(checkpoint: Checkpoint, loras: Lora | Sequence[Lora]) -> dict[str, list[tuple[Change, float]]]:
+    """What LoRAs change in a checkpoint: {weight: [(change, strength)]}. Arguments and errors are `with_loras`'s."""
     changes: dict[str, list[tuple[Change, float]]] = {}
     for path, strength in _pairs(loras):
         for change in read_lora(path, checkpoint.tensors):
@@ -39,12 +49,7 @@ def with_loras(checkpoint: Checkpoint, loras: Lora | Sequence[Lora]) -> Checkpoi
                     "the original checkpoint, which may be stored in 8 bits after that (--weights)."
                 )
             changes.setdefault(change.name, []).append((change, strength))
-    tensors = dict(checkpoint.tensors)
-    for name, pairs in changes.items():
-        tensors[name] = _merged(tensors[name], pairs)
-        if not tensors[name].isfinite().all():
-            raise CheckpointError(f"{name} is not finite once the LoRAs are merged: use a lower strength.")
-    return replace(checkpoint, tensors=tensors)
+    return changes
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Reads LoRAs of common trainers: files as ComfyUI reads and writes them, kohya's, and peft's files and folders."""
 
+import hashlib
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError
-from ..files import os_reason, read_json, read_optional_json, user_path
+from ..files import file_hash, os_reason, read_json, read_optional_json, user_path
 from ..schema import FLAG, Number, OneOf, Section, Whole, check_fields, shown
 from .files import read_tensors
 from .read import WEIGHT_DTYPES
@@ -103,6 +104,15 @@ def read_lora(path: str | Path, weights: Mapping[str, torch.Tensor]) -> list[Cha
             "not a plain LoRA."
         )
     return list(changes.values())
+
+
+def lora_hash(path: str | Path) -> str:
+    """The SHA-256 of a LoRA's file; if it has peft's config, that of both files' SHA-256. Raises CheckpointError."""
+    path, config = _peft_folder(user_path(path))
+    tensors = file_hash(path)
+    if not config:
+        return tensors
+    return hashlib.sha256(f"{tensors} {file_hash(path.parent / PEFT_CONFIG)}".encode()).hexdigest()
 
 
 def _peft_folder(path: Path) -> tuple[Path, dict]:

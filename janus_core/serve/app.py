@@ -33,7 +33,7 @@ class ServerSettings:
         api_key: that clients must send as a bearer token; None lets everybody in.
         queue_size: images or answers that wait per model; more are answered 429.
         timeout: seconds until a request is given up.
-        wait: seconds that a batch waits for others, see Batcher.
+        wait: seconds that a batch waits for one more, see Batcher.
         most_body_bytes, most_image_bytes, most_images: of a request.
         system_prompt, roles: of conversations that do not say otherwise.
     """

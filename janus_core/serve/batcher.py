@@ -43,7 +43,7 @@ class Batcher:
         run: a function of a list of jobs and a callback (done, total) -> bool; it returns a result per job.
         batch_size: the most images or answers in a batch, unless a single job has more.
         queue_size: the most images or answers that wait.
-        wait: seconds that a batch that is not full waits for others, when the model has nothing to do.
+        wait: seconds that a batch that is not full waits for one more, when the model has nothing to do.
         observe: called with (name, value) for metrics: "batch" the size of a batch.
     """
 
@@ -79,7 +79,9 @@ class Batcher:
     async def _serve(self):
         while True:
             await self.wake.wait()
-            if self.length < self.batch_size:
+            before = 0
+            while before < self.length < self.batch_size:  # until no more come
+                before = self.length
                 await asyncio.sleep(self.wait)
             while self.running or self._take():
                 await self._run_batch(self.running)

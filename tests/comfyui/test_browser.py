@@ -60,8 +60,8 @@ def live_nodes(page) -> dict[int, dict]:
 
 
 def screenshot(page, name: str):
-    page.wait_for_timeout(1500)
     if os.environ.get("JANUS_SCREENSHOTS"):
+        page.wait_for_timeout(1500)
         page.screenshot(path=Path(os.environ["JANUS_SCREENSHOTS"]) / f"{name}.png")
 
 
@@ -148,19 +148,32 @@ def drop(page, entry: dict):
     page.wait_for_timeout(1000)
 
 
+def settled_boxes(page) -> list:
+    """[type, [x, y, width, height]] of each node that Nodes 2.0 shows, once all are there and do not change."""
+    reads = [[]]
+    while len(reads) < 100 and (not reads[-1] or any(boxes != reads[-1] for boxes in reads[-3:])):
+        page.wait_for_timeout(250)
+        boxes = page.evaluate(
+            """() => [...document.querySelectorAll('[data-node-id]')].map((e) => {
+                const node = window.app.graph.getNodeById(e.dataset.nodeId)
+                return node && [node.type, [node.pos[0], node.pos[1] - 30, e.offsetWidth, e.offsetHeight]] })"""
+        )
+        if None in boxes or len(boxes) != page.evaluate("window.app.graph._nodes.length"):
+            boxes = []  # the workflow before is still shown, or not all of this one
+        reads.append(boxes)
+    return reads[-1]
+
+
 def test_no_overlaps_in_nodes_2(page):
     """The other renderer makes nodes larger than their saved size; they still do not overlap."""
     setting = "(value) => window.app.ui.settings.setSettingValue('Comfy.VueNodes.Enabled', value)"
     page.evaluate(setting, True)
     try:
         for name in NAMES:
-            open_template(page, name)
-            boxes = page.evaluate(
-                """() => [...document.querySelectorAll('[data-node-id]')].map((e) => {
-                    const node = window.app.graph.getNodeById(e.dataset.nodeId)
-                    return [node.type, [node.pos[0], node.pos[1] - 30, e.offsetWidth, e.offsetHeight]] })"""
-            )
-            assert len(boxes) == len(read(ROOT / "workflows" / f"{name}.json")["nodes"])
+            workflow = read(ROOT / "workflows" / f"{name}.json")
+            page.evaluate("(workflow) => window.app.loadGraphData(workflow)", workflow)
+            boxes = settled_boxes(page)
+            assert len(boxes) == len(workflow["nodes"])
             screenshot(page, f"nodes-2 {name}")
             for (a, first), (b, second) in combinations(boxes, 2):
                 assert not Box(*first).overlaps(Box(*second)), (name, a, b)

@@ -1,4 +1,4 @@
-"""Cross-compiles the kernels of a decode step without a GPU: python tests/core/compile_kernels.py 80 90.
+"""Cross-compiles the kernels of a decode step without a GPU: python tests/core/compile_kernels.py 80:bf16 90:int8,fp8.
 
 Prints JSON: names and shared memory (bytes) of the kernels, for each compute capability, row count and weight dtype.
 """
@@ -47,9 +47,10 @@ def main():
     for rows in (1, 2, 32):
         for name, weights in WEIGHTS.items():
             step = decoder(rows, weights)
-            for capability in map(int, sys.argv[1:]):
-                if name == "fp8" and capability < 89:
+            for capability, formats in (target.split(":") for target in sys.argv[1:]):
+                if name not in formats.split(","):
                     continue
+                capability = int(capability)
                 target = GPUTarget("cuda", capability, 32)
                 driver.set_active(
                     SimpleNamespace(

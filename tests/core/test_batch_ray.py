@@ -29,6 +29,8 @@ def test_an_actor_that_dies_loses_nothing_and_one_that_always_dies_is_reported(g
     class Dying(ray_engine.RayWorker):
         """Ends its process in the middle of the first batch, and whenever it gets the job named `poison`."""
 
+        max_attempts = 2
+
         def __init__(self, setup, attempts):
             super().__init__(setup, attempts)
             run = self.worker.run
@@ -55,8 +57,8 @@ def test_an_actor_that_dies_loses_nothing_and_one_that_always_dies_is_reported(g
     setup = Setup(model=str(golden("ar-a").folder), out=str(tmp_path / "ray"), device="cpu", dtype="float32", threads=1)
     summary = run_batch(outputs, setup, Options(batch_size=2, engine="ray", workers=2, cpus_per_worker=1))
     assert files_of(tmp_path / "ray") == files_of(tmp_path / "one")
-    assert (summary["done"], summary["failed"], summary["retries"]) == (5, 1, 1 + ray_engine.MAX_ATTEMPTS)
-    assert summary["failures"][0]["job"] == "poison" and "4 times" in summary["failures"][0]["error"]
+    assert (summary["done"], summary["failed"], summary["retries"]) == (5, 1, 1 + Dying.max_attempts)
+    assert summary["failures"][0]["job"] == "poison" and "2 times" in summary["failures"][0]["error"]
 
 
 @pytest.mark.skipif(HAS_RAY, reason="Ray is installed")

@@ -149,7 +149,7 @@ def test_a_captured_step_samples_the_same_tokens(ar, prompts, name):
 
 
 @pytest.mark.parametrize("name", ["edit", "again"])
-def test_triton_kernels_sample_the_same_tokens(ar, prompts, name, monkeypatch):
+def test_triton_kernels_sample_the_same_tokens(ar, prompts, name, monkeypatch, larger_tiles):
     pytest.importorskip("triton", minversion="3.4", reason="needs a Triton whose interpreter is complete")
     if torch.cuda.is_available():
         pytest.skip("the kernels are not interpreted where there is a GPU")

@@ -13,7 +13,8 @@ from benchmarks.gpu import worker  # noqa: E402
 from benchmarks.gpu.parts import PARTS, Context, NotRun  # noqa: E402
 from benchmarks.gpu.tables import document  # noqa: E402
 
-PART_NAMES = [name for name in PARTS if name != "comfyui"]  # tests/comfyui runs that one
+TWINS = {"faults-async": "faults", "ar-7b": "ar-1b", "batches-7b": "batches-1b"}  # the same runs on small models
+PART_NAMES = [name for name in PARTS if name not in {"comfyui", *TWINS}]  # tests/comfyui runs that one
 
 
 def command(folder, *arguments):
@@ -38,6 +39,14 @@ def test_a_rehearsal_on_the_cpu(tmp_path):
     assert "**Not measured on a GPU**" in text and all(f"(`{name}`)" in text for name in PART_NAMES)
     again = command(tmp_path, "--parts", "kernels", "faults")
     assert again.stdout.splitlines()[:2] == ["kernels: done before", "faults: done before"]
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_part_that_is_not_rehearsed_has_the_cases_of_its_twin(name, tmp_path):
+    def cases(part):
+        return [case for case, _ in PARTS[part].cases(Context("cpu", True, tmp_path))]
+
+    assert cases(name) == cases(TWINS[name])
 
 
 def test_a_run_without_time_left_says_so(tmp_path):

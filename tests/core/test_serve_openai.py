@@ -1,5 +1,6 @@
 """The server under the real `openai` client: images, edits, chat, streaming, errors."""
 
+import asyncio
 import base64
 import io
 import threading
@@ -17,6 +18,7 @@ openai = pytest.importorskip("openai")
 from serving import serving  # noqa: E402
 
 import janus_core  # noqa: E402
+from janus_core.serve.batcher import Batcher, Job  # noqa: E402
 
 PROMPT = "a red circle on a blue background"
 
@@ -94,6 +96,37 @@ def test_requests_that_wait_together_are_one_batch(client, server, pipe, monkeyp
     assert sorted(sizes) == [1, 1, 4]
     for k, one in enumerate(found):
         assert difference(image_of(one.data[0]), pipe(texts[k], seed=k, guidance=2.0 + (k == 5))[0]) <= 1
+
+
+def test_a_burst_is_one_batch(monkeypatch):
+    """A batch waits as long as one more request comes each time, until it is full."""
+    batches = []
+
+    def run(jobs, callback):
+        batches.append(len(jobs))
+        return [None for _ in jobs]
+
+    async def requests():
+        arriving = 5
+        batcher = Batcher(run, batch_size=4, queue_size=8, wait=0.5)
+        results = [batcher.submit(Job("same", 1, None))]
+
+        async def sleep(seconds):
+            nonlocal arriving
+            assert seconds == 0.5
+            arriving -= 1
+            if arriving:
+                results.append(batcher.submit(Job("same", 1, None)))
+
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+        while len(results) < 4 or not all(result.done() for result in results):
+            await asyncio.wait(results)
+        results.append(batcher.submit(Job("same", 1, None)))
+        await asyncio.wait(results)
+        await batcher.close()
+
+    asyncio.run(requests())
+    assert batches == [4, 2]
 
 
 def test_edits(client, golden, pipe):

@@ -238,7 +238,7 @@ KERNEL_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", [None, *KERNEL_FAULTS])
-def test_faults_of_the_triton_kernels_are_caught(fault):
+def test_faults_of_the_triton_kernels_are_caught(fault, larger_tiles):
     """In Triton's interpreter, which is slow: one block of two small heads."""
     pytest.importorskip("triton", minversion="3.4", reason="needs a Triton whose interpreter is complete")
     if torch.cuda.is_available():
