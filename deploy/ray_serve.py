@@ -18,15 +18,17 @@ def number(name: str, default: float) -> float:
 
 def build():
     """The application of a replica, with models of its own."""
-    import torch
-
     from janus_core import load
+    from janus_core.cli_generate import DTYPES
+    from janus_core.errors import JanusError
     from janus_core.serve.app import ServerSettings, create_app
     from janus_core.serve.cli import load_models
 
     names = [name.strip() for name in os.environ["JANUS_MODELS"].split(",")]
     dtype = os.environ.get("JANUS_DTYPE")
-    settings = {"device": os.environ.get("JANUS_DEVICE"), "dtype": dtype and getattr(torch, dtype)}
+    if dtype not in (None, *DTYPES):
+        raise JanusError(f"JANUS_DTYPE is {dtype!r}, it must be one of {', '.join(DTYPES)}.")
+    settings = {"device": os.environ.get("JANUS_DEVICE"), "dtype": DTYPES.get(dtype)}
     size = int(number("JANUS_BATCH_SIZE", 0)) or None
     models = load_models(names, os.environ.get("JANUS_VAE"), size, load, **settings)
     return create_app(models, ServerSettings(api_key=os.environ.get("JANUS_API_KEY")))

@@ -5,6 +5,7 @@ It names no folders of the user's.
 
 import os
 import platform
+import re
 import time
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +28,7 @@ PACKAGES = (
     "torch",
     "triton",
     "triton-windows",
+    "comfyui-frontend-package",
     "comfy-kitchen",
     "safetensors",
     "tokenizers",
@@ -58,7 +60,14 @@ def versions() -> list[str]:
             found.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             continue
-    return [*found, f"torch's CUDA: {torch.version.cuda or 'none'}"]
+    return [*comfyui_version(), *found, f"torch's CUDA: {torch.version.cuda or 'none'}"]
+
+
+def comfyui_version() -> list[str]:
+    """The version of the ComfyUI around the pack, [] if there is none."""
+    path = models_folder().parent / "comfyui_version.py"
+    found = re.search(r'__version__ = "(.+)"', path.read_text("utf-8")) if path.is_file() else None
+    return [f"ComfyUI {found[1]}"] if found else []
 
 
 def devices() -> list[str]:

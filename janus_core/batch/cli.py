@@ -53,10 +53,12 @@ def add_commands(commands, model_arguments: Callable, token_arguments: Callable)
 
     sub = command("describe", describe, "Answer a question about every image of a manifest or a folder.")
     sub.add_argument("jobs", type=Path, help="the manifest, or a folder of images")
-    sub.add_argument("--question", default="", help="of jobs that have none")
+    sub.add_argument("--question", default="", help="question of the jobs that have none")
     sub.add_argument("--max-new-tokens", type=int, help="512 by default")
     sub.add_argument("--temperature", type=float, help="0 (greedy) by default")
-    sub.add_argument("--top-p", type=float, help="of the probability that is sampled from; 0.95 by default")
+    sub.add_argument(
+        "--top-p", type=float, help="sample from the most likely tokens of this probability; 0.95 by default"
+    )
     question_arguments(sub)
 
     for name in BENCHMARKS:
@@ -72,9 +74,9 @@ def _run_arguments(sub):
     sub.add_argument("--batch-size", type=int, help="the most images at once; found from memory by default")
     sub.add_argument("--shard", default="0/1", metavar="I/N", help="do only part I of N, counted from 0")
     sub.add_argument("--engine", choices=("process", "ray"), default="process", help="this process, or Ray")
-    sub.add_argument("--workers", type=int, help="of Ray; one per GPU by default")
-    sub.add_argument("--cpus-per-worker", type=int, help="of Ray; 4 by default")
-    sub.add_argument("--threads", type=int, help="of a worker on a CPU; as many as it has cores by default")
+    sub.add_argument("--workers", type=int, help="number of Ray workers; one per GPU by default")
+    sub.add_argument("--cpus-per-worker", type=int, help="CPU cores of a Ray worker; 4 by default")
+    sub.add_argument("--threads", type=int, help="threads of a worker on a CPU; as many as it has cores by default")
     sub.add_argument("--overwrite", action="store_true", help="replace outputs that were made with other settings")
     sub.add_argument("--contact-sheet", action="store_true", help="write OUT.run/contact_sheet.html to look at")
 

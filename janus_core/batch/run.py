@@ -1,5 +1,6 @@
 """A batch run, from outputs to summary."""
 
+import logging
 from collections import deque
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,8 @@ from .outputs import BatchError, Output
 from .progress import Progress, Stop, write_summary
 from .records import RunFolder, content_hash, versions
 from .worker import Setup, Worker, load
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ def _batch_size(folder: RunFolder, engine, options: Options) -> int:
     before = folder.shared().get("batch_size")
     if options.batch_size is not None:
         if before not in (None, options.batch_size):
-            print(f"The batch size was {before}: what is missing may differ in rounding from one run with {before}.")
+            logger.warning("The batch size was %s: what is missing may differ in rounding from a run with it.", before)
         return folder.share({"batch_size": options.batch_size}, replace=before != options.batch_size)["batch_size"]
     if before is None:
         before = folder.share({"batch_size": engine.find_batch_size()})["batch_size"]

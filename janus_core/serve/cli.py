@@ -28,7 +28,7 @@ def add_command(commands, lora_argument: Callable):
     )
     sub.add_argument("--vae", help="JanusFlow: SDXL VAE, a diffusers folder or sdxl_vae.safetensors")
     sub.add_argument("--device", help="cpu, cuda, mps; the best there is by default")
-    sub.add_argument("--dtype", choices=DTYPES, help="of weights and arithmetic; the file's by default")
+    sub.add_argument("--dtype", choices=DTYPES, help="dtype of weights and arithmetic; the file's by default")
     sub.add_argument("--weights", choices=WEIGHT_CHOICES, help="store the language model's weights in 8 or 4 bits")
     lora_argument(sub)
     sub.add_argument("--host", default="127.0.0.1", help="127.0.0.1 by default: this machine alone")
@@ -40,8 +40,10 @@ def add_command(commands, lora_argument: Callable):
     sub.add_argument("--max-images", type=int, default=16, help="the largest n of a request")
     sub.add_argument("--max-body-mb", type=int, default=64, help="the largest request, in MB")
     sub.add_argument("--max-image-mb", type=int, default=20, help="the largest image of a request, in MB")
-    sub.add_argument("--system-prompt", default=SYSTEM_PROMPT, help='of chats without one; "" for none')
-    sub.add_argument("--roles", choices=("auto", *ROLES), default="auto", help="of the chat template")
+    sub.add_argument("--system-prompt", default=SYSTEM_PROMPT, help='system prompt of chats without one; "" for none')
+    sub.add_argument(
+        "--roles", choices=("auto", *ROLES), default="auto", help="names in the chat template; the checkpoint's own"
+    )
 
 
 def serve(args):

@@ -11,11 +11,14 @@ CPU = torch.device("cpu")
 
 
 def test_the_report_of_a_cpu(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "models_folder", lambda: tmp_path)
-    (tmp_path / "janus" / "broken").mkdir(parents=True)
-    (tmp_path / "janus" / "model.safetensors").write_bytes(doctor.DEMO.joinpath("model.safetensors").read_bytes())
+    monkeypatch.setattr(doctor, "models_folder", lambda: tmp_path / "models")
+    (tmp_path / "comfyui_version.py").write_text('# made by its build\n__version__ = "0.33.0"\n')
+    janus = tmp_path / "models" / "janus"
+    (janus / "broken").mkdir(parents=True)
+    (janus / "model.safetensors").write_bytes(doctor.DEMO.joinpath("model.safetensors").read_bytes())
     assert main(["doctor", "--device", "cpu"]) == 0
     text = capsys.readouterr().out
+    assert "- ComfyUI 0.33.0" in text
     assert f"torch {torch.__version__.split('+')[0]}" in text and "cores" in text
     assert "plain steps on cpu in " in text and "CUDA graphs: not run" in text
     assert "broken: CheckpointError" in text and "model.safetensors: " in text and str(tmp_path) not in text
