@@ -6,7 +6,7 @@ from janus_core.checkpoint import int4
 from janus_core.checkpoint.quantize import DECODER_LAYERS
 from janus_core.janus import Janus
 from janus_core.janusflow import JanusFlow
-from janus_core.networks.llama import KVCache
+from janus_core.networks.cache import KVCache
 
 from . import baselines
 from .synthetic import shapes_of

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from janus_core.devices import cpu_name
+
 from . import ROOT
 
 
@@ -58,14 +60,10 @@ def version(package: str) -> str:
 
 def hardware(device: torch.device) -> str:
     """The GPU, if the device is one, and the processor with its cores."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    processor = names[0] if names else platform.processor() or platform.machine()
     gpu = [torch.cuda.get_device_name(device)] if device.type == "cuda" else []
     pages = ["large pages"] if large_pages() else []
     cores, threads = os.cpu_count(), torch.get_num_threads()
-    return ", ".join([*gpu, processor, f"{cores} cores", f"{threads} thread{'s' * (threads > 1)}", *pages])
+    return ", ".join([*gpu, cpu_name(), f"{cores} cores", f"{threads} thread{'s' * (threads > 1)}", *pages])
 
 
 def large_pages() -> bool:

@@ -72,48 +72,58 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True)
 
-    def command(name, function, text):
-        more = examples(EXAMPLES[name]) if name in EXAMPLES else {}
-        sub = commands.add_parser(name, help=text, description=text, **more)
+    def command(function, text):
+        name = function.__name__
+        sub = commands.add_parser(name, help=text, description=text, **examples(EXAMPLES[name]))
         sub.set_defaults(function=function)
         return sub
 
-    def lora_argument(sub):
-        text = "LoRA to merge into the weights, a file or a folder of peft; may be given several times"
-        sub.add_argument("--lora", metavar="FILE[:STRENGTH]", type=lora, action="append", default=[], help=text)
+    generate_arguments(command(generate, "Generate images from a prompt."))
+    edit_arguments(command(edit, "Edit an image as an instruction says, with Janus-4o."))
+    describe_arguments(command(describe, "Answer a question about images."))
+    add_batch(commands, model_arguments, token_arguments)
+    add_serve(commands, lora_argument)
+    download_arguments(command(download, "Fetch an official checkpoint from the Hugging Face hub."))
+    train_arguments(command(train, "Fine-tune a checkpoint on a folder of captioned images."))
+    sub = command(doctor, "Print what a bug report needs: versions, devices, self-tests, checkpoints.")
+    sub.add_argument("--device", help="device of the self-tests; the best there is by default")
+    convert_arguments(command(convert, "Convert a checkpoint folder to one .safetensors file."))
+    return top
 
-    def model_arguments(sub):
-        sub.add_argument("--model", required=True, help="checkpoint folder or single .safetensors file")
-        sub.add_argument("--device", help="cpu, cuda, mps; the best there is by default")
-        sub.add_argument("--dtype", choices=DTYPES, help="of weights and arithmetic; the file's by default")
-        sub.add_argument("--weights", choices=WEIGHT_CHOICES, help="store the language model's weights in 8 or 4 bits")
-        lora_argument(sub)
-        sub.add_argument("--seed", type=int, default=0, help="0 by default; image k of several uses seed + k")
 
-    def image_arguments(sub):
-        sub.add_argument("--out", type=Path, default=Path("janus.png"), help="PNG file; numbered for several images")
-        sub.add_argument("--negative", default="", help="what guidance moves away from; empty as in the papers")
-        sub.add_argument("--count", type=int, default=1, help="number of images")
-        sub.add_argument("--size", type=size, help="WIDTHxHEIGHT in pixels; the model's own by default")
-        sub.add_argument("--cfg", type=float, help="guidance: 5 for Janus-Pro and 2 for JanusFlow by default; 1 is off")
-        sub.add_argument("--cfg-start", type=float, help="fraction of the run at which guidance starts; 0 by default")
-        sub.add_argument("--cfg-end", type=float, help="fraction of the run at which guidance ends; 1 by default")
+def lora_argument(sub):
+    text = "LoRA to merge into the weights, a file or a folder of peft; may be given several times"
+    sub.add_argument("--lora", metavar="FILE[:STRENGTH]", type=lora, action="append", default=[], help=text)
 
-    def token_arguments(group):
-        group.add_argument("--temperature", type=float, help="1 by default; 0 is greedy")
-        group.add_argument("--top-k", type=int, help="sample from the k most likely tokens; 0, off, by default")
-        group.add_argument(
-            "--top-p", type=float, help="sample from the most likely tokens of this probability; 1 is off"
-        )
-        group.add_argument(
-            "--window", type=int, help="tokens per pass, guessed and verified (Jacobi); 1, off, by default"
-        )
-        roles(group)
 
-    def roles(group):
-        group.add_argument("--roles", choices=("auto", *ROLES), help="names in the chat template; the checkpoint's own")
+def model_arguments(sub):
+    sub.add_argument("--model", required=True, help="checkpoint folder or single .safetensors file")
+    sub.add_argument("--device", help="cpu, cuda, mps; the best there is by default")
+    sub.add_argument("--dtype", choices=DTYPES, help="dtype of weights and arithmetic; the file's by default")
+    sub.add_argument("--weights", choices=WEIGHT_CHOICES, help="store the language model's weights in 8 or 4 bits")
+    lora_argument(sub)
+    sub.add_argument("--seed", type=int, default=0, help="0 by default; image k of several uses seed + k")
 
-    sub = command("generate", generate, "Generate images of a prompt.")
+
+def image_arguments(sub):
+    sub.add_argument("--out", type=Path, default=Path("janus.png"), help="PNG file; numbered for several images")
+    sub.add_argument("--negative", default="", help="what guidance moves away from; empty as in the papers")
+    sub.add_argument("--count", type=int, default=1, help="number of images")
+    sub.add_argument("--size", type=size, help="WIDTHxHEIGHT in pixels; the model's own by default")
+    sub.add_argument("--cfg", type=float, help="guidance: 5 for Janus-Pro and 2 for JanusFlow by default; 1 is off")
+    sub.add_argument("--cfg-start", type=float, help="fraction of the run at which guidance starts; 0 by default")
+    sub.add_argument("--cfg-end", type=float, help="fraction of the run at which guidance ends; 1 by default")
+
+
+def token_arguments(group):
+    group.add_argument("--temperature", type=float, help="1 by default; 0 is greedy")
+    group.add_argument("--top-k", type=int, help="sample from the k most likely tokens; 0, off, by default")
+    group.add_argument("--top-p", type=float, help="sample from the most likely tokens of this probability; 1 is off")
+    group.add_argument("--window", type=int, help="tokens per pass, guessed and verified (Jacobi); 1, off, by default")
+    group.add_argument("--roles", choices=("auto", *ROLES), help="names in the chat template; the checkpoint's own")
+
+
+def generate_arguments(sub):
     sub.add_argument("prompt", help="the image to generate, in plain language")
     model_arguments(sub)
     image_arguments(sub)
@@ -123,23 +133,26 @@ def parser() -> argparse.ArgumentParser:
     tuned = sub.add_argument_group("models fine-tuned from Janus-Pro (docs/finetunes.md)")
     tuned.add_argument("--think", metavar="RECIPE", choices=RECIPES, help=f"write a plan first: {', '.join(RECIPES)}")
     tuned.add_argument("--reflect", type=int, metavar="N", help="check the image and generate it again, up to N times")
-    tuned.add_argument("--text-temperature", type=float, help="of the plan and the check: 1 by default; 0 is greedy")
-    tuned.add_argument("--max-new-tokens", type=int, help="of the plan or the check; the recipe's limit by default")
+    tuned.add_argument("--text-temperature", type=float, help="temperature of the plan and the check; 1 by default")
+    tuned.add_argument("--max-new-tokens", type=int, help="longest plan or check, in tokens; the recipe's by default")
     flow = sub.add_argument_group("JanusFlow")
     flow.add_argument("--vae", help="SDXL VAE: a diffusers folder or sdxl_vae.safetensors")
     flow.add_argument("--steps", type=int, help="Euler steps; 30 by default")
     flow.add_argument("--image", help="image to start from, with --denoise below 1")
     flow.add_argument("--denoise", type=float, help="how much of --image changes, from 0 to 1; 1 by default")
 
-    sub = command("edit", edit, "Edit an image as an instruction says, with Janus-4o.")
+
+def edit_arguments(sub):
     sub.add_argument("image", help="image file to change")
     sub.add_argument("prompt", help="what to change")
     model_arguments(sub)
     image_arguments(sub)
     token_arguments(sub)
-    sub.add_argument("--image-guidance", type=float, help="w2 in (full + w2 part) / (1 + w2): 5 by default")
+    text = "how far the result may depart from the image: 0 stays closest; 5 by default"
+    sub.add_argument("--image-guidance", type=float, help=text)
 
-    sub = command("describe", describe, "Answer a question about images.")
+
+def describe_arguments(sub):
     sub.add_argument("image", nargs="+", help="image files; each gets an answer")
     sub.add_argument("question", help="what to ask about them, or what to do with them")
     model_arguments(sub)
@@ -147,43 +160,36 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--max-new-tokens", type=int, default=512, help="the longest answer, in tokens; 512 by default")
     sub.add_argument("--temperature", type=float, default=0.0, help="0 (greedy) by default")
     sub.add_argument("--top-k", type=int, default=0, help="sample from the k most likely tokens; 0, off, by default")
-    sub.add_argument(
-        "--top-p", type=float, default=0.95, help="of the probability that is sampled from; 0.95 by default"
-    )
+    text = "sample from the most likely tokens of this probability; 0.95 by default"
+    sub.add_argument("--top-p", type=float, default=0.95, help=text)
     question_arguments(sub)
 
-    add_batch(commands, model_arguments, token_arguments)
-    add_serve(commands, lora_argument)
 
-    sub = command("download", download, "Fetch an official checkpoint from the Hugging Face hub.")
+def download_arguments(sub):
     sub.add_argument("name", nargs="?", choices=CHECKPOINTS, help="checkpoint to fetch into models/janus")
     sub.add_argument("--vae", action="store_true", help="fetch the SDXL VAE, which JanusFlow's images need")
     sub.add_argument("--to", type=Path, help="models folder; ComfyUI's, or ./models, by default")
 
-    sub = command("train", train, "Fine-tune a checkpoint on a folder of captioned images.")
+
+def train_arguments(sub):
     sub.add_argument("--config", required=True, help="JSON file, see janus_core/training/configs/finetune.json")
     sub.add_argument("--folder", help="folder of the run, which is resumed from there; the config's by default")
-    sub.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        type=setting,
-        action="append",
-        default=[],
-        help="overrides a setting of the config; KEY may be in a section: loop.steps",
-    )
+    set_argument(sub)
     sub.add_argument("--estimate", action="store_true", help="print the memory that the config needs, and do not train")
     sub.add_argument("--memory", type=float, metavar="GB", help="with --estimate: refuse a config that needs more")
-    sub.add_argument("--gpus", type=int, default=1, help="with --estimate: over which FSDP shards the model")
+    sub.add_argument("--gpus", type=int, default=1, help="with --estimate: over how many GPUs FSDP shards the model")
 
-    sub = command("doctor", doctor, "Print a report for bug reports: versions, devices, self-tests, checkpoints.")
-    sub.add_argument("--device", help="of the self-tests; the best there is by default")
 
-    sub = command("convert", convert, "Convert a checkpoint folder to one .safetensors file.")
+def set_argument(sub):
+    text = "overrides a setting of the config; KEY may be in a section: loop.steps"
+    sub.add_argument("--set", metavar="KEY=VALUE", type=setting, action="append", default=[], help=text)
+
+
+def convert_arguments(sub):
     sub.add_argument("model", help="checkpoint folder, in the original or the transformers layout")
     sub.add_argument("out", help="file to write; ComfyUI looks in models/janus")
     sub.add_argument("--weights", choices=WEIGHT_CHOICES, help="store the language model's weights in 8 or 4 bits")
     lora_argument(sub)
-    return top
 
 
 def describe(args):

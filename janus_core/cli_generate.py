@@ -14,6 +14,7 @@ from .pipeline import JanusFlowPipeline, JanusPipeline
 from .prompt import ROLES
 from .questions import ANSWERS
 
+TITLES = {"janus": "Janus and Janus-Pro", "janusflow": "JanusFlow"}  # of the families
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -33,9 +34,9 @@ def question_arguments(sub):
     sub.add_argument(
         "--answer", choices=ANSWERS, default="free", help="ask for a word or phrase, or for an option's letter"
     )
-    sub.add_argument("--option", action="append", default=[], help="of --answer letter; give it once per option")
-    sub.add_argument("--roles", choices=("auto", *ROLES), help="of the chat template")
-    sub.add_argument("--system-prompt", help='in front of the question; "" for none, as benchmarks ask')
+    sub.add_argument("--option", action="append", default=[], help="an option of --answer letter; once per option")
+    sub.add_argument("--roles", choices=("auto", *ROLES), help="names in the chat template; the checkpoint's own")
+    sub.add_argument("--system-prompt", help='text in front of the question; "" for none, as benchmarks ask')
 
 
 class Progress:
@@ -74,14 +75,6 @@ def origin(args) -> dict:
 def generate(args):
     check_output(args.out)
     pipe = load(args, vae=args.vae)
-    common = {
-        "negative_prompt": args.negative,
-        "num_images": args.count,
-        "seed": args.seed,
-        "size": args.size,
-        "guidance": args.cfg,
-        "guidance_interval": guidance_interval(args),
-    }
     tokens = {**token_settings(args), "system_prompt": args.system_prompt}
     tuned = {name: getattr(args, name) for name in ("think", "reflect", "text_temperature", "max_new_tokens")}
     steps = {"steps": args.steps, "denoise": args.denoise}
@@ -93,7 +86,7 @@ def generate(args):
         raise JanusError("JanusFlow needs the SDXL VAE for images: name it with --vae.")
     if args.image and (args.denoise is None or args.denoise >= 1):
         raise JanusError("--image needs a --denoise below 1, which says how much of the image changes.")
-    settings = given({**common, **own})
+    settings = given({**image_settings(args), **own})
     if args.think or args.reflect is not None:
         return generate_tuned(args, pipe, settings)
     if args.image:
@@ -136,22 +129,24 @@ def edit(args):
     check_output(args.out)
     pipe = load(args)
     if not isinstance(pipe, JanusPipeline):
-        raise JanusError(f"The command edit is not for {pipe.model.family}.")
-    settings = {
+        raise JanusError(f"The command edit is not for {TITLES[pipe.model.family]}.")
+    settings = given({**image_settings(args), "image_guidance": args.image_guidance, **token_settings(args)})
+    source = open_image(args.image)
+    with Progress("token") as progress:
+        images = pipe.edit(source, args.prompt, callback=progress, **settings)
+    save_all(images, args.out, {"prompt": args.prompt, **origin(args), "image": args.image, **settings})
+
+
+def image_settings(args) -> dict:
+    """The settings of images that both families have."""
+    return {
         "negative_prompt": args.negative,
         "num_images": args.count,
         "seed": args.seed,
         "size": args.size,
         "guidance": args.cfg,
         "guidance_interval": guidance_interval(args),
-        "image_guidance": args.image_guidance,
-        **token_settings(args),
     }
-    settings = given(settings)
-    source = open_image(args.image)
-    with Progress("token") as progress:
-        images = pipe.edit(source, args.prompt, callback=progress, **settings)
-    save_all(images, args.out, {"prompt": args.prompt, **origin(args), "image": args.image, **settings})
 
 
 def token_settings(args) -> dict:
@@ -172,7 +167,7 @@ def given(options: dict) -> dict:
 def check_absent(pipe, foreign: dict):
     """Raises JanusError for an option that is given and is not for the pipeline's family."""
     for name in given(foreign):
-        raise JanusError(f"--{name.replace('_', '-')} is not for {pipe.model.family}.")
+        raise JanusError(f"--{name.replace('_', '-')} is not for {TITLES[pipe.model.family]}.")
 
 
 def save_all(images, out: Path, metadata: dict, own: list[dict] | None = None):

@@ -7,7 +7,7 @@ from PIL import Image
 
 from .errors import ImageError
 from .image import understanding_pixels
-from .prompt import Messages, PromptEncoder, question_embeds
+from .prompt import Messages, PromptEncoder, Question
 from .sampling.settings import TextSamplerSettings
 from .sampling.text import sample_text
 from .vision_language import VisionLanguageModel
@@ -49,6 +49,22 @@ def answer_steps(
     else:
         embeds = model.embed_text(tokens.ids.to(device), dtype)[None]
     return sample_text(model, embeds, prompts.eos, settings, seeds=seeds)
+
+
+def question_embeds(model: VisionLanguageModel, question: Question, image_embeds, dtype: torch.dtype) -> torch.Tensor:
+    """Input embeddings of a question.
+
+    Args:
+        image_embeds: what `model.embed_images` gave for a batch of B times n images, [B * n, tokens, hidden].
+
+    Returns:
+        [B, L, hidden].
+    """
+    hidden = image_embeds.shape[-1]
+    image_embeds = image_embeds.reshape(-1, int(question.is_image.sum()), hidden).to(dtype)
+    embeds = model.embed_text(question.ids.to(image_embeds.device), dtype).repeat(image_embeds.shape[0], 1, 1)
+    embeds[:, question.is_image.to(embeds.device)] = image_embeds
+    return embeds
 
 
 def image_groups(images) -> list[list[Image.Image]]:

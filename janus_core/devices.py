@@ -1,5 +1,8 @@
 """The devices that models run on."""
 
+import platform
+from pathlib import Path
+
 import torch
 
 from .errors import DeviceError, first_line
@@ -23,3 +26,11 @@ def usable_device(device=None) -> torch.device:
     if found.type not in DEVICES:
         raise DeviceError(f"The device {device} cannot compute images: use one of {', '.join(DEVICES[:3])}.")
     return found
+
+
+def cpu_name() -> str:
+    """The processor's name, as far as the system tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""A report for bug reports: versions, devices, which ways of computing are on, self-tests, checkpoints.
+"""What a bug report needs: versions, devices, acceleration, self-tests, checkpoints.
 
 It names no folders of the user's.
 """
@@ -13,6 +13,7 @@ import torch
 
 from . import __version__
 from .checkpoint import detect_family
+from .devices import cpu_name
 from .download import models_folder
 from .errors import JanusError, first_line
 from .loading import load
@@ -40,7 +41,7 @@ def report(device: torch.device, model: Path = DEMO) -> str:
     sections = {
         "Versions": versions(),
         "Devices": devices(),
-        "Ways of computing": ways(device),
+        "Acceleration": acceleration(device),
         "Self-test": self_test(device, model),
         "Checkpoints": checkpoints(models_folder()),
     }
@@ -57,12 +58,13 @@ def versions() -> list[str]:
             found.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             continue
-    return [*found, f"CUDA of torch: {torch.version.cuda or 'none'}"]
+    return [*found, f"torch's CUDA: {torch.version.cuda or 'none'}"]
 
 
 def devices() -> list[str]:
     """Processors and their memory, free and in total."""
-    found = [f"CPU {_cpu_name()}, {os.cpu_count()} cores, torch uses {torch.get_num_threads()}{_host_memory()}"]
+    threads = torch.get_num_threads()
+    found = [f"CPU {cpu_name()}, {os.cpu_count()} cores, {threads} torch threads{_host_memory()}"]
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)
@@ -74,15 +76,19 @@ def devices() -> list[str]:
     return found
 
 
-def ways(device: torch.device) -> list[str]:
-    """Which of the faster ways the device has, and which are on."""
+def acceleration(device: torch.device) -> list[str]:
+    """Which faster ways of computing the device has, and which of them are on."""
     rows = [f"{name}={os.environ[name]}" for name in (SWITCH, TRITON_SWITCH) if name in os.environ]
     version = triton_version()
     rows.append(f"CUDA graphs: {'on' if capture_for(device) else 'off'}, opt-in ({SWITCH}=1)")
     able = "not installed, or broken" if version is None else "too old" if version < MIN_TRITON else "can be imported"
     rows.append(f"Triton: {able}; its decoder is opt-in ({TRITON_SWITCH}=1)")
-    rows.append(f"CPU: packed weights {_yes(packed.available(torch.float32))}, "
-                f"int8 products {_yes(packed_int8.available())}, bf16 products {_yes(multiplies_bf16())}")  # fmt: skip
+    found = {
+        "packed weights": packed.available(torch.float32),
+        "int8 products": packed_int8.available(),
+        "bf16 products": multiplies_bf16(),
+    }
+    rows.append("CPU: " + ", ".join(f"{name} {'yes' if value else 'no'}" for name, value in found.items()))
     return rows
 
 
@@ -101,7 +107,7 @@ def self_test(device: torch.device, model: Path) -> list[str]:
         began = time.perf_counter()
         try:
             same = (_tokens(pipe, cuda_graphs=True, triton=triton) == plain).float().mean().item()
-            rows.append(f"{name}: {same:.0%} of the tokens are the same (rounding turns some), {_seconds(began)}")
+            rows.append(f"{name}: {same:.0%} of the tokens are the same (rounding changes a few), {_seconds(began)}")
         except RuntimeError as error:
             rows.append(f"{name}: FAILED, {first_line(error)}")
     return rows
@@ -128,19 +134,8 @@ def _seconds(began: float) -> str:
     return f"{time.perf_counter() - began:.1f} s"
 
 
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
-
-
 def _share(free: float, total: float) -> str:
     return f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
-
-
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _host_memory() -> str:

@@ -48,7 +48,7 @@ def first_line(error: BaseException) -> str:
 def library_errors(kind: type[JanusError], message: str):
     """Turns what a library raises for bad input into `kind`: the message, and the library's reason in brackets.
 
-    Panics of Rust code are converted too, which are no Exceptions (pyo3's PanicException).
+    Panics of Rust code, which are not Exceptions (pyo3's PanicException), are converted too.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Every file that is written, and the doors through which paths, text and JSON come in."""
+"""Writing every file, and reading paths, text and JSON from outside."""
 
 import hashlib
 import json

@@ -97,7 +97,7 @@ def _from_deep_grey(image: Image.Image) -> Image.Image:
     """RGB of a grey image with 16 or 32 bits."""
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
-        raise ImageError("Its values are not finite, negative or over 65535: save it with 8 or 16 bits.")
+        raise ImageError("Some of its values are negative, over 65535 or not finite: save it with 8 or 16 bits.")
     if image.mode == "F":
         if values.max() > 255:
             raise ImageError("Its float values are over 255: scale them to 0 to 1.")

@@ -15,6 +15,8 @@ from .vision_language import VisionLanguageModel
 
 @dataclass(frozen=True)
 class JanusParams:
+    """Dimensions of a Janus or Janus-Pro; the depths are numbers of linear layers, the widths numbers of channels."""
+
     llama: LlamaParams
     siglip: SiglipParams
     vq: VQParams

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from .attention import attention as default_attention
-from .networks.llama import LlamaParams, PrefixCache, causal_mask
+from .networks.cache import PrefixCache
+from .networks.llama import LlamaParams, causal_mask
 from .networks.siglip import SiglipParams, VisionTower
 from .networks.uvit import UViTDecoder, UViTEncoder, UViTParams
 from .vision_language import VisionLanguageModel
@@ -16,6 +17,8 @@ VAE_DOWNSCALE = 8
 
 @dataclass(frozen=True)
 class JanusFlowParams:
+    """Dimensions of a JanusFlow."""
+
     llama: LlamaParams
     siglip: SiglipParams
     uvit: UViTParams

@@ -34,8 +34,8 @@ def load(
             `describe` is first called.
         dtype: to compute in; None takes the file's, but float32 on a CPU that does not multiply 16 bits natively.
         vae: JanusFlow's VAE, a diffusers folder or sdxl_vae.safetensors; needed for images, not for latents.
-        weight_dtype: "int8" or "fp8_e4m3fn" stores the language model's linear layers in half of bfloat16's memory;
-            arithmetic stays in `dtype`.
+        weight_dtype: "int8", "fp8_e4m3fn" or "int4" stores the language model's linear layers in 8 or 4 bits
+            (docs/memory.md); None leaves them as in the file. `dtype` is still what the model computes in.
         loras: LoRAs to merge into the weights: files as ComfyUI reads them or peft folders, each alone or as
             (path, strength). Weights are quantised after that.
 

@@ -1,4 +1,4 @@
-"""The Python API: pipelines that generate and describe images."""
+"""The Python API: a pipeline for each family, which generates and describes images."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,109 +6,22 @@ from dataclasses import replace
 import torch
 from PIL import Image
 
-from .describe import answer_steps, image_groups
 from .errors import ImageError, SamplingError
 from .finetunes.generation_prompt import GenerationPrompt, batch_rows
 from .finetunes.methods import FineTunedModels
-from .image import check_latents, check_size, crop_to_multiple, to_images, to_pixels
+from .image import check_latents, crop_to_multiple, to_images, to_pixels
 from .janusflow import VAE_DOWNSCALE
 from .networks.vq import latent_to_tokens, tokens_to_latent
+from .pipeline_base import Pipeline, prompt_list
 from .progress import Callback, report
-from .prompt import SYSTEM_PROMPT, Messages, PromptEncoder, PromptTokens
 from .sampling import flow
 from .sampling.cuda_graphs import capture_for
 from .sampling.decode_loop import decode_loop
-from .sampling.settings import (
-    FlowSamplerSettings,
-    TextSamplerSettings,
-    TokenSamplerSettings,
-    check_range,
-    image_seeds,
-    settings_of,
-)
-from .sampling.text import strip_end
+from .sampling.settings import FlowSamplerSettings, TokenSamplerSettings, image_seeds, settings_of
 from .sampling.tokens import sample_image_tokens
-from .schema import shown
 from .vae import LatentVAE
 
 Prompt = str | GenerationPrompt | Sequence[str | GenerationPrompt]  # of JanusPipeline
-
-
-class Pipeline:
-    """What both families do: describe images."""
-
-    def __init__(self, model, prompts: PromptEncoder, device: torch.device, dtype: torch.dtype):
-        self.model, self.prompts, self.device, self.dtype = model, prompts, device, dtype
-
-    @property
-    def image_size(self) -> int:
-        """Native width and height of an image, in pixels."""
-        return self.model.params.siglip.image_size
-
-    def grid_of(self, size, multiple: int) -> tuple[int, int]:
-        """Rows and columns of patches of `multiple` pixels in an image of `size`, the native size when None.
-
-        Raises:
-            ImageError: size is not (width, height) in multiples of these, or the model has too few positions for it.
-        """
-        size = (self.image_size, self.image_size) if size is None else size
-        pair = isinstance(size, (tuple, list)) and len(size) == 2
-        if not pair or any(type(side) is not int or side < multiple or side % multiple for side in size):
-            raise ImageError(f"The size {shown(size)} is not (width, height), each a multiple of {multiple} pixels.")
-        width, height = size
-        check_size(width, height, multiple, self.model.params.llama.max_positions)
-        return height // multiple, width // multiple
-
-    def embed(self, prompt: PromptTokens) -> torch.Tensor:
-        """The input embeddings of a prompt, [1, L, hidden]."""
-        table = self.model.llama.embed_tokens.weight.device
-        return self.model.embed_text(prompt.ids.to(table), self.dtype)[None].to(self.device)
-
-    @torch.inference_mode()
-    def describe(
-        self,
-        images,
-        question: str | Messages = "Describe this picture.",
-        *,
-        roles: str = "auto",
-        system_prompt: str = SYSTEM_PROMPT,
-        seeds: Sequence[int] | None = None,
-        callback: Callback | None = None,
-        **settings,
-    ) -> list[str]:
-        """Answers a question about images.
-
-        Args:
-            images: a Pillow image, or a list with one entry per answer; an entry may itself be a list of images that
-                the question is about together, the same number in every entry. None asks without an image.
-            question: a text, or a conversation: a list of {"role": "user" or "assistant", "content": text}, perhaps
-                after one of "system". <image_placeholder> says where each image is; without it, they come first.
-            roles: "auto" for the checkpoint's own, "<|User|>" or "User".
-            system_prompt: the text in front of the conversation.
-            seeds: a seed per answer; seed, seed + 1, … when None.
-            callback: called after every token with (done, total); returning False cancels.
-            settings: fields of TextSamplerSettings: max_new_tokens, temperature, top_k, top_p, seed.
-
-        Returns:
-            One answer per entry, as the model writes it.
-
-        Raises:
-            PromptError, ImageError, SamplingError, Cancelled.
-        """
-        settings = settings_of(TextSamplerSettings, settings)
-        groups = image_groups(images)
-        self.load_unused()
-        place = {"device": self.device, "dtype": self.dtype}
-        chat = {"roles": roles, "system_prompt": system_prompt}
-        steps = answer_steps(self.model, self.prompts, groups, question, settings, seeds=seeds, **place, **chat)
-        for ids in steps:
-            report(callback, ids.shape[1], settings.max_new_tokens)
-        return [self.prompts.decode(strip_end(row, self.prompts.eos)) for row in ids]
-
-    def load_unused(self):
-        """Moves the weights that are unused in generation to the device as well."""
-        with torch.inference_mode(False):
-            self.model.to(self.device)
 
 
 class JanusPipeline(FineTunedModels, Pipeline):
@@ -179,12 +92,9 @@ class JanusPipeline(FineTunedModels, Pipeline):
             PromptError, SamplingError, ImageError, Cancelled.
         """
         settings = settings_of(TokenSamplerSettings, settings)
-        check_range("num_images", num_images, 1, 4096, whole=True)
+        prompts, num_images = prompt_list(prompt, num_images)
         h, w = self.grid(size)
-        prompts = prompt if isinstance(prompt, (list, tuple)) else [prompt]
-        if num_images > 1 < len(prompts):
-            raise SamplingError(f"A list of {len(prompts)} prompts gives one image of each: leave num_images at 1.")
-        seeds = image_seeds(settings.seed, seeds, max(num_images, len(prompts)))
+        seeds = image_seeds(settings.seed, seeds, num_images)
         chat = {"roles": roles, "system_prompt": system_prompt}
         prompts = [self.generation_prompt(one, negative_prompt, **chat) for one in prompts]
         cond, uncond, part, part_weight = batch_rows(prompts)
@@ -308,29 +218,11 @@ class JanusFlowPipeline(Pipeline):
             PromptError, SamplingError, ImageError, Cancelled.
         """
         settings = settings_of(FlowSamplerSettings, settings)
-        check_range("num_images", num_images, 1, 4096, whole=True)
-        prompts = prompt if isinstance(prompt, (list, tuple)) else [prompt]
-        if num_images > 1 < len(prompts):
-            raise SamplingError(f"A list of {len(prompts)} prompts gives one image of each: leave num_images at 1.")
-        num_images = max(num_images, len(prompts))
+        prompts, num_images = prompt_list(prompt, num_images)
         times = flow.flow_times(settings.steps, settings.denoise)
         if latents is None and settings.denoise < 1:
             raise SamplingError("A denoise below 1 needs latents to start from.")
-        channels, stride = self.model.params.uvit.latent_channels, self.model.params.uvit.stride
-        h, w = (tokens * stride for tokens in self.grid_of(size, VAE_DOWNSCALE * stride))
-        if latents is not None:
-            check_latents(latents, channels, stride, (1, num_images))
-            h, w = latents.shape[-2:]
-        if noise is not None:
-            check_latents(noise, channels, stride, (num_images,))
-            if latents is not None and noise.shape[-2:] != latents.shape[-2:]:
-                raise ImageError(f"The noise is {list(noise.shape)}, the latents are {list(latents.shape)}.")
-        else:
-            runs = [(settings.seed, num_images)]
-            if seeds is not None:
-                runs = [(seed, 1) for seed in image_seeds(settings.seed, seeds, num_images)]
-            noise = torch.cat([flow.seeded_noise(seed, (count, channels, h, w)) for seed, count in runs])
-        z = noise.to(self.device, torch.float32)
+        z = self._noise(settings.seed, seeds, num_images, size, noise, latents).to(self.device, torch.float32)
         if latents is not None:
             z = times[0] * latents.to(z) + (1 - times[0]) * z
         velocity = flow.guided_velocity(
@@ -344,6 +236,23 @@ class JanusFlowPipeline(Pipeline):
         for step in flow.integrate(lambda z, t: velocity(z.to(self.dtype), t).float(), z, times):
             report(callback, step.step + 1, settings.steps)
         return step.z
+
+    def _noise(self, seed: int, seeds, num_images: int, size, noise, latents) -> torch.Tensor:
+        """The noise [num_images, 4, h, w] of a run, given or from the seeds; the arguments are of generate_latents."""
+        channels, stride = self.model.params.uvit.latent_channels, self.model.params.uvit.stride
+        h, w = (tokens * stride for tokens in self.grid_of(size, VAE_DOWNSCALE * stride))
+        if latents is not None:
+            check_latents(latents, channels, stride, (1, num_images))
+            h, w = latents.shape[-2:]
+        if noise is None:
+            runs = [(seed, num_images)]
+            if seeds is not None:
+                runs = [(one, 1) for one in image_seeds(seed, seeds, num_images)]
+            return torch.cat([flow.seeded_noise(seed, (count, channels, h, w)) for seed, count in runs])
+        check_latents(noise, channels, stride, (num_images,))
+        if latents is not None and noise.shape[-2:] != latents.shape[-2:]:
+            raise ImageError(f"The noise is {list(noise.shape)}, the latents are {list(latents.shape)}.")
+        return noise
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:

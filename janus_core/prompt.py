@@ -308,19 +308,3 @@ def check_context(length: int, max_positions: int, image_tokens: int = 0):
         raise PromptError(
             f"The prompt is too long: {length} tokens with the answer, the model has room for {max_positions}."
         )
-
-
-def question_embeds(model, question: Question, image_embeds, dtype):
-    """Input embeddings of a question.
-
-    Args:
-        image_embeds: what `model.embed_images` gave for a batch of B times n images, [B * n, tokens, hidden].
-
-    Returns:
-        [B, L, hidden].
-    """
-    hidden = image_embeds.shape[-1]
-    image_embeds = image_embeds.reshape(-1, int(question.is_image.sum()), hidden).to(dtype)
-    embeds = model.embed_text(question.ids.to(image_embeds.device), dtype).repeat(image_embeds.shape[0], 1, 1)
-    embeds[:, question.is_image.to(embeds.device)] = image_embeds
-    return embeds

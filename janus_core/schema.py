@@ -88,6 +88,14 @@ class Section:
         return None if isinstance(value, dict) else "an object"
 
 
+@dataclass(frozen=True)
+class Anything:
+    """Any value; it is checked where it is used."""
+
+    def problem(self, value) -> None:
+        return None
+
+
 FLAG = OneOf((True, False))
 
 

@@ -17,7 +17,7 @@ from ..janus_core.checkpoint import (
     text_tensors,
 )
 from ..janus_core.image import check_size
-from ..janus_core.networks.llama import KVCache
+from ..janus_core.networks.cache import KVCache
 from .attention import attention
 from .operations import COMPUTE_DTYPES, choose_layers
 

@@ -75,14 +75,16 @@ class JanusImagePrompt(io.ComfyNode):
             node_id="JanusImagePrompt",
             display_name="Janus Image Prompt",
             category="Janus/conditioning",
-            description="Asks for an image to be changed as a text says, with a Janus-4o checkpoint. Janus Token "
-            "Sampler then generates the changed image.",
+            description='Encodes an image and an instruction that changes it, such as "make the sky red", for a '
+            "Janus-4o checkpoint. Janus Token Sampler then generates the changed image.",
             search_aliases=["janus", "deepseek", "janus-4o", "edit", "instruction", "image to image"],
             inputs=[
                 io.Clip.Input("clip", tooltip=CLIP_TOOLTIP),
                 io.Vae.Input("vae", tooltip=VAE_TOOLTIP),
                 io.Image.Input("image", tooltip="The image to change. A batch gives one prompt per image."),
-                io.String.Input("text", multiline=True, dynamic_prompts=True, tooltip="What to change, as an order."),
+                io.String.Input(
+                    "text", multiline=True, dynamic_prompts=True, tooltip="What to change, as an instruction."
+                ),
                 io.Float.Input(
                     "image_guidance",
                     default=5.0,
@@ -90,8 +92,8 @@ class JanusImagePrompt(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="How little the exact image counts beside the text. Janus-4o uses 5; at 0 the result stays "
-                    "closest to the image, and two rows are computed instead of three.",
+                    tooltip="How far the result may depart from the image. Janus-4o uses 5; at 0 it stays closest, and "
+                    "two rows are computed instead of three.",
                 ),
             ],
             outputs=prompt_outputs(),
@@ -133,7 +135,7 @@ class JanusThink(io.ComfyNode):
                 io.String.Input(
                     "text", multiline=True, dynamic_prompts=True, tooltip="The image to generate, in plain language."
                 ),
-                io.Combo.Input("recipe", options=list(RECIPES), tooltip="The model that the checkpoint is."),
+                io.Combo.Input("recipe", options=list(RECIPES), tooltip="Which of these models the checkpoint is."),
                 temperature_input(1.0, "Of the plan. The authors use 1; 0 always writes the most likely plan."),
                 seed_input("With a temperature above 0: the same seed gives the same plan."),
                 io.Int.Input(

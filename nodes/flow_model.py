@@ -135,8 +135,29 @@ class JanusFlowModel(JanusBaseModel):
 
 
 def prepare_flow_sampling(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
-    """OUTER_SAMPLE wrapper: aligns empty negative prompts, checks the run, and adds its prompt cache."""
+    """OUTER_SAMPLE wrapper: checks the run, aligns its empty negative prompts, and adds its prompt cache."""
     guider = executor.class_obj
+    check_run(guider, noise, sigmas)
+    conds = [cond for entries in guider.conds.values() for cond in entries]
+    run = FlowRun()
+    # Between steps, hooks change the weights and context windows change the prompts: nothing may be cached then.
+    if "context_handler" not in guider.model_options and not any("hooks" in cond for cond in conds):
+        guider.model_options["transformer_options"][RUN] = run
+    try:
+        samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+    finally:
+        run.end()
+    if not samples.isfinite().all():
+        raise SamplingError("The model's output is not finite: use bf16 or fp32 weights, or check the LoRA.")
+    return samples
+
+
+def check_run(guider, noise, sigmas):
+    """Checks noise, sigmas, size and prompts of a run, and aligns its empty negative prompts.
+
+    Raises:
+        SamplingError, ImageError, PromptError: the run cannot give an image.
+    """
     model = guider.model_patcher.model
     check_image_shape(noise)
     if not torch.is_grad_enabled():  # stock Train LoRA has sigmas of its own
@@ -151,27 +172,13 @@ def prepare_flow_sampling(executor, noise, latent_image, sampler, sigmas, *args,
     stride = params.uvit.stride
     height, width = noise.shape[-2:]
     model.check_size(width * VAE_DOWNSCALE, height * VAE_DOWNSCALE, stride * VAE_DOWNSCALE)
-    tokens = -(-width // stride) * -(-height // stride) + 1
-    for conds in guider.conds.values():
-        for cond in conds:
-            conditioning.check(cond.get("cross_attn"), cond, model.diffusion_model)
+    conds = [cond for entries in guider.conds.values() for cond in entries]
+    for cond in conds:
+        conditioning.check(cond.get("cross_attn"), cond, model.diffusion_model)
     align_negatives(guider.conds)
-    for conds in guider.conds.values():
-        for cond in conds:
-            check_context(cond["cross_attn"].shape[1] + tokens, params.llama.max_positions, tokens)
-    changing = "context_handler" in guider.model_options or any(
-        "hooks" in cond for conds in guider.conds.values() for cond in conds
-    )
-    run = FlowRun()
-    if not changing:  # between steps, hooks change the weights and context windows change the prompts
-        guider.model_options["transformer_options"][RUN] = run
-    try:
-        samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
-    finally:
-        run.end()
-    if not samples.isfinite().all():
-        raise SamplingError("The model's output is not finite: use bf16 or fp32 weights, or check the LoRA.")
-    return samples
+    tokens = -(-width // stride) * -(-height // stride) + 1
+    for cond in conds:
+        check_context(cond["cross_attn"].shape[1] + tokens, params.llama.max_positions, tokens)
 
 
 def check_end(model_sampling, sigmas):

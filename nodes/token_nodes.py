@@ -26,7 +26,9 @@ class JanusTokenSampler(io.ComfyNode):
                     tooltip="Size and batch: Empty Latent Image at 384x384. Or a token latent from VAE Encode with a "
                     "noise mask, to resample a part.",
                 ),
-                seed_input("The same seed gives the same image on any device and in any batch."),
+                seed_input(
+                    "Image k of a batch uses the random numbers of seed + k, on any device and at any batch size."
+                ),
                 cfg_input(5.0, "Classifier-free guidance. The paper uses 5; 1 turns it off and is twice as fast."),
                 temperature_input(1.0, "The original implementation uses 1; 0 always takes the most likely token."),
                 io.Int.Input(

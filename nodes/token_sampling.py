@@ -21,7 +21,7 @@ from . import ignored
 from .inputs import image_latent
 from .residency import capture_for_network, warn_of_streaming
 from .token_model import JanusTokenModel
-from .token_prompts import read_prompts, rows
+from .token_prompts import Prompts, read_prompts, rows
 
 PREVIEW_SHARE = 0.1  # of the run's time, at most
 GREY = (127, 127, 127)
@@ -50,20 +50,13 @@ def sample(model, positive, negative, latent: dict, settings: TokenSamplerSettin
     prompts = read_prompts(positive, negative, batch, network)
     warn_of_ignored(model, positive, negative)
     count = grid[0] * grid[1]
-    one = model.model.sampling_bytes(prompts.rows_per_image, max(512, prompts.longest), count)
-    previewer = Previewer.of(model.model, grid)
-    preview_bytes = 0 if previewer is None else previewer.memory_required()
     token_size = network.params.vq.downscale
     model.model.check_size(grid[1] * token_size, grid[0] * token_size, token_size)
-    models = [model] if previewer is None else [model, previewer.vae.patcher]
-    comfy.model_management.load_models_gpu(
-        models, memory_required=one * batch + preview_bytes, minimum_memory_required=one + preview_bytes
-    )
-    warn_of_streaming(model, batch, count, one * batch + preview_bytes)
+    previewer = Previewer.of(model.model, grid)
+    chunk = load(model, previewer, prompts, batch, count)
     device, dtype = model.load_device, model.model.get_dtype_inference()
     prompts = prompts.to(device, dtype)
 
-    chunk = max(1, min(batch, int((model.get_free_memory(device) - preview_bytes) // one)))
     progress = comfy.utils.ProgressBar(count * -(-batch // chunk))
     done = []
     model.pre_run()
@@ -95,6 +88,22 @@ def sample(model, positive, negative, latent: dict, settings: TokenSamplerSettin
     samples = tokens_to_latent(torch.cat(done), network.codebook, grid)
     out["samples"] = samples.to(comfy.model_management.intermediate_device())
     return out
+
+
+def load(model, previewer: "Previewer | None", prompts: Prompts, batch: int, tokens: int) -> int:
+    """Loads the models for a run. Returns how many images of the batch fit in memory at once, at least 1.
+
+    Args:
+        tokens: per image.
+    """
+    one = model.model.sampling_bytes(prompts.rows_per_image, max(512, prompts.longest), tokens)
+    preview_bytes = 0 if previewer is None else previewer.memory_required()
+    needed = one * batch + preview_bytes
+    models = [model] if previewer is None else [model, previewer.vae.patcher]
+    comfy.model_management.load_models_gpu(models, memory_required=needed, minimum_memory_required=one + preview_bytes)
+    warn_of_streaming(model, batch, tokens, needed)
+    free = model.get_free_memory(model.load_device) - preview_bytes
+    return max(1, min(batch, int(free // one)))
 
 
 def warn_of_ignored(model, *conditionings):

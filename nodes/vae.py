@@ -23,7 +23,7 @@ class Unsaveable(dict):
     def _refuse(self, *args):
         raise CheckpointError(
             "The VAE of Load Janus-Pro cannot be saved alone, since no node would load the file: save the MODEL with "
-            "ModelSave, or convert the checkpoint with `python -m janus_core convert`; both include the VAE."
+            "ModelSave, or convert the checkpoint with `python janus_core convert`; both include the VAE."
         )
 
     __iter__ = __len__ = __getitem__ = keys = items = values = _refuse

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from janus_core.cli import setting
+from janus_core.cli import set_argument
 from janus_core.errors import JanusError
 
 from . import run
@@ -14,14 +14,7 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m demo.recipe", description="Train a part of the demo checkpoints.")
     parser.add_argument("config", help="JSON file, one of demo/recipe/configs")
     parser.add_argument("--folder", help="folder of the run, which is resumed from there; the config's by default")
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        type=setting,
-        action="append",
-        default=[],
-        help="overrides a setting of the config",
-    )
+    set_argument(parser)
     args = parser.parse_args(argv)
     try:
         print(run(args.config, args.folder, dict(args.set)))

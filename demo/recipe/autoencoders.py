@@ -48,8 +48,7 @@ def image_batch(
     for one in is_texture:
         scene = None if one else random_scene(rng, held_out=split)
         images.append(texture_crop(rng, size) if one else scene_crop(scene, rng, size))
-    pixels = to_pixels(np.stack(images)).contiguous(memory_format=torch.channels_last)
-    return pixels, torch.tensor(is_texture)
+    return to_pixels(np.stack(images)), torch.tensor(is_texture)
 
 
 def scene_crop(scene: Scene, rng: random.Random, size: int) -> np.ndarray:
@@ -109,7 +108,7 @@ class VQObjective(nn.Module):
 
     def __init__(self, vq: VQModel, part: str, temperature: float = 0.05):
         super().__init__()
-        self.vq = vq.to(memory_format=torch.channels_last)
+        self.vq = vq
         self.part, self.temperature = part, temperature
         trained = {
             "encoder": ("encoder.", "quant_conv."),
@@ -126,7 +125,8 @@ class VQObjective(nn.Module):
             )
 
     def forward(self, batch):
-        vq, pixels, tokens = self.vq, batch["pixels"], batch["tokens"]
+        vq, tokens = self.vq, batch["tokens"]
+        pixels = batch["pixels"].contiguous()  # channels last, the backward of bf16 group norms is slow on a CPU
         codebook = vq.codebook(pixels)
         if self.part == "encoder":
             z = F.normalize(vq.quant_conv(vq.encoder(pixels)).float(), dim=1).flatten(2).transpose(1, 2)

@@ -121,7 +121,7 @@ def flow_guidance(pipe, count: int) -> list[Bar]:
 
 def image_to_image(pipe, count: int) -> list[Bar]:
     """A little noise keeps places and colours whatever the prompt says; much noise follows the prompt."""
-    rng, kept, followed = random.Random("image to image"), [], []
+    rng, preserved, followed = random.Random("image to image"), [], []
     for k in range(count):
         source, scene = mixed_scene(rng), mixed_scene(rng)
         while not source.objects:
@@ -134,10 +134,10 @@ def image_to_image(pipe, count: int) -> list[Bar]:
             return pipe.decode(pipe.generate_latents(text, latents=latents, denoise=denoise, steps=steps, seed=k))[0]
 
         same = Caption("", True, True, (True,) * count_of, (False,) * count_of, (False,) * count_of)
-        kept.append(judge.follows(run(0.3), source, same))
+        preserved.append(judge.follows(run(0.3), source, same))
         followed.append(judge.follows(run(0.8), scene, says))
     return [
-        Bar("flow: image to image at 0.3 keeps places and colours", percent(kept), 85),
+        Bar("flow: image to image at 0.3 keeps places and colours", percent(preserved), 85),
         Bar("flow: image to image at 0.8 follows the prompt", percent(followed), 85),
     ]
 

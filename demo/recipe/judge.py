@@ -157,13 +157,6 @@ def at_place(found: Found, place: str) -> bool:
     )
 
 
-def same_scene(image: Image.Image, scene: Scene) -> bool:
-    """Whether an image has all of a scene."""
-    count = len(scene.objects)
-    everything = (True,) * count
-    return follows(image, scene, Caption("", True, True, everything, everything, everything))
-
-
 ATTRIBUTES = {"colour", "shape", "size"}
 
 

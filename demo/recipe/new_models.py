@@ -110,7 +110,7 @@ def start_from(model, checkpoint: Checkpoint):
         own[name].copy_(tensor)
 
 
-KIND = 0.1  # share of a token's row that tells scenes from textures, whose patches may look alike
+KIND = 0.1  # share of a token's row that tells scenes from textures, whose patches may look the same
 CELLS = 8  # rows and columns of cells in a patch; their similarities show its edges
 
 

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 import janus_core
 
@@ -60,20 +59,15 @@ def generate(pipe, asked, **settings):
 def scores(images, asked) -> dict[str, float]:
     """Percent right, by the names of COLUMNS."""
     verdicts = [(scene, judge.judge(image, scene)) for image, (scene, _) in zip(images, asked)]
-
-    def percent(values):
-        values = list(values)
-        return 100.0 * float(sum(values)) / len(values)
-
     held_out = [(scene, v) for scene, v in verdicts if scene.held_out]
     return {
-        "background": percent(v.background for _, v in verdicts),
-        "colour": percent(c for _, v in verdicts for c in v.colours),
-        "shape": percent(s for _, v in verdicts for s in v.shapes),
-        "both and relation": percent(v.relation for scene, v in verdicts if scene.relation),
-        "colour, held out": percent(c for _, v in held_out for c in v.colours),
-        "shape, held out": percent(s for _, v in held_out for s in v.shapes),
-        "both, held out": percent(v.relation for scene, v in held_out if scene.relation),
+        "background": bars.percent(v.background for _, v in verdicts),
+        "colour": bars.percent(c for _, v in verdicts for c in v.colours),
+        "shape": bars.percent(s for _, v in verdicts for s in v.shapes),
+        "both and relation": bars.percent(v.relation for scene, v in verdicts if scene.relation),
+        "colour, held out": bars.percent(c for _, v in held_out for c in v.colours),
+        "shape, held out": bars.percent(s for _, v in held_out for s in v.shapes),
+        "both, held out": bars.percent(v.relation for scene, v in held_out if scene.relation),
     }
 
 
@@ -96,16 +90,6 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     for name, row in rows.items():
         lines.append(f"| {name} | " + " | ".join(f"{row[column]:.1f}" for column in COLUMNS) + " |")
     return "\n".join(lines)
-
-
-def merge_lora(model, path: Path):
-    """Adds a LoRA file in peft's names to a model's weights."""
-    tensors = {name.removeprefix("diffusion_model."): tensor.float() for name, tensor in load_file(path).items()}
-    weights = dict(model.named_parameters())
-    for name in [name for name in tensors if name.endswith(".lora_A.weight")]:
-        layer = name.removesuffix(".lora_A.weight")
-        scale = tensors[f"{layer}.alpha"] / len(tensors[name])
-        weights[f"{layer}.weight"].data += scale * tensors[f"{layer}.lora_B.weight"] @ tensors[name]
 
 
 def plain_scores(ar, flow, count: int, folder: Path | None):
@@ -153,8 +137,7 @@ def main(argv=None) -> int:
         return [one for name, pipe in both for one in measure(name, pipe, *settings)]
 
     def tasks():
-        pipe = janus_core.load(args.ar, **load)
-        merge_lora(pipe.model, args.tasks)
+        pipe = janus_core.load(args.ar, loras=args.tasks, **load)
         return [one for measure in TASK_BARS for one in measure(pipe, args.count)]
 
     sections = {

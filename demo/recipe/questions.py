@@ -159,8 +159,8 @@ def _yes_no(scene, rng):
         if not yes and objects and rng.random() < 0.7:  # what is nearly there
             fitting = [p for p in fitting if p[0] in SHAPES or any(w in p[0].split() for n in names for w in n.split())]
         if fitting:
-            one, many = rng.choice(fitting)
-            ask("is there", yes, a=with_article(one), q=many)
+            one, several = rng.choice(fitting)
+            ask("is there", yes, a=with_article(one), q=several)
     other = rng.choice([c for c in COLOURS if c != scene.background])
     for colour in (scene.background, other):
         ask("is background", colour == scene.background, c=colour, b=with_article(colour))

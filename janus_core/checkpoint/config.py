@@ -4,7 +4,7 @@ A field that is missing or null has the value of the official checkpoints. Field
 """
 
 from ..errors import CheckpointError
-from ..schema import FLAG, Items, Number, OneOf, Section, Text, Whole, check_fields, shown
+from ..schema import Items, Number, OneOf, Section, Text, Whole, check_fields, shown
 
 SIZE = Whole(1, 2**24)
 COUNT = Whole(1, 1000)
@@ -72,7 +72,6 @@ PREPROCESSOR = {  # these are warned about, not refused: images are prepared in 
     "do_normalize": OneOf((True,)),
     "background_color": OneOf(([127, 127, 127],)),
 }
-TOKENIZER = {"add_bos_token": FLAG}
 
 
 class Config:

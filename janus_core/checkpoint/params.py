@@ -1,5 +1,7 @@
 """Network dimensions from tensor shapes, and the rest from config.json.
 
+Each function raises CheckpointError where shapes are missing, do not fit together, or contradict config.json.
+
 Where config.json is silent, the values of the official checkpoints are used: head_dim 128 in the language model and 64
 in SigLIP, norm eps 1e-6, rope theta 1e4, 16384 positions.
 """

@@ -165,7 +165,7 @@ def _read_single_file(path: Path) -> Checkpoint:
     if "tokenizer" not in metadata:
         raise CheckpointError(
             f"{path} has no tokenizer in it: load its folder instead, or convert that to one file with "
-            "`python -m janus_core convert FOLDER OUT.safetensors`."
+            "`python janus_core convert FOLDER OUT.safetensors` in the pack's folder."
         )
     config, tokenizer_config, processor_config = (
         parse_json(metadata.get(key, "{}"), f"The metadata {key!r} of {path}")

@@ -9,14 +9,15 @@ import torch
 
 from ..errors import OutputError
 from ..files import user_path, write_atomically, write_text
-from ..janusflow import JanusFlow
+from ..janus import JanusParams
+from ..janusflow import JanusFlow, JanusFlowParams
 from ..prompt import BEGIN_OF_IMAGE, BOS, END_OF_IMAGE, EOS, IMAGE_PLACEHOLDER, PAD
 from .read import METADATA, TEXT_PREFIX, VQ_PREFIX, Checkpoint
 
 
 def config_of(model) -> dict:
     """A model's config.json in the original layout."""
-    p, llama, siglip = model.params, model.params.llama, model.params.siglip
+    llama, siglip = model.params.llama, model.params.siglip
     language = {
         "model_type": "llama",
         "vocab_size": llama.vocab_size,
@@ -38,57 +39,62 @@ def config_of(model) -> dict:
         "select_feature": "same",
         "select_layer": -1,
     }
-    config = {
+    sections = _janusflow_sections if model.family == JanusFlow.family else _janus_sections
+    return {
         "architectures": ["MultiModalityCausalLM"],
         "model_type": "multi_modality",
         "torch_dtype": "bfloat16",
         "language_config": language,
+        **sections(model.params, vision),
     }
-    if model.family == JanusFlow.family:
-        uvit = p.uvit
-        common = {
-            "block_out_channels": [uvit.channels],
-            "hidden_size": uvit.hidden_size,
-            "elementwise_affine": True,
-            "use_bias": True,
-            "norm_eps": uvit.norm_eps,
-            "dropout": 0.0,
-            "use_mid_block": True,
-        }
-        encoder = {
-            "input_channels": uvit.latent_channels,
-            "stride": uvit.stride,
-            "kernel_size": uvit.kernel,
-            "padding": uvit.padding,
-            "layers_in_middle": uvit.encoder_blocks,
-            **common,
-        }
-        decoder = {
-            "in_channels": uvit.decoder_channels,
-            "out_channels": uvit.latent_channels,
-            "upsamples": uvit.upsamples,
-            "layers_in_middle": uvit.decoder_blocks,
-            **common,
-        }
-        return {
-            **config,
-            "vision_und_enc_config": {"cls": "CLIPVisionTower", "model_type": "vision_und_enc", "params": vision},
-            "vision_gen_enc_config": {"cls": "ShallowUViTEncoder", "model_type": "vision_gen_enc", "params": encoder},
-            "vision_gen_dec_config": {"cls": "ShallowUViTDecoder", "model_type": "vision_gen_dec", "params": decoder},
-        }
-    hidden, vq = llama.hidden_size, p.vq
+
+
+def _janus_sections(p: JanusParams, vision: dict) -> dict:
+    hidden, vq = p.llama.hidden_size, p.vq
     projector = {"n_embed": hidden, "projector_type": "mlp_gelu"}
-    aligner = {"depth": p.aligner_depth, "input_dim": siglip.width, **projector}
+    aligner = {"depth": p.aligner_depth, "input_dim": p.siglip.width, **projector}
     gen_aligner = {"depth": p.gen_aligner_depth, "input_dim": p.gen_embed_width, **projector}
     head = {"image_token_embed": p.gen_head_width, "image_token_size": vq.codebook_size, "n_embed": hidden}
     codebook = {"image_token_size": vq.codebook_size, "n_embed": p.gen_embed_width}
     return {
-        **config,
         "vision_config": {"cls": "CLIPVisionTower", "model_type": "vision", "params": vision},
         "aligner_config": {"cls": "MlpProjector", "model_type": "aligner", "params": aligner},
         "gen_vision_config": {"cls": "VQ-16", "model_type": "gen_vision", "params": codebook},
         "gen_aligner_config": {"cls": "MlpProjector", "model_type": "gen_aligner", "params": gen_aligner},
         "gen_head_config": {"cls": "vision_head", "model_type": "gen_head", "params": head},
+    }
+
+
+def _janusflow_sections(p: JanusFlowParams, vision: dict) -> dict:
+    uvit = p.uvit
+    common = {
+        "block_out_channels": [uvit.channels],
+        "hidden_size": uvit.hidden_size,
+        "elementwise_affine": True,
+        "use_bias": True,
+        "norm_eps": uvit.norm_eps,
+        "dropout": 0.0,
+        "use_mid_block": True,
+    }
+    encoder = {
+        "input_channels": uvit.latent_channels,
+        "stride": uvit.stride,
+        "kernel_size": uvit.kernel,
+        "padding": uvit.padding,
+        "layers_in_middle": uvit.encoder_blocks,
+        **common,
+    }
+    decoder = {
+        "in_channels": uvit.decoder_channels,
+        "out_channels": uvit.latent_channels,
+        "upsamples": uvit.upsamples,
+        "layers_in_middle": uvit.decoder_blocks,
+        **common,
+    }
+    return {
+        "vision_und_enc_config": {"cls": "CLIPVisionTower", "model_type": "vision_und_enc", "params": vision},
+        "vision_gen_enc_config": {"cls": "ShallowUViTEncoder", "model_type": "vision_gen_enc", "params": encoder},
+        "vision_gen_dec_config": {"cls": "ShallowUViTDecoder", "model_type": "vision_gen_dec", "params": decoder},
     }
 
 

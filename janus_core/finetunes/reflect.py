@@ -42,7 +42,7 @@ def yes_no_ids(prompts: PromptEncoder) -> tuple[int, int]:
     return tuple(int(prompts.ids(word, bos=False)[-1]) for word in ("Yes", "No"))
 
 
-def check(embedder: Embedder, ids: torch.Tensor, image: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
+def match_question(embedder: Embedder, ids: torch.Tensor, image: Image.Image) -> tuple[torch.Tensor, torch.Tensor]:
     """The question whether an image matches its prompt.
 
     Args:
@@ -61,7 +61,7 @@ def check(embedder: Embedder, ids: torch.Tensor, image: Image.Image) -> tuple[to
 def sample_answer(
     embedder: Embedder, embeds: torch.Tensor, settings: TextSamplerSettings, report: Callable[[int, int], None]
 ) -> list[int]:
-    """The token ids of the answer to `check`, with end-of-sentence if the model wrote it."""
+    """The token ids of the answer to `match_question`, with end-of-sentence if the model wrote it."""
     prompts = embedder.prompts
     first_ids = yes_no_ids(prompts)
     for ids in sample_text(embedder.model, embeds[None], prompts.eos, settings, first_ids=first_ids):
@@ -74,7 +74,9 @@ def vq_pixels(image: Image.Image, size: int) -> torch.Tensor:
     return cropped_pixels(image, size)
 
 
-def again(embedder: Embedder, ids: torch.Tensor, vq_tokens: torch.Tensor, answer: list[int]) -> GenerationPrompt:
+def regeneration_prompt(
+    embedder: Embedder, ids: torch.Tensor, vq_tokens: torch.Tensor, answer: list[int]
+) -> GenerationPrompt:
     """The prompt to generate an image again after an answer.
 
     Both rows have the image as VQ tokens, the check and the answer; the unconditional row has pads in the prompt only.
@@ -126,7 +128,8 @@ def reflect(
         SamplingError: the model's logits are not finite.
     """
     ids = prompt_ids(embedder.prompts, prompt, roles)
-    _, embeds = check(embedder, ids, image)
+    _, embeds = match_question(embedder, ids, image)
     answer = sample_answer(embedder, embeds, settings, report)
     matches = answer[0] == yes_no_ids(embedder.prompts)[0]
-    return Reflection(matches, embedder.prompts.decode(answer[1:]), again(embedder, ids, vq_tokens, answer))
+    prompt_again = regeneration_prompt(embedder, ids, vq_tokens, answer)
+    return Reflection(matches, embedder.prompts.decode(answer[1:]), prompt_again)

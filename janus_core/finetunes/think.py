@@ -39,7 +39,7 @@ class Recipe:
         max_new_tokens: the longest plan, in tokens.
         top_k: of the plan's sampling; 0 is off.
         ends_at_eos, ends_at_image: which of end-of-sentence and begin-of-image end the plan.
-        finish: from a Request and the token ids of a plan to its text and the token ids of the prompt for the image.
+        finish: from a request and a plan's token ids to the plan's text and the token ids of the prompt for the image.
         tokens: special tokens that the tokenizer must have.
         plans_boxes: whether a plan has boxes (see boxes_of).
     """
@@ -50,7 +50,7 @@ class Recipe:
     max_new_tokens: int
     ends_at_eos: bool
     ends_at_image: bool
-    finish: Callable[["Request", list[int]], tuple[str, list[int]]]
+    finish: Callable[["PlanRequest", list[int]], tuple[str, list[int]]]
     system_prompt: str = ""
     top_k: int = 0
     tokens: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class Recipe:
         own = {"temperature": 1.0, "top_k": self.top_k, "top_p": 1.0}
         return TextSamplerSettings(max_new_tokens=limit, **{**own, **settings})
 
-    def request(self, embedder: Embedder, prompt: str, roles: str = "auto") -> "Request":
+    def request(self, embedder: Embedder, prompt: str, roles: str = "auto") -> "PlanRequest":
         """Asks for a plan of an image.
 
         Args:
@@ -80,11 +80,11 @@ class Recipe:
         roles = roles_of(prompts, self.model, self.roles, roles)
         text = prompts.chat(self.template.replace("{}", prompt), roles=roles, system_prompt=self.system_prompt)
         stop_ids = [prompts.eos] * self.ends_at_eos + [prompts.begin] * self.ends_at_image
-        return Request(self, prompts, prompt, roles, prompts.ids(text), stop_ids)
+        return PlanRequest(self, prompts, prompt, roles, prompts.ids(text), stop_ids)
 
 
 @dataclass(frozen=True)
-class Request:
+class PlanRequest:
     """A request for a plan.
 
     Attributes:
@@ -101,19 +101,19 @@ class Request:
     stop_ids: list[int]
 
 
-def _reasongen(request: Request, written: list[int]) -> tuple[str, list[int]]:
+def _reasongen(request: PlanRequest, written: list[int]) -> tuple[str, list[int]]:
     """One context; end-of-sentence, or the last token of a plan that was cut, becomes begin-of-image."""
     return request.prompts.decode(written, True), [*request.ids.tolist(), *written[:-1], request.prompts.begin]
 
 
-def _t2i(request: Request, written: list[int]) -> tuple[str, list[int]]:
+def _t2i(request: PlanRequest, written: list[int]) -> tuple[str, list[int]]:
     """A new context: prompt and plan as a text, which is tokenized anew."""
     prompts, thought = request.prompts, request.prompts.decode(written)
     text = prompts.chat(f"{request.prompt}. {thought}", roles=request.roles)
     return thought, [*prompts.ids(text).tolist(), prompts.begin]
 
 
-def _got(request: Request, written: list[int]) -> tuple[str, list[int]]:
+def _got(request: PlanRequest, written: list[int]) -> tuple[str, list[int]]:
     """One context, to which begin-of-image is appended unless the model wrote it."""
     begin = request.prompts.begin
     written = written if written[-1] == begin else [*written, begin]
@@ -170,7 +170,7 @@ def recipe_of(name: str) -> Recipe:
 
 def think(
     embedder: Embedder,
-    request: Request,
+    request: PlanRequest,
     settings: TextSamplerSettings,
     *,
     count: int = 1,
@@ -186,11 +186,19 @@ def think(
         PromptError: the prompt is too long.
         SamplingError: the model's logits are not finite.
     """
-    return [finished(embedder, request, ids) for ids in sample_plans(embedder, request, settings, count, report)]
+    thoughts = []
+    for written in sample_plans(embedder, request, settings, count, report):
+        thought, ids = request.recipe.finish(request, written)
+        thoughts.append(Thought(thought, embedder.prompt(all_visible(torch.tensor(ids)))))
+    return thoughts
 
 
 def sample_plans(
-    embedder: Embedder, request: Request, settings: TextSamplerSettings, count: int, report: Callable[[int, int], None]
+    embedder: Embedder,
+    request: PlanRequest,
+    settings: TextSamplerSettings,
+    count: int,
+    report: Callable[[int, int], None],
 ) -> list[list[int]]:
     """The token ids of `count` plans, with the tokens that ended them; see `think`."""
     embeds = embedder.text(request.ids).expand(count, -1, -1)
@@ -198,9 +206,3 @@ def sample_plans(
     for ids in sample_text(embedder.model, embeds, eos, settings, stop_ids=stop_ids):
         report(ids.shape[1], settings.max_new_tokens)
     return [written_ids(row, stop_ids) for row in ids]
-
-
-def finished(embedder: Embedder, request: Request, written: list[int]) -> Thought:
-    """The plan that has these token ids, and the prompt for its image."""
-    thought, ids = request.recipe.finish(request, written)
-    return Thought(thought, embedder.prompt(all_visible(torch.tensor(ids))))

@@ -11,6 +11,8 @@ from ..attention import attention as default_attention
 
 @dataclass(frozen=True)
 class SiglipParams:
+    """Dimensions of the vision transformer; `patch_size` is in pixels, `tokens` counts the patches of an image."""
+
     width: int
     mlp_width: int
     layers: int
@@ -26,6 +28,8 @@ class SiglipParams:
 
 
 class Attention(nn.Module):
+    """Self-attention over all patches, [B, tokens, width] to the same."""
+
     def __init__(self, params: SiglipParams, operations, attention, device, dtype):
         super().__init__()
         self.heads = params.heads
@@ -50,6 +54,8 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
+    """Attention and MLP, each after a norm and with a residual connection, [B, tokens, width] to the same."""
+
     def __init__(self, params: SiglipParams, operations, attention, device, dtype):
         super().__init__()
         self.norm1 = operations.LayerNorm(params.width, eps=params.norm_eps, device=device, dtype=dtype)

@@ -13,6 +13,8 @@ from torch import nn
 
 @dataclass(frozen=True)
 class UViTParams:
+    """Dimensions of the encoder and the decoder; `kernel`, `stride` and `padding` are of the encoder's convolution."""
+
     latent_channels: int
     channels: int  # of the encoder and the skip connection
     decoder_channels: int  # of the projected hidden states that the decoder reads
@@ -60,6 +62,8 @@ class GlobalResponseNorm(nn.Module):
 
 
 class ConvNeXtBlock(nn.Module):
+    """x [B, channels, h, w] and the time embedding [B, hidden_size] to [B, channels, h, w]."""
+
     def __init__(self, channels, hidden_size, norm_eps, operations, device, dtype):
         super().__init__()
         kw = {"device": device, "dtype": dtype}
@@ -94,6 +98,8 @@ class Blocks(nn.Module):
 
 
 class UViTEncoder(nn.Module):
+    """g_enc: latents and time to one feature vector per image token."""
+
     def __init__(self, params: UViTParams, operations=torch.nn, device=None, dtype=None):
         super().__init__()
         self.params = params
@@ -130,6 +136,8 @@ class Unpatchify(nn.Module):
 
 
 class UViTDecoder(nn.Module):
+    """g_dec: hidden states of the image tokens to a velocity."""
+
     def __init__(self, params: UViTParams, operations=torch.nn, device=None, dtype=None):
         super().__init__()
         kw = {"device": device, "dtype": dtype}

@@ -18,6 +18,8 @@ NORM_EPS = 1e-6
 
 @dataclass(frozen=True)
 class VQParams:
+    """Dimensions of the image tokenizer."""
+
     codebook_size: int
     codebook_dim: int
     z_channels: int
@@ -36,6 +38,8 @@ def swish(x):
 
 
 class ResBlock(nn.Module):
+    """Two convolutions with a residual connection, [B, inputs, h, w] to [B, outputs, h, w]."""
+
     def __init__(self, inputs, outputs, ops):
         super().__init__()
         self.norm1 = ops.norm(inputs)
@@ -68,6 +72,8 @@ class AttentionBlock(nn.Module):
 
 
 class Downsample(nn.Module):
+    """A convolution of stride 2, padded at the right and the bottom only, [B, C, h, w] to [B, C, h / 2, w / 2]."""
+
     def __init__(self, channels, ops):
         super().__init__()
         self.conv = ops.conv(channels, channels, 3, stride=2, padding=0)
@@ -77,6 +83,8 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
+    """Nearest neighbour and a convolution, [B, C, h, w] to [B, C, 2 h, 2 w]."""
+
     def __init__(self, channels, ops):
         super().__init__()
         self.conv = ops.conv(channels, channels, 3)
@@ -110,6 +118,8 @@ def middle(channels, ops):
 
 
 class Encoder(nn.Module):
+    """Pixels [B, 3, H, W] to [B, z_channels, H / downscale, W / downscale]."""
+
     def __init__(self, params: VQParams, ops):
         super().__init__()
         c, last = params.channels, len(params.channels) - 1
@@ -130,6 +140,8 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
+    """[B, z_channels, h, w] to pixels [B, 3, h * downscale, w * downscale]."""
+
     def __init__(self, params: VQParams, ops):
         super().__init__()
         c, last = params.channels[::-1], len(params.channels) - 1

@@ -16,7 +16,7 @@ from ..files import user_path, write_atomically
 from ..image import open_image, write_image
 from ..pipeline import JanusFlowPipeline
 from ..sampling.settings import MAX_NEW_TOKENS, SEED
-from ..schema import FLAG, Number, Text, Whole, check_fields
+from ..schema import FLAG, Anything, Number, Text, Whole, check_fields
 from .request import Request, RequestError
 
 PATCH = 16  # pixels per image token, of every checkpoint
@@ -46,7 +46,7 @@ GENERATION = {
     "patch_size": Whole(1, 2**16),
     "negative_prompt": Text(empty=True),
     "seed": SEED,
-    **{name: None for name in SETTINGS},
+    **{name: Anything() for name in SETTINGS},
 }
 UNDERSTANDING = {
     "max_new_tokens": Whole(1, 2**31),
@@ -102,7 +102,7 @@ class Runner:
         self.generation_cfg = {**DEFAULT_GENERATION[family], **(generation_cfg or {})}
         self.understanding_cfg = {**DEFAULT_UNDERSTANDING, **(understanding_cfg or {})}
         check_fields({"seed": seed}, {"seed": SEED}, "The configuration", RequestError)
-        check_fields(self.generation_cfg, _checked(GENERATION), "generation_cfg", RequestError, closed=True)
+        check_fields(self.generation_cfg, GENERATION, "generation_cfg", RequestError, closed=True)
         check_fields(self.understanding_cfg, UNDERSTANDING, "understanding_cfg", RequestError, closed=True)
         self.asked = Counter()
 
@@ -162,7 +162,7 @@ class Runner:
             seeds = self._seeds(request, cfg, 1)
             return Plan(seeds, settings, _setting(request.prompt, len(request.images), settings))
         cfg = {**self.generation_cfg, **request.params}
-        check_fields(cfg, _checked(GENERATION), "params", RequestError, closed=True)
+        check_fields(cfg, GENERATION, "params", RequestError, closed=True)
         settings = {ours: cfg[name] for name, ours in SETTINGS.items() if name in cfg}
         if "img_size" in cfg:
             settings["size"] = [cfg["img_size"], cfg["img_size"]]
@@ -235,18 +235,8 @@ def save_images(images: list[Image.Image], output_path: str | None, settings: li
     return [str(target) for target in paths]
 
 
-def _checked(fields: dict) -> dict:
-    """The fields with a check of their own, and any value for the others, which the samplers check."""
-    return {name: _Any() if field is None else field for name, field in fields.items()}
-
-
 def _setting(*common) -> str:
     return json.dumps(common, sort_keys=True)
-
-
-class _Any:
-    def problem(self, value) -> None:
-        return None
 
 
 def _check_tokens(cfg: dict):

@@ -41,19 +41,11 @@ class PromptEmbeds(NamedTuple):
     visible: torch.Tensor | None  # bool [n, L]; None sees every token
 
 
-def concatenated(a: PromptEmbeds, b: PromptEmbeds) -> PromptEmbeds:
-    """Both branches as one batch; their lengths must agree."""
-    visible = [
-        torch.ones(p.embeds.shape[:2], dtype=torch.bool, device=p.embeds.device) if p.visible is None else p.visible
-        for p in (a, b)
-    ]
-    return PromptEmbeds(torch.cat((a.embeds, b.embeds)), torch.cat(visible))
-
-
 def stacked(prompts: Sequence[PromptEmbeds]) -> PromptEmbeds:
-    """Prompts of one row each as one batch; hidden rows in front make them equally long, which moves no distance."""
-    if len(prompts) == 1:
-        return prompts[0]
+    """Prompts of any lengths as one batch, in which hidden rows in front make them equally long.
+
+    Rotary attention depends on distances only, so these rows change nothing.
+    """
     longest = max(prompt.embeds.shape[1] for prompt in prompts)
     embeds, visible = [], []
     for prompt in prompts:
@@ -106,7 +98,7 @@ def guided_velocity(
     if guidance == 1:
         batches = [encode(cond).repeat(B // len(cond.embeds))]
     elif cond.embeds.shape == uncond.embeds.shape:
-        batches = [encode(concatenated(cond, uncond)).repeat(B // len(cond.embeds))]
+        batches = [encode(stacked((cond, uncond))).repeat(B // len(cond.embeds))]
     else:
         batches = [encode(branch).repeat(B // len(branch.embeds)) for branch in (cond, uncond)]
     cond_batch = batches[0].first(B)

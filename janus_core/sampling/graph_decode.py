@@ -11,7 +11,8 @@ from functools import partial
 import torch
 
 from ..attention import additive_mask
-from ..networks.llama import GraphKVCache, KVCache, Llama, rotary_table
+from ..networks.cache import GraphKVCache, KVCache
+from ..networks.llama import Llama, rotary_table
 from ..triton_decoder import decoder as triton_decoder
 from . import tokens
 from .attempts import attempt, log_once

@@ -11,7 +11,8 @@ from copy import copy
 import torch
 
 from ..attention import additive_mask
-from ..networks.llama import KVCache, Llama, rotary_table
+from ..networks.cache import KVCache
+from ..networks.llama import Llama, rotary_table
 from .attempts import CheckFailed
 
 BARS = {torch.float32: 1e-3, torch.bfloat16: 0.01, torch.float16: 0.01}  # of block_errors, by the states' dtype

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from ..errors import SamplingError
-from ..networks.llama import KVCache
+from ..networks.cache import KVCache
 from ..prompt import check_context
 from ..vision_language import VisionLanguageModel
 from .noise import gumbel, stream_keys

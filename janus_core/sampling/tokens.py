@@ -15,7 +15,7 @@ import torch
 from ..attention import additive_mask
 from ..errors import SamplingError
 from ..janus import Janus
-from ..networks.llama import KVCache
+from ..networks.cache import KVCache
 from ..prompt import check_context
 from .noise import gumbel, stream_keys
 from .select import select_token

@@ -7,7 +7,8 @@ from functools import cache
 import torch
 from torch import nn
 
-from ..networks.llama import KVCache, Llama, rotary_table
+from ..networks.cache import KVCache
+from ..networks.llama import Llama, rotary_table
 
 MAX_ROWS = 64
 MIN_TRITON = (3, 2)

@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from sdxl_layout import write_sdxl_vae  # noqa: E402
 
 from benchmarks import ROOT  # noqa: E402
-from benchmarks.comfyui_server import Server, find_comfyui  # noqa: E402
+from benchmarks.comfyui_server import Server, find_comfyui, python_of  # noqa: E402
 
 GOLDENS = ROOT / "tests" / "data" / "goldens"
 
@@ -27,6 +28,18 @@ def comfyui():
     if found is None:
         pytest.skip("no ComfyUI ($COMFYUI_PATH, the one around the pack, ~/ComfyUI, ~/comfy/ComfyUI)")
     return found
+
+
+@pytest.fixture(scope="session")
+def inside(comfyui):
+    """Runs one check of a script in this folder, in a process that has ComfyUI's modules; the check must succeed."""
+
+    def run(script: str, check: str):
+        command = [python_of(comfyui), str(Path(__file__).with_name(script)), check]
+        result = subprocess.run(command, cwd=comfyui, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr[-2000:]
+
+    return run
 
 
 @pytest.fixture(scope="session")

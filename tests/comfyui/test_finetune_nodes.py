@@ -4,8 +4,6 @@ inside_finetunes.py compares embeddings and logits, which a server does not show
 """
 
 import json
-import subprocess
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +13,6 @@ from graphs import Graph, outputs_of
 from PIL import Image
 from safetensors.torch import load_file
 from test_errors import Failed, sentence
-from test_inside import python_of
 
 import janus_core
 
@@ -46,11 +43,8 @@ def ar(golden, server):
         "planned_boxes_fit_stock_draw_bboxes",
     ],
 )
-def test_inside_comfyui(comfyui, check):
-    script = Path(__file__).with_name("inside_finetunes.py")
-    command = [python_of(comfyui), str(script), check]
-    result = subprocess.run(command, cwd=comfyui, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-2000:]
+def test_inside_comfyui(inside, check):
+    inside("inside_finetunes.py", check)
 
 
 def start(name="ar-a"):

@@ -1,11 +1,6 @@
 """What a CPU server does not show, checked in a process that has ComfyUI's modules."""
 
-import subprocess
-from pathlib import Path
-
 import pytest
-
-from benchmarks.comfyui_server import python_of
 
 CHECKS = [
     "layers_without_weights_load_a_checkpoint",
@@ -18,8 +13,5 @@ CHECKS = [
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_inside_comfyui(comfyui, check):
-    script = Path(__file__).with_name("inside.py")
-    command = [python_of(comfyui), str(script), check]
-    result = subprocess.run(command, cwd=comfyui, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-2000:]
+def test_inside_comfyui(inside, check):
+    inside("inside.py", check)

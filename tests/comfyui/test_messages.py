@@ -1,8 +1,6 @@
 """What stock nodes and files do to a stranger: messages that say what to do first, and nothing ignored in silence."""
 
 import os
-import subprocess
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +9,6 @@ from graphs import Graph, flow_graph, outputs_of, token_graph
 from safetensors.torch import save_file
 from test_errors import sentence
 
-from benchmarks.comfyui_server import python_of
 from janus_core.checkpoint import read_checkpoint, save_single_file
 
 CHECKS = [
@@ -24,10 +21,8 @@ CHECKS = [
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_inside_comfyui(comfyui, check):
-    command = [python_of(comfyui), str(Path(__file__).with_name("inside_messages.py")), check]
-    result = subprocess.run(command, cwd=comfyui, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-2000:]
+def test_inside_comfyui(inside, check):
+    inside("inside_messages.py", check)
 
 
 def test_a_replaced_checkpoint_is_loaded_again(server, golden):

@@ -19,9 +19,10 @@ OURS = ("Janus",)
 
 
 def snapshot_of(server) -> dict:
-    """/object_info of our nodes and of those that the workflows use, without the names of installed files."""
+    """/object_info of our nodes and of those that the workflows use or JANUS_REFRESH names, without installed files."""
     live = server.get("/object_info")
     used = {node["type"] for path in WORKFLOWS for node in read(path)["nodes"]}
+    used |= set(os.environ.get("JANUS_REFRESH", "").split(","))
     used |= {name for name in live if name.startswith(OURS)}
     out = {}
     for name in sorted(used & set(live)):
@@ -37,7 +38,8 @@ def snapshot_of(server) -> dict:
 
 
 def test_the_schema_snapshot_is_up_to_date(server):
-    """Stock nodes differ between ComfyUI versions; ours must be as in the snapshot (JANUS_REFRESH=1 writes it)."""
+    """Stock nodes differ between ComfyUI versions; ours must be as in the snapshot (JANUS_REFRESH=1 writes it, and
+    JANUS_REFRESH=KSamplerAdvanced also that node)."""
     live = snapshot_of(server)
     if os.environ.get("JANUS_REFRESH"):
         SNAPSHOT.write_text(json.dumps(live, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -12,7 +12,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from janus_core.networks.llama import KVCache, Llama, LlamaParams
+from janus_core.networks.cache import KVCache
+from janus_core.networks.llama import Llama, LlamaParams
 from janus_core.triton_decoder.decoder import TritonDecoder
 
 WEIGHTS = {"bf16": torch.bfloat16, "int8": torch.int8, "fp8": torch.float8_e4m3fn}

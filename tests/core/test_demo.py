@@ -119,7 +119,6 @@ def test_textures_come_back_from_the_autoencoders(pipes):
 
 @retrained
 def test_the_toy_tasks():
-    pipe = janus_core.load(quality.AR, device="cpu", dtype=torch.float32)
-    quality.merge_lora(pipe.model, quality.TASKS)
+    pipe = janus_core.load(quality.AR, device="cpu", dtype=torch.float32, loras=quality.TASKS)
     for measure in quality.TASK_BARS:
         check(measure(pipe, COUNT))

@@ -157,7 +157,7 @@ def test_reflect(ar, case):
     check("picture", np.array(truncated_image(golden_image.float() / 255)))
 
     ids = reflect.prompt_ids(pipe.prompts, caption)
-    check_ids, embeds = reflect.check(pipe.embedder, ids, image)
+    check_ids, embeds = reflect.match_question(pipe.embedder, ids, image)
     check("check_ids", check_ids)
     yes_no = list(reflect.yes_no_ids(pipe.prompts))
     check("yes_no_ids", yes_no)

@@ -81,10 +81,10 @@ def test_reflect(ar, tmp_path, monkeypatch):
     "arguments,words",
     [
         (["edit", "nowhere.png", "a", "--model", "{ar}"], "nowhere.png"),
-        (["edit", "{ar}/picture.png", "a", "--model", "{flow}"], "edit is not for janusflow"),
+        (["edit", "{ar}/picture.png", "a", "--model", "{flow}"], "edit is not for JanusFlow"),
         (["edit", "{ar}/picture.png", "a", "--model", "{ar}", "--image-guidance", "-1"], "image_guidance"),
-        (["generate", "a", "--model", "{flow}", "--think", "got-r1"], "--think is not for janusflow"),
-        (["generate", "a", "--model", "{flow}", "--reflect", "1"], "--reflect is not for janusflow"),
+        (["generate", "a", "--model", "{flow}", "--think", "got-r1"], "--think is not for JanusFlow"),
+        (["generate", "a", "--model", "{flow}", "--reflect", "1"], "--reflect is not for JanusFlow"),
         (["generate", "a", "--model", "{ar}", "--reflect", "1", "--count", "2"], "one image"),
         (["generate", "a", "--model", "{ar}", "--reflect", "-1"], "from 0 on"),
     ],

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import janus_core
+from janus_core.describe import question_embeds
 from janus_core.image import open_image, understanding_pixels
 from janus_core.networks.vq import tokens_to_latent
-from janus_core.prompt import question_embeds
 from janus_core.sampling import flow
 from janus_core.sampling.settings import TextSamplerSettings, TokenSamplerSettings
 from janus_core.sampling.text import sample_text
@@ -94,7 +94,7 @@ def test_flow(golden):
         z = torch.randn(1, 4, 12, 12, generator=torch.Generator().manual_seed(seed))
         check(f"gen{k}.noise", z, 0)
         with torch.inference_mode():
-            branches = flow.concatenated(*pipe.encode_prompt(prompt))
+            branches = flow.stacked(pipe.encode_prompt(prompt))
             encoded = pipe.model.encode_prompt(*branches, pipe.model.image_tokens(12, 12))
             for t in ("0", "0.37", "0.9"):
                 v = pipe.model.velocity(z.repeat(2, 1, 1, 1), torch.full((2,), 1000 * float(t)), encoded)
@@ -120,7 +120,7 @@ def test_half_precision_stays_close(golden, name, dtype):
             result, expected = next(steps).logits[0], golden.expected["gen0.cfg1.logits"][0]
         else:
             expected = golden.expected["gen0.velocity.t0.37"]
-            branches = flow.concatenated(*pipe.encode_prompt(golden.text["gen0.prompt"]))
+            branches = flow.stacked(pipe.encode_prompt(golden.text["gen0.prompt"]))
             encoded = pipe.model.encode_prompt(*branches, pipe.model.image_tokens(12, 12))
             z = golden.expected["gen0.noise"].repeat(2, 1, 1, 1).to(dtype)
             result = pipe.model.velocity(z, torch.full((2,), 370.0), encoded).float()

@@ -54,17 +54,16 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
     "describe": {"errors", "image", "prompt", "sampling", "vision_language"},
     "finetunes": {"errors", "image", "janus", "progress", "prompt", "sampling", "schema"},
     "devices": {"errors", "schema"},
+    "pipeline_base": {"describe", "errors", "image", "progress", "prompt", "sampling", "schema"},
     "pipeline": {
-        "describe",
         "errors",
         "finetunes",
         "image",
         "janusflow",
         "networks",
+        "pipeline_base",
         "progress",
-        "prompt",
         "sampling",
-        "schema",
         "vae",
     },
     "loading": {
@@ -93,7 +92,17 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
         "schema",
     },
     "requests": {"batch", "errors", "files", "image", "loading", "pipeline", "sampling", "schema"},
-    "doctor": {"checkpoint", "download", "errors", "operations", "loading", "pipeline", "sampling", "triton_decoder"},
+    "doctor": {
+        "checkpoint",
+        "devices",
+        "download",
+        "errors",
+        "operations",
+        "loading",
+        "pipeline",
+        "sampling",
+        "triton_decoder",
+    },
     "__init__": set(),  # its names are loaded on first use
     "training": {
         "attention",

@@ -13,7 +13,8 @@ from PIL import Image
 import janus_core
 from janus_core.checkpoint.quantize import DECODER_LAYERS
 from janus_core.janus import Janus, JanusParams
-from janus_core.networks.llama import KVCache, LlamaParams
+from janus_core.networks.cache import KVCache
+from janus_core.networks.llama import LlamaParams
 from janus_core.networks.siglip import SiglipParams
 from janus_core.networks.vq import VQModel, VQParams
 
@@ -116,7 +117,7 @@ def test_weights_unused_in_generation_move_to_the_gpu_when_describing(golden, mo
         assert {p.device.type for p in model.parameters()} == {"meta"}
         return iter([torch.tensor([[pipe.prompts.eos]])])
 
-    monkeypatch.setattr("janus_core.pipeline.answer_steps", devices)
+    monkeypatch.setattr("janus_core.pipeline_base.answer_steps", devices)
     assert pipe.describe(Image.new("RGB", (20, 20))) == [""]
 
 

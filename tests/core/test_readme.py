@@ -9,7 +9,8 @@ from workflow_files import ROOT, WORKFLOWS
 from benchmarks import model_sizes
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "demo/README.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 
 
 def test_the_table_of_models_is_computed():
@@ -23,9 +24,19 @@ def test_readme_can_be_read_in_minutes():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_links_lead_to_files(page):
-    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
-        assert "://" in link or (page.parent / unquote(link)).exists(), link
+def test_links_lead_to_files_and_headings(page):
+    for link, _, heading in re.findall(r"\]\(([^)#\s]*)(#([^)\s]*))?\)", page.read_text(encoding="utf-8")):
+        if "://" in link:
+            continue
+        target = page.parent / unquote(link) if link else page
+        assert target.exists(), link
+        assert not heading or heading in headings(target), f"{link}#{heading}"
+
+
+def headings(page) -> set[str]:
+    """The anchors that GitHub gives a page's headings."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
 
 
 def test_every_template_is_in_the_gallery():

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import janus_core
 from demo import recipe
-from demo.recipe import bars, quality
+from demo.recipe import bars
 
 CONFIGS = Path(recipe.__file__).parent / "configs"
 STEPS = {"steps": 1, "save_every": 1, "sample_every": 0, "warmup": 1, "decay": 0.0, "precision": "no"}
@@ -62,11 +62,10 @@ def test_every_command_runs_after_the_one_before(results):
 
 
 def test_the_results_generate_edit_plan_and_check(results):
-    ar = janus_core.load(results["janus_pro"], device="cpu", dtype=torch.float32)
+    ar = janus_core.load(results["janus_pro"], device="cpu", dtype=torch.float32, loras=results["tasks"])
     flow = janus_core.load(results["janusflow"], vae=results["vae"], device="cpu", dtype=torch.float32)
     layers = [name for name in load_file(results["tasks"]) if name.endswith(".lora_B.weight")]
     assert len(layers) == 7 * SIZES["llama"]["layers"]
-    quality.merge_lora(ar.model, results["tasks"])
     (image,) = ar("a red circle")
     assert ar.edit(image, "make it blue")[0].size == image.size == flow("a red circle", steps=1)[0].size
     assert ar.reflect(image, "a red circle", max_new_tokens=2).prompt.embeds.shape[0] > 64

@@ -7,7 +7,7 @@ import torch
 
 import janus_core
 from janus_core.errors import PromptError, SamplingError
-from janus_core.networks.llama import KVCache
+from janus_core.networks.cache import KVCache
 from janus_core.sampling import jacobi
 from janus_core.sampling.decode_loop import decode_loop
 from janus_core.sampling.flow import flow_times, guided_velocity

@@ -16,7 +16,8 @@ from benchmarks import AR
 from janus_core.checkpoint import WEIGHT_FORMATS
 from janus_core.checkpoint.quantize import quantize_weight
 from janus_core.networks import llama as llama_module
-from janus_core.networks.llama import GraphKVCache, KVCache, Llama, LlamaParams, causal_mask
+from janus_core.networks.cache import GraphKVCache, KVCache
+from janus_core.networks.llama import Llama, LlamaParams, causal_mask
 from janus_core.operations.quantized import operations_over
 from janus_core.sampling.attempts import CheckFailed
 from janus_core.sampling.graph_decode import PlainDecoder

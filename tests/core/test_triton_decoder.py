@@ -13,7 +13,8 @@ import torch
 
 import janus_core
 from janus_core.checkpoint import WEIGHT_FORMATS, build_model, quantized, read_checkpoint
-from janus_core.networks.llama import KVCache, Llama, LlamaParams
+from janus_core.networks.cache import KVCache
+from janus_core.networks.llama import Llama, LlamaParams
 from janus_core.operations.quantized import operations_over
 from janus_core.sampling.graph_decode import PlainDecoder
 from janus_core.triton_decoder import decoder

@@ -68,7 +68,7 @@ def test_note(path):
     assert note["size"][1] >= note_height(text, note["size"][0])
     paragraphs = text.split("\n\n")
     assert paragraphs[0].startswith("## ") and len(set(paragraphs)) == len(paragraphs)
-    for words in ("demo models", "**official weights**", "python -m janus_core download"):
+    for words in ("demo models", "**official weights**", "python janus_core download"):
         assert sum(words in paragraph for paragraph in paragraphs) == 1, words
     assert "https://huggingface.co/deepseek-ai/" in text and "draw" not in text
 

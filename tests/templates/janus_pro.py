@@ -128,7 +128,7 @@ def lora(t: Builder):
         note(
             "Janus-Pro with a LoRA",
             "The stock **Load LoRA** patches Janus-Pro as it does any model. The demo LoRA turns every background "
-            "black; **strength** sets how much. LoRAs that peft or **python -m janus_core train** wrote go into "
+            "black; **strength** sets how much. LoRAs that peft or **python janus_core train** wrote go into "
             "**models/loras**.",
             pro=True,
         ),

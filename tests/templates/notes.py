@@ -9,8 +9,8 @@ DEMO = (
 HUB = "https://huggingface.co"
 PRO_LINK = f"[Janus-Pro-1B]({HUB}/deepseek-ai/Janus-Pro-1B)"
 FLOW_LINK = f"[JanusFlow-1.3B]({HUB}/deepseek-ai/JanusFlow-1.3B)"
-PRO_COMMAND = "python -m janus_core download janus-pro-1b"
-FLOW_COMMAND = "python -m janus_core download janusflow-1.3b"
+PRO_COMMAND = "python janus_core download janus-pro-1b"
+FLOW_COMMAND = "python janus_core download janusflow-1.3b"
 
 
 def download(models: str, *commands: str) -> str:
