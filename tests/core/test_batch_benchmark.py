@@ -19,7 +19,7 @@ def test_the_parts_in_one_process(golden):
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
     assert {row[0].removeprefix("| ") for row in rows} == {batch.SINGLE, batch.SAMPLER, batch.RUNNER, batch.SERVER}
     assert all(row[1] == "4" and len(row[2].split(", ")) == 2 and float(row[3].rstrip(" |")) > 0 for row in rows)
-    for words in ("A batch of 2 gives", "The runner takes", "The server has", "with 1 thread;"):
+    for words in ("A batch of 2 gives", "The runner takes", "The server has", "with 1 thread,"):
         assert words in text, words
 
 
