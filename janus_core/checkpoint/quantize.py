@@ -62,7 +62,7 @@ def quantize_weight(weight: torch.Tensor, format: Format, out=None) -> tuple[tor
     scale = (largest / limit).clamp(min=1e-12)
     stored = torch.empty(weight.shape, dtype=format.dtype, device=weight.device) if out is None else out
     for values, rows, scales in zip(*(t.split(ROWS) for t in (stored, weight, scale.expand(len(weight), 1)))):
-        scaled = rows.float().div_(scales).clamp_(-limit, limit)
+        scaled = (rows.float() / scales).clamp_(-limit, limit)
         values.copy_(scaled if is_float else scaled.round_())
     return stored, scale
 
