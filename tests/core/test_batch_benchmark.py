@@ -36,5 +36,8 @@ def test_ratios_are_of_medians():
         "The server has 50 % of the runner's throughput.",
     ]
     processes, rates = {batch.SHARDS: [60, 100], batch.ON_RAY: [100, 100]}, {batch.SHARDS: [6.3], batch.ON_RAY: [6.0]}
-    (line,) = batch.ray_ratios(processes, rates)
-    assert line == "From start to end, Ray takes +25 % against the shards, +5 % once the first batch is done."
+    waits = {batch.SHARDS: [5.0], batch.ON_RAY: [20.0]}
+    assert batch.ray_ratios(processes, rates, waits) == [
+        "From start to end, Ray takes +25 % against the shards, +5 % once the first batch is done.",
+        "The first batch was done after 5.0 s with shards and 20.0 s with Ray.",
+    ]
