@@ -164,7 +164,7 @@ def _in_turns(parts: dict, run: str, contestants: dict, repeat: int):
 
 def rows_of(args) -> list[tuple[dict, list[str], int]]:
     """(row, runs, repeats) of everything that is measured."""
-    layouts = [layout for layout in synthetic.LAYOUTS if args.size != "demo" or layout != "bin"]
+    layouts = [layout for layout in synthetic.LAYOUTS if args.size == "1b" or layout != "bin"]  # a 7B has shards
     rows, runs = [], [run for run, parts in RUNS.items() if set(parts) & set(args.parts)]
     for family in args.family:
         for weights in args.weights if runs else ():
