@@ -115,9 +115,9 @@ def test_a_hub_that_lists_no_files(tmp_path, monkeypatch, capsys):
 
 
 def test_the_line_of_an_error_is_one_line(monkeypatch, capsys):
-    def refuse(args):
+    def convert(args):
         raise cli.JanusError("two\nlines.")
 
-    monkeypatch.setattr(cli, "convert", refuse)
+    monkeypatch.setattr(cli, "convert", convert)
     assert main(["convert", "a", "b"]) == 1
     assert capsys.readouterr().err == "error: two lines.\n"
