@@ -199,7 +199,7 @@ def table(seconds: dict[str, list[float]], images: int) -> list[str]:
 def measure(args) -> str:
     """Runs the parts. Returns Markdown."""
     info = report.run_info(torch.device(args.device))
-    text = [f"# Batch runs\n\n{report.header(info)}\n"]
+    text = [f"{report.header(info)}\n"]
     text += [f"`{args.model.name}` on `{args.device}`, batch size {args.batch_size}; runs in turns, ratios of medians."]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         folder = Path(folder)
