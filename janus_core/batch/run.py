@@ -20,6 +20,8 @@ from .worker import Setup, Worker, load
 
 logger = logging.getLogger(__name__)
 
+MOST_BEGUN = 64  # outputs in memory whose files are being written; a slow disk makes the sampler wait
+
 
 @dataclass(frozen=True)
 class Options:
@@ -68,6 +70,8 @@ class InProcess:
                 if stop.signal is not None:
                     return
                 begun += worker.start(group, callback)
+                while len(begun) > MOST_BEGUN:
+                    progress.add(begun.popleft().result())
         except Cancelled:
             return
         finally:
