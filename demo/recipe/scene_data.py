@@ -115,7 +115,8 @@ class SceneBatches:
             chosen = [rng.randrange(len(self.scenes)) for _ in range(generation)]
             scenes = [self.scenes[k] for k in chosen]
             late = [rng.random() < self.late for _ in scenes]
-            captions = [self.caption(rng.choice(self.scenes) if other else one, rng) for one, other in zip(scenes, late)]
+            said = [rng.choice(self.scenes) if other else one for one, other in zip(scenes, late)]
+            captions = [self.caption(scene, rng) for scene in said]
             texts = [one.text for one in captions]
             batch |= batches.generation_rows(self.prompts, texts, self.codes[chosen], self.image_tokens, rng)
             batch["gen_dropped"] = smoothing_shares(captions, batch["gen_dropped"])
