@@ -36,6 +36,7 @@ class Layers:
     stored: torch.dtype  # of its weights, as far as they are not quantised
     compute: torch.dtype | None  # of its arithmetic; None where that is `stored`
     cast: torch.dtype | None  # that weights are cast to when loaded; None leaves them as in the file
+    quant_config: dict | None  # of ComfyUI's model config; None where no layer is quantised
 
 
 def choose_layers(checkpoint: Checkpoint, weight_dtype: str, load_device, offload_device) -> Layers:
@@ -44,12 +45,14 @@ def choose_layers(checkpoint: Checkpoint, weight_dtype: str, load_device, offloa
     Args:
         weight_dtype: one of WEIGHT_DTYPES; those of 8 bits have been applied to the checkpoint already.
     """
-    is_quantized = bool(quantized_layers(checkpoint.tensors))
+    quant_config = None
+    if quantized_layers(checkpoint.tensors):
+        quant_config = {"mixed_ops": True}  # as ComfyUI's loaders set it for such a checkpoint
     cast = CASTS.get(weight_dtype)
     stored = cast or checkpoint.dtype
     compute = comfy.model_management.unet_manual_cast(stored, load_device, COMPUTE_DTYPES)
     mixed = cast is None and any(t.dtype != stored for t in checkpoint.tensors.values())
-    if is_quantized or mixed:
+    if quant_config or mixed:
         compute = compute or stored
     packs = False
     if load_device.type == "cpu":
@@ -57,9 +60,9 @@ def choose_layers(checkpoint: Checkpoint, weight_dtype: str, load_device, offloa
         packs = available(dtype)
         if packs:
             stored, compute, cast = checkpoint.dtype, dtype, dtype
-    if is_quantized:
+    if quant_config:
         check_int4(checkpoint, load_device, packs)
-        config = _QuantConfig({"mixed_ops": True})  # as ComfyUI's loaders set it for such a checkpoint
+        config = _QuantConfig(quant_config)
         operations = comfy.ops.pick_operations(stored, compute, load_device, model_config=config)
         operations = linear_layers_on(offload_device, packed_quantized(operations) if packs else operations)
     elif packs:
@@ -68,7 +71,7 @@ def choose_layers(checkpoint: Checkpoint, weight_dtype: str, load_device, offloa
         operations = comfy.ops.manual_cast
     else:
         operations = comfy.ops.pick_operations(stored, compute, load_device)
-    return Layers(operations, stored, compute, cast)
+    return Layers(operations, stored, compute, cast, quant_config)
 
 
 def check_int4(checkpoint: Checkpoint, load_device, packs: bool):
