@@ -131,6 +131,7 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
         "image",
         "operations",
         "loading",
+        "networks",
         "pipeline",
         "progress",
         "prompt",
