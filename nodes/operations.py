@@ -129,7 +129,7 @@ class PackedInComfyUI:
     """Placed before PackedProducts among the bases of a layer of ComfyUI's: what else ComfyUI asks of its products."""
 
     def can_pack(self, x) -> bool:
-        """Whether it needs neither gradients nor patches applied on the fly, and is neither compiled nor replaced."""
+        """As PackedProducts, but not where patches are applied on the fly or the layer is compiled or replaced."""
         if self.weight_function or self.bias_function or "forward" in vars(self):
             return False
         return x.dtype in DTYPES and not torch.compiler.is_compiling() and super().can_pack(x)
