@@ -32,6 +32,8 @@ SIZES = {
 VOCABULARY, IMAGE_TOKENS = 102400, 24 * 24
 EOS, PAD, BOS, BEGIN_OF_IMAGE = range(4)  # arbitrary, since the weights are random
 SIGLIP = SiglipParams(width=1024, mlp_width=4096, layers=24, heads=16, patch_size=16, tokens=IMAGE_TOKENS)
+VQ = VQParams(16384, 8, 256, (128, 128, 256, 256, 512))
+SMALL_VQ = VQParams(16384, 8, 64, (32, 32, 32, 64, 64))
 SMALL_SIGLIP = SiglipParams(width=64, mlp_width=64, layers=1, heads=1, patch_size=16, tokens=IMAGE_TOKENS)
 
 
@@ -124,9 +126,7 @@ class OriginalJanus:
     def __init__(self, size: str, tokens: int, device, dtype):
         from janus.models.modeling_vlm import MultiModalityCausalLM, MultiModalityConfig
 
-        vq = VQParams(16384, 8, 256, (128, 128, 256, 256, 512))
-        hidden = SIZES[size]["hidden_size"]
-        config = config_of(Janus(JanusParams(llama_params(size), SIGLIP, vq, gen_head_width=hidden), device="meta"))
+        config = config_of(Janus(janus_params(size, SIGLIP, VQ), device="meta"))
         self.model = build_random(dtype, device, lambda: MultiModalityCausalLM(MultiModalityConfig(**config)))
         self.checkpoint = Checkpoint(Path("random"), Janus.family, self.model.state_dict(), config, "")
 
@@ -203,6 +203,10 @@ class OriginalFlow(TransformersFlow):
 
     def encode(self, z, t):
         return self.model.vision_gen_enc_model(z, t)
+
+
+def janus_params(size: str, siglip: SiglipParams, vq: VQParams) -> JanusParams:
+    return JanusParams(llama_params(size), siglip, vq, gen_head_width=SIZES[size]["hidden_size"])
 
 
 def flow_params(size: str, siglip: SiglipParams) -> JanusFlowParams:

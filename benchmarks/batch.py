@@ -21,6 +21,7 @@ import torch
 
 import janus_core
 from benchmarks import AR, RESULTS, ROOT, report
+from benchmarks.speculation import COLOURS, SHAPES
 from janus_core.batch.groups import make_groups
 from janus_core.batch.manifest import Defaults, read_outputs
 from janus_core.batch.run import Options, run_batch
@@ -28,8 +29,6 @@ from janus_core.batch.sample import sample_images
 from janus_core.batch.worker import Setup
 from janus_core.files import write_text
 
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "black", "white")
-SHAPES = ("circle", "square", "triangle", "cross")
 CLIENTS = 16
 PARTS = {
     "batch": "the sampler with a batch of one and with --batch-size",

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks import AR, FLOW, baselines
 from janus_core.checkpoint import VQ_PREFIX, Checkpoint, config_of, quantized, read_checkpoint, save_folder
 from janus_core.checkpoint.quantize import DECODER_LAYERS
-from janus_core.janus import Janus, JanusParams
+from janus_core.janus import Janus
 from janus_core.janusflow import JanusFlow
 from janus_core.networks.siglip import SiglipParams
 from janus_core.networks.vq import VQModel, VQParams
@@ -25,8 +25,6 @@ from janus_core.vae import CONFIG as VAE_CONFIG
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "janus-native" / "synthetic"
 LAYOUTS = ("safetensors", "bin", "sharded-bin")
 SHARDS = 3
-VQ = VQParams(16384, 8, 256, (128, 128, 256, 256, 512))
-SMALL_VQ = VQParams(16384, 8, 64, (32, 32, 32, 64, 64))
 SMALL_SIGLIP = SiglipParams(width=192, mlp_width=512, layers=4, heads=6, patch_size=16, tokens=8 * 8)
 LORA_RANK = 16
 
@@ -36,15 +34,19 @@ def siglip_of(size: str) -> SiglipParams:
     return SMALL_SIGLIP if size == "demo" else baselines.SIGLIP
 
 
+def vq_of(size: str) -> VQParams:
+    """The image tokenizer of a size."""
+    return baselines.SMALL_VQ if size == "demo" else baselines.VQ
+
+
 def shapes_of(family: str, size: str):
     """(config, {tensor name: shape}) of a checkpoint, without any weights in memory."""
     siglip = siglip_of(size)
     if family == "flow":
         model = JanusFlow(baselines.flow_params(size, siglip), device="meta")
         return config_of(model), {name: tensor.shape for name, tensor in model.state_dict().items()}
-    hidden, vq_params = baselines.SIZES[size]["hidden_size"], SMALL_VQ if size == "demo" else VQ
-    params = JanusParams(baselines.llama_params(size), siglip, vq_params, gen_head_width=hidden)
-    model, vq = Janus(params, device="meta"), VQModel(vq_params, device="meta")
+    params = baselines.janus_params(size, siglip, vq_of(size))
+    model, vq = Janus(params, device="meta"), VQModel(params.vq, device="meta")
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     shapes |= {VQ_PREFIX + name: tensor.shape for name, tensor in vq.state_dict().items()}
     return config_of(model), shapes

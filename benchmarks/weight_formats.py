@@ -6,15 +6,30 @@ demo/recipe/quality.py). int4 needs comfy-kitchen. Its rotation is 256 inputs wi
 """
 
 import argparse
+import tempfile
 from pathlib import Path
 
 import torch
 
 import janus_core
 from demo.recipe.quality import AR, generate, prompts, scores, table
-from janus_core.checkpoint import WEIGHT_CHOICES, int4
+from janus_core.checkpoint import WEIGHT_CHOICES, quantized, read_checkpoint, save_single_file
 
 from . import report
+
+
+def pipeline(weight_dtype: str | None, rotation: int):
+    """The demo's pipeline in float32, with its weights in a format as `janus_core convert` writes it, or as they are.
+
+    Args:
+        rotation: of int4, in inputs.
+    """
+    if weight_dtype is None:
+        return janus_core.load(AR, device="cpu", dtype=torch.float32)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / f"{weight_dtype}.safetensors"
+        save_single_file(quantized(read_checkpoint(AR), weight_dtype, rotation=rotation), path)
+        return janus_core.load(path, device="cpu", dtype=torch.float32)
 
 
 @torch.inference_mode()
@@ -31,10 +46,9 @@ def main():
     parser.add_argument("--formats", nargs="+", choices=WEIGHT_CHOICES, default=list(WEIGHT_CHOICES))
     parser.add_argument("--out", type=Path, help="Markdown file")
     args = parser.parse_args()
-    int4.ROTATION = args.rotation
     asked, rows, expected = prompts(args.count), {}, None
     for name in (None, *args.formats):
-        pipe = janus_core.load(AR, device="cpu", dtype=torch.float32, weight_dtype=name)
+        pipe = pipeline(name, args.rotation)
         found = states(pipe, asked)
         expected = found if expected is None else expected
         error = ((found - expected).norm() / expected.norm()).item()

@@ -8,8 +8,19 @@ from pathlib import Path
 
 from . import __version__
 from .batch.cli import add_commands as add_batch
-from .checkpoint import WEIGHT_CHOICES, check_checkpoint, quantized, read_checkpoint, save_single_file, with_loras
-from .cli_generate import DTYPES, Progress, edit, examples, generate, given, load, question_arguments, size
+from .checkpoint import check_checkpoint, quantized, read_checkpoint, save_single_file, with_loras
+from .cli_generate import (
+    Progress,
+    edit,
+    examples,
+    generate,
+    given,
+    load,
+    loading_arguments,
+    question_arguments,
+    size,
+    weight_arguments,
+)
 from .devices import usable_device
 from .download import CHECKPOINTS, download_checkpoint, download_vae, models_folder
 from .errors import DownloadError, JanusError, is_out_of_memory
@@ -58,15 +69,6 @@ EXAMPLES = {  # of each command, shown below its help
 }
 
 
-def lora(text: str) -> tuple[str, float]:
-    """FILE or FILE:STRENGTH."""
-    path, colon, strength = text.rpartition(":")
-    try:
-        return (path, float(strength)) if colon else (text, 1.0)
-    except ValueError:  # a colon in the name
-        return text, 1.0
-
-
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m janus_core", description="Janus, Janus-Pro and JanusFlow.")
     top.add_argument("--version", action="version", version=__version__)
@@ -82,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     edit_arguments(command(edit, "Edit an image as an instruction says, with Janus-4o."))
     describe_arguments(command(describe, "Answer a question about images."))
     add_batch(commands, model_arguments, token_arguments)
-    add_serve(commands, lora_argument)
+    add_serve(commands)
     download_arguments(command(download, "Fetch an official checkpoint from the Hugging Face hub."))
     train_arguments(command(train, "Fine-tune a checkpoint on a folder of captioned images."))
     sub = command(doctor, "Print what a bug report needs: versions, devices, self-tests, checkpoints.")
@@ -91,17 +93,9 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def lora_argument(sub):
-    text = "LoRA to merge into the weights, a file or a folder of peft; may be given several times"
-    sub.add_argument("--lora", metavar="FILE[:STRENGTH]", type=lora, action="append", default=[], help=text)
-
-
 def model_arguments(sub):
     sub.add_argument("--model", required=True, help="checkpoint folder or single .safetensors file")
-    sub.add_argument("--device", help="cpu, cuda, mps; the best there is by default")
-    sub.add_argument("--dtype", choices=DTYPES, help="dtype of weights and arithmetic; the file's by default")
-    sub.add_argument("--weights", choices=WEIGHT_CHOICES, help="store the language model's weights in 8 or 4 bits")
-    lora_argument(sub)
+    loading_arguments(sub)
     sub.add_argument("--seed", type=int, default=0, help="0 by default; image k of several uses seed + k")
 
 
@@ -188,8 +182,7 @@ def set_argument(sub):
 def convert_arguments(sub):
     sub.add_argument("model", help="checkpoint folder, in the original or the transformers layout")
     sub.add_argument("out", help="file to write; ComfyUI looks in models/janus")
-    sub.add_argument("--weights", choices=WEIGHT_CHOICES, help="store the language model's weights in 8 or 4 bits")
-    lora_argument(sub)
+    weight_arguments(sub)
 
 
 def describe(args):

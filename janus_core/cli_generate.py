@@ -7,6 +7,7 @@ import torch
 from tqdm import tqdm
 
 from . import loading
+from .checkpoint import WEIGHT_CHOICES
 from .errors import JanusError
 from .files import check_output, write_text
 from .image import open_image, write_image
@@ -27,6 +28,29 @@ def size(text: str) -> tuple[int, int]:
 def examples(lines: str) -> dict:
     """The arguments of add_parser that show examples below a command's help."""
     return {"epilog": f"examples:\n{lines}", "formatter_class": argparse.RawDescriptionHelpFormatter}
+
+
+def lora(text: str) -> tuple[str, float]:
+    """FILE or FILE:STRENGTH."""
+    path, colon, strength = text.rpartition(":")
+    try:
+        return (path, float(strength)) if colon else (text, 1.0)
+    except ValueError:  # a colon in the name
+        return text, 1.0
+
+
+def weight_arguments(sub):
+    """The options of what becomes of a checkpoint's weights."""
+    sub.add_argument("--weights", choices=WEIGHT_CHOICES, help="store the language model's weights in 8 or 4 bits")
+    text = "LoRA to merge into the weights, a file or a folder of peft; may be given several times"
+    sub.add_argument("--lora", metavar="FILE[:STRENGTH]", type=lora, action="append", default=[], help=text)
+
+
+def loading_arguments(sub):
+    """The options of how a checkpoint is loaded."""
+    sub.add_argument("--device", help="cpu, cuda, mps; the best there is by default")
+    sub.add_argument("--dtype", choices=DTYPES, help="dtype of weights and arithmetic; the file's by default")
+    weight_arguments(sub)
 
 
 def question_arguments(sub):

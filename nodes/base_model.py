@@ -13,7 +13,6 @@ from ..janus_core.checkpoint import (
     build_model,
     metadata_of,
     quantized,
-    quantized_layers,
     text_tensors,
 )
 from ..janus_core.image import check_size
@@ -47,8 +46,8 @@ class JanusBaseModel(comfy.model_base.BaseModel):
             checkpoint = quantized(checkpoint, weight_dtype, load_device, memory_map=load_device.type == "cpu")
         layers = choose_layers(checkpoint, weight_dtype, load_device, offload_device)
         config = config_class(layers.stored, layers.compute)
-        if quantized_layers(checkpoint.tensors):
-            config.quant_config = {"mixed_ops": True}  # as ComfyUI's loaders set it for such a checkpoint
+        if layers.quant_config:
+            config.quant_config = layers.quant_config
         super().__init__(config, comfy.model_base.ModelType.FLOW, device=offload_device)
         self.diffusion_model = build_model(
             checkpoint,

@@ -14,6 +14,7 @@ from ..janus_core.errors import ImageError
 from ..janus_core.image import open_image
 from ..janus_core.sampling.settings import TextSamplerSettings
 from .describe_node import QUESTION, describe
+from .inputs import max_new_tokens_input
 
 
 class JanusCaptionFolder(io.ComfyNode):
@@ -36,7 +37,7 @@ class JanusCaptionFolder(io.ComfyNode):
                     tooltip="A folder inside ComfyUI's input folder.",
                 ),
                 io.String.Input("question", multiline=True, default=QUESTION, tooltip="Asked about every image."),
-                io.Int.Input("max_new_tokens", default=256, min=1, max=4096, tooltip="The longest caption, in tokens."),
+                max_new_tokens_input(256, "The longest caption, in tokens."),
                 io.String.Input(
                     "prefix", default="", tooltip="Put in front of every caption, for example a trigger word."
                 ),

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..janus_core.prompt import SYSTEM_PROMPT
 from ..janus_core.sampling.settings import TextSamplerSettings
 from ..janus_core.sampling.text import strip_end
-from .inputs import chat_inputs, seed_input, temperature_input, top_p_input
+from .inputs import chat_inputs, max_new_tokens_input, seed_input, temperature_input, top_p_input
 from .prompt_node import text_model
 
 QUESTION = "Describe this image in detail."
@@ -75,13 +75,7 @@ class JanusDescribeImage(io.ComfyNode):
                     default=QUESTION,
                     tooltip="What to ask about the image, or what to do with it, in plain language.",
                 ),
-                io.Int.Input(
-                    "max_new_tokens",
-                    default=512,
-                    min=1,
-                    max=4096,
-                    tooltip="The longest answer, in tokens; most are shorter.",
-                ),
+                max_new_tokens_input(512, "The longest answer, in tokens; most are shorter."),
                 temperature_input(0.0, "0 always writes the most likely answer; higher values vary it more."),
                 top_p_input(
                     0.95,

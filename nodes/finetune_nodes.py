@@ -14,7 +14,7 @@ from ..janus_core.image import array_to_image, truncated_image
 from ..janus_core.networks.vq import latent_to_tokens
 from ..janus_core.sampling.settings import check_range
 from . import conditioning
-from .inputs import seed_input, temperature_input
+from .inputs import max_new_tokens_input, seed_input, temperature_input
 from .prompt_node import text_model
 from .vae import JanusVAE
 
@@ -138,13 +138,7 @@ class JanusThink(io.ComfyNode):
                 io.Combo.Input("recipe", options=list(RECIPES), tooltip="Which of these models the checkpoint is."),
                 temperature_input(1.0, "Of the plan. The authors use 1; 0 always writes the most likely plan."),
                 seed_input("With a temperature above 0: the same seed gives the same plan."),
-                io.Int.Input(
-                    "max_new_tokens",
-                    default=0,
-                    min=0,
-                    max=4096,
-                    tooltip="The longest plan, in tokens. 0 is the recipe's own limit.",
-                ),
+                max_new_tokens_input(0, "The longest plan, in tokens. 0 is the recipe's own limit.", min=0),
             ],
             outputs=[
                 *prompt_outputs(),
@@ -189,7 +183,7 @@ class JanusReflect(io.ComfyNode):
                 ),
                 temperature_input(1.0, "Of the answer. The authors use 1; 0 always writes the most likely answer."),
                 seed_input("With a temperature above 0: the same seed gives the same answer."),
-                io.Int.Input("max_new_tokens", default=80, min=1, max=4096, tooltip="The longest answer, in tokens."),
+                max_new_tokens_input(80, "The longest answer, in tokens."),
             ],
             outputs=[
                 *prompt_outputs(),

@@ -12,7 +12,7 @@ from ..janus_core.sampling.settings import SEED, check_range
 from ..janus_core.schema import check
 from .flow_model import JanusFlowModel, flow_sigmas
 from .guidance import with_interval
-from .inputs import cfg_input, image_latent, interval_inputs, prompt_inputs, seed_input
+from .inputs import cfg_input, image_latent, interval_inputs, prompt_inputs, seed_input, with_samples
 
 STEPS = dict(default=30, min=1, max=10000, tooltip="Euler steps. The paper uses 30.")
 DENOISE = dict(
@@ -95,8 +95,7 @@ class JanusFlowSampler(io.ComfyNode):
             model, image_latent(latent_image), latent_image.get("downscale_ratio_spacial")
         )
         noise = comfy.sample.prepare_noise(samples, seed, latent_image.get("batch_index"))
-        out = {k: v for k, v in latent_image.items() if not k.startswith("downscale_ratio")}
-        out["samples"] = comfy.sample.sample_custom(
+        samples = comfy.sample.sample_custom(
             model,
             noise,
             cfg,
@@ -110,4 +109,4 @@ class JanusFlowSampler(io.ComfyNode):
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=seed,
         )
-        return io.NodeOutput(out)
+        return io.NodeOutput(with_samples(latent_image, samples))

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..janus_core.errors import SamplingError
 from ..janus_core.prompt import ROLES
+from ..janus_core.sampling.settings import MAX_NEW_TOKENS
 
 
 def prompt_inputs() -> list:
@@ -24,6 +25,11 @@ def image_latent(latent: dict):
     return latent["samples"]
 
 
+def with_samples(latent: dict, samples) -> dict:
+    """A LATENT with other samples, whose size is their own: without a downscale ratio."""
+    return {**{k: v for k, v in latent.items() if not k.startswith("downscale_ratio")}, "samples": samples}
+
+
 def check_image_shape(samples):
     """Raises SamplingError unless samples or noise have the four dimensions of images."""
     if samples.is_nested or samples.ndim != 4:
@@ -41,6 +47,10 @@ def top_p_input(default: float, tooltip: str, **settings):
 
 def temperature_input(default: float, tooltip: str):
     return io.Float.Input("temperature", default=default, min=0.0, max=5.0, step=0.05, tooltip=tooltip)
+
+
+def max_new_tokens_input(default: int, tooltip: str, min: int = 1):
+    return io.Int.Input("max_new_tokens", default=default, min=min, max=MAX_NEW_TOKENS, tooltip=tooltip)
 
 
 def cfg_input(default: float, tooltip: str):

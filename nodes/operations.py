@@ -19,9 +19,9 @@ from ..janus_core.checkpoint import WEIGHT_CHOICES, Checkpoint, quantized_layers
 from ..janus_core.checkpoint.int4 import FORMAT as INT4_FORMAT
 from ..janus_core.checkpoint.quantize import COMFY_QUANT, is_int4
 from ..janus_core.errors import CheckpointError
-from ..janus_core.operations import compute_dtype, multiplies_bf16, packed_int8
-from ..janus_core.operations.packed import DTYPES, PackedWeight, available
-from ..janus_core.operations.packed_int8 import PackedInt8Weight
+from ..janus_core.operations import compute_dtype, multiplies_bf16
+from ..janus_core.operations.packed import DTYPES, PackedProducts, available
+from ..janus_core.operations.packed_quantized import PackedQuantizedProducts
 
 CASTS = {"default": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 WEIGHT_DTYPES = [*CASTS, *WEIGHT_CHOICES]
@@ -36,6 +36,7 @@ class Layers:
     stored: torch.dtype  # of its weights, as far as they are not quantised
     compute: torch.dtype | None  # of its arithmetic; None where that is `stored`
     cast: torch.dtype | None  # that weights are cast to when loaded; None leaves them as in the file
+    quant_config: dict | None  # of ComfyUI's model config; None where no layer is quantised
 
 
 def choose_layers(checkpoint: Checkpoint, weight_dtype: str, load_device, offload_device) -> Layers:
@@ -44,12 +45,14 @@ def choose_layers(checkpoint: Checkpoint, weight_dtype: str, load_device, offloa
     Args:
         weight_dtype: one of WEIGHT_DTYPES; those of 8 bits have been applied to the checkpoint already.
     """
-    is_quantized = bool(quantized_layers(checkpoint.tensors))
+    quant_config = None
+    if quantized_layers(checkpoint.tensors):
+        quant_config = {"mixed_ops": True}  # as ComfyUI's loaders set it for such a checkpoint
     cast = CASTS.get(weight_dtype)
     stored = cast or checkpoint.dtype
     compute = comfy.model_management.unet_manual_cast(stored, load_device, COMPUTE_DTYPES)
     mixed = cast is None and any(t.dtype != stored for t in checkpoint.tensors.values())
-    if is_quantized or mixed:
+    if quant_config or mixed:
         compute = compute or stored
     packs = False
     if load_device.type == "cpu":
@@ -57,9 +60,9 @@ def choose_layers(checkpoint: Checkpoint, weight_dtype: str, load_device, offloa
         packs = available(dtype)
         if packs:
             stored, compute, cast = checkpoint.dtype, dtype, dtype
-    if is_quantized:
+    if quant_config:
         check_int4(checkpoint, load_device, packs)
-        config = _QuantConfig({"mixed_ops": True})  # as ComfyUI's loaders set it for such a checkpoint
+        config = _QuantConfig(quant_config)
         operations = comfy.ops.pick_operations(stored, compute, load_device, model_config=config)
         operations = linear_layers_on(offload_device, packed_quantized(operations) if packs else operations)
     elif packs:
@@ -68,7 +71,7 @@ def choose_layers(checkpoint: Checkpoint, weight_dtype: str, load_device, offloa
         operations = comfy.ops.manual_cast
     else:
         operations = comfy.ops.pick_operations(stored, compute, load_device)
-    return Layers(operations, stored, compute, cast)
+    return Layers(operations, stored, compute, cast, quant_config)
 
 
 def check_int4(checkpoint: Checkpoint, load_device, packs: bool):
@@ -122,72 +125,50 @@ def cpu_dtype(checkpoint: Checkpoint, weight_dtype: str, device) -> torch.dtype:
     return dtype
 
 
+class PackedInComfyUI:
+    """Placed before PackedProducts among the bases of a layer of ComfyUI's: what else ComfyUI asks of its products."""
+
+    def can_pack(self, x) -> bool:
+        """As PackedProducts, but not where patches are applied on the fly or the layer is compiled or replaced."""
+        if self.weight_function or self.bias_function or "forward" in vars(self):
+            return False
+        return x.dtype in DTYPES and not torch.compiler.is_compiling() and super().can_pack(x)
+
+    def packed_product(self, x, layers):
+        comfy.ops.run_every_op()
+        return super().packed_product(x, layers)
+
+
 class PackedOperations(comfy.ops.disable_weight_init):
     """comfy.ops' layers, with packed linear layers."""
 
-    class Linear(comfy.ops.manual_cast.Linear):
-        casts_weight = True
-
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            self.packed = PackedWeight()
-
-        def packed_form(self, x) -> str | None:
-            return "packed" if _can_use_packed(self, x) else None
-
-        def packed_product(self, x, layers):
-            comfy.ops.run_every_op()
-            return self.packed.linear(x, [layer.weight for layer in layers], [layer.bias for layer in layers])
-
-        def forward(self, x):
-            return self.packed_product(x, [self]) if self.packed_form(x) else super().forward(x)
+    class Linear(PackedInComfyUI, PackedProducts, comfy.ops.manual_cast.Linear):
+        pass
 
     class Embedding(comfy.ops.disable_weight_init.Embedding):
         casts_weight = True
 
 
 def packed_quantized(operations) -> type:
-    """Mixed-precision operations of ComfyUI whose linear layers are packed too.
-
-    int8 weights are multiplied as int8 where the processor can; other quantised weights are dequantised once.
-    """
+    """Mixed-precision operations of ComfyUI whose linear layers are packed too."""
 
     class Operations(PackedOperations):
-        class Linear(operations.Linear):
-            casts_weight = True
+        class Linear(PackedInComfyUI, PackedQuantizedProducts, operations.Linear):
+            def can_pack(self, x) -> bool:
+                return getattr(self, "pre_quant_scale", None) is None and super().can_pack(x)
 
-            def __init__(self, *args, **kwargs):
-                super().__init__(*args, **kwargs)
-                self.packed, self.packed_int8 = PackedWeight(), PackedInt8Weight()
+            def is_quantized(self) -> bool:
+                return isinstance(self.weight, QuantizedTensor)
 
-            def packed_form(self, x) -> str | None:
-                if not _can_use_packed(self, x) or getattr(self, "pre_quant_scale", None) is not None:
+            def int8_parts(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+                if self.quant_format != "int8_tensorwise" or self.weight.params.convrot:
                     return None
-                if not isinstance(self.weight, QuantizedTensor):
-                    return "packed"
-                is_int8 = self.quant_format == "int8_tensorwise" and not self.weight.params.convrot
-                return "int8" if is_int8 and packed_int8.available() else "dequantized"
+                return self.weight._qdata, self.weight.params.scale
 
-            def packed_product(self, x, layers):
-                comfy.ops.run_every_op()
-                weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
-                form = self.packed_form(x)
-                if form == "int8":
-                    values, scales = [w._qdata for w in weights], [w.params.scale for w in weights]
-                    return self.packed_int8.linear(x, weights, biases, values, scales)
-                dense = (lambda: [w.dequantize() for w in weights]) if form == "dequantized" else None
-                return self.packed.linear(x, weights, biases, dense)
-
-            def forward(self, x):
-                return self.packed_product(x, [self]) if self.packed_form(x) else super().forward(x)
+            def dequantized(self):
+                return self.weight.dequantize()
 
     return Operations
-
-
-def _can_use_packed(layer, x) -> bool:
-    """Whether a product needs neither patches applied on the fly nor gradients, nor is being compiled or replaced."""
-    patched = layer.weight_function or layer.bias_function or "forward" in vars(layer)
-    return not (patched or x.dtype not in DTYPES or torch.is_grad_enabled() or torch.compiler.is_compiling())
 
 
 def keep_packed_weights_current(patcher):
@@ -198,9 +179,8 @@ def keep_packed_weights_current(patcher):
 
     def clear(patcher, *args):
         for layer in patcher.model.modules():
-            for packed in (getattr(layer, "packed", None), getattr(layer, "packed_int8", None)):
-                if isinstance(packed, PackedWeight):
-                    packed.clear()
+            if isinstance(layer, PackedProducts):
+                layer.clear_packed()
         patcher.model.has_hooked_weights = False
 
     def clear_if_hooked(patcher, *args):

@@ -18,7 +18,7 @@ from ..janus_core.sampling.decode_loop import decode_loop
 from ..janus_core.sampling.settings import TokenSamplerSettings
 from ..janus_core.sampling.tokens import sample_image_tokens
 from . import ignored
-from .inputs import image_latent
+from .inputs import image_latent, with_samples
 from .residency import capture_for_network, warn_of_streaming
 from .token_model import JanusTokenModel
 from .token_prompts import Prompts, read_prompts, rows
@@ -84,10 +84,8 @@ def sample(model, positive, negative, latent: dict, settings: TokenSamplerSettin
                 done.append(step.tokens.cpu())
     finally:
         model.cleanup()
-    out = {k: v for k, v in latent.items() if not k.startswith("downscale_ratio")}
     samples = tokens_to_latent(torch.cat(done), network.codebook, grid)
-    out["samples"] = samples.to(comfy.model_management.intermediate_device())
-    return out
+    return with_samples(latent, samples.to(comfy.model_management.intermediate_device()))
 
 
 def load(model, previewer: "Previewer | None", prompts: Prompts, batch: int, tokens: int) -> int:

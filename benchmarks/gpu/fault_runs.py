@@ -6,11 +6,14 @@ On a CPU, operations on fixed memory stand in for CUDA graphs, as in the tests.
 import gc
 import logging
 import sys
+from collections import Counter
+from contextlib import contextmanager
 from functools import cache, partial
+from unittest import mock
 
 import torch
 
-import janus_core.pipeline
+import janus_core
 from janus_core.sampling import attempts
 from janus_core.sampling.cuda_graphs import capture_for
 
@@ -56,34 +59,26 @@ def capture_on(context: Context):
     return capture
 
 
-class injected:
-    """While open, captures go through `capture`, and each captured function raises `fault` when it has run.
+@contextmanager
+def injected(capture, fault=None):
+    """While open, pipelines capture by `capture`, and each captured function raises `fault` when it has run.
 
-    Attributes:
-        captures: how many were begun.
+    Failures of other captures do not count meanwhile. Yields a list that grows by one with each capture begun.
     """
+    begun = []
 
-    def __init__(self, capture, fault=None):
-        self.capture, self.fault, self.captures = capture, fault, 0
-
-    def __call__(self, function):
-        self.captures += 1
+    def hook(function):
+        begun.append(True)
 
         def faulty():
             function()
-            raise self.fault("injected")
+            raise fault("injected")
 
-        return self.capture(function if self.fault is None else faulty)
+        return capture(function if fault is None else faulty)
 
-    def __enter__(self):
-        self.before = janus_core.pipeline.capture_for
-        janus_core.pipeline.capture_for = lambda device, enabled: self if enabled else None
-        attempts._failures.clear()
-        return self
-
-    def __exit__(self, *error):
-        janus_core.pipeline.capture_for = self.before
-        attempts._failures.clear()
+    captures = mock.patch("janus_core.pipeline.capture_for", lambda device, enabled: hook if enabled else None)
+    with captures, mock.patch.object(attempts, "_failures", Counter()):
+        yield begun
 
 
 def run(context: Context, family: str, fault) -> dict:
@@ -94,7 +89,7 @@ def run(context: Context, family: str, fault) -> dict:
     expected = make("a red circle", seed=1, cuda_graphs=False, **settings)
     logging.disable(logging.WARNING)
     try:
-        with injected(capture, fault) as hook:
+        with injected(capture, fault) as faulty:
             cancelled = False
             try:
                 check(generate(pipe, family), expected)
@@ -106,9 +101,9 @@ def run(context: Context, family: str, fault) -> dict:
             check(generate(pipe, family), expected)
     finally:
         logging.disable(logging.NOTSET)
-    if not hook.captures or not after.captures:
+    if not faulty or not after:
         raise AssertionError("nothing was captured")
-    return {"captures": hook.captures + after.captures}
+    return {"captures": len(faulty) + len(after)}
 
 
 def check(result, expected):

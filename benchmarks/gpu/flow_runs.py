@@ -8,7 +8,7 @@ from janus_core.sampling import flow
 from janus_core.sampling.cuda_graphs import capture_for
 
 from .. import baselines, speed
-from .models import DTYPE, model_of, peak_GB, rates, reset_peak, size_of
+from .models import DTYPE, first_and_median, model_of, peak_GB, rates, size_of
 from .parts import Context, NotRun
 
 
@@ -48,10 +48,7 @@ def run(context: Context, size: str, weights: str | None, captured: bool, batch:
         for _ in flow.integrate(lambda z, t: velocity(z.to(DTYPE), t).float(), z, flow.flow_times(steps)):
             pass
 
-    reset_peak(context.device)
-    first = speed.timed(generate, device)
-    later = sorted(speed.timed(generate, device) for _ in range(context.sizes["repeats"]))
-    median = later[len(later) // 2]
+    first, median = first_and_median(context, generate)
     matrices = sum(p.numel() for p in model.llama.layers.parameters() if p.dim() == 2)
     tokens = z.shape[-1] * z.shape[-2] // model.params.uvit.stride**2 + 1
     floor = 2 * matrices * 2 * batch * tokens / rates(context.device)["matmul_GFLOP_s"] / 1e9

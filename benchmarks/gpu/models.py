@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 
 from janus_core.checkpoint import VQ_PREFIX, Checkpoint, build_model, config_of, quantized
-from janus_core.janus import Janus, JanusParams
+from janus_core.janus import Janus
 from janus_core.janusflow import JanusFlow
 from janus_core.networks.vq import VQModel
 from janus_core.operations import choose_operations
 
 from .. import baselines, speed
-from ..synthetic import SMALL_VQ, VQ
+from ..synthetic import vq_of
+from .parts import Context
 
 DTYPE = torch.bfloat16
 
@@ -28,10 +29,9 @@ def checkpoint_of(family: str, size: str, device: str) -> Checkpoint:
     """A checkpoint in DTYPE with random weights of a trained model's magnitude."""
     place = {"device": device, "dtype": DTYPE}
     if family == "ar":
-        hidden, vq = baselines.SIZES[size]["hidden_size"], SMALL_VQ if size == "demo" else VQ
-        params = JanusParams(baselines.llama_params(size), baselines.SMALL_SIGLIP, vq, gen_head_width=hidden)
+        params = baselines.janus_params(size, baselines.SMALL_SIGLIP, vq_of(size))
         model = baselines.randomise(Janus(params, **place))
-        tokenizer = baselines.randomise(VQModel(vq, **place)).state_dict()
+        tokenizer = baselines.randomise(VQModel(params.vq, **place)).state_dict()
         tensors = model.state_dict() | {VQ_PREFIX + name: tensor for name, tensor in tokenizer.items()}
     else:
         model = baselines.randomise(JanusFlow(baselines.flow_params(size, baselines.SMALL_SIGLIP), **place))
@@ -53,6 +53,15 @@ def rates(device: str) -> dict[str, float]:
     """This machine's streaming read rate and matmul rate."""
     place = torch.device(device)
     return speed.machine_rates(place, torch.float32 if place.type == "cpu" else DTYPE)
+
+
+def first_and_median(context: Context, generate) -> tuple[float, float]:
+    """Seconds of the first run and the median of those after it; the count of memory for peak_GB begins here."""
+    device = torch.device(context.device)
+    reset_peak(context.device)
+    first = speed.timed(generate, device)
+    later = sorted(speed.timed(generate, device) for _ in range(context.sizes["repeats"]))
+    return first, later[len(later) // 2]
 
 
 def decoder_bytes(model) -> int:

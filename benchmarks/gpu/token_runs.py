@@ -8,7 +8,7 @@ from janus_core.sampling.settings import TokenSamplerSettings
 from janus_core.sampling.tokens import sample_image_tokens
 
 from .. import baselines, speed
-from .models import DTYPE, decoder_bytes, model_of, peak_GB, rates, reset_peak, size_of
+from .models import DTYPE, decoder_bytes, first_and_median, model_of, peak_GB, rates, size_of
 from .parts import Context, NotRun
 
 WEIGHTS = (None, "int8", "fp8_e4m3fn")
@@ -53,14 +53,12 @@ def run(context: Context, size: str, weights: str | None, loop: str, batch: int)
             pass
         return step
 
-    reset_peak(context.device)
-    first = speed.timed(generate, device)
-    later = sorted(speed.timed(generate, device) for _ in range(context.sizes["repeats"]))
+    first, median = first_and_median(context, generate)
     prefill = speed.timed(lambda: generate(1), device)
-    per_token = (later[len(later) // 2] - prefill) / (count - 1)
+    per_token = (median - prefill) / (count - 1)
     floor = decoder_bytes(model) / rates(context.device)["read_GB_s"] / 1e9
-    result = {"s_per_token": per_token, "images_per_s": batch / later[len(later) // 2], "of_floor": floor / per_token}
-    result |= {"first_extra_s": first - later[len(later) // 2], "prompt_s": prefill, "peak_GB": peak_GB(context.device)}
+    result = {"s_per_token": per_token, "images_per_s": batch / median, "of_floor": floor / per_token}
+    result |= {"first_extra_s": first - median, "prompt_s": prefill, "peak_GB": peak_GB(context.device)}
     return {**result, "error": weights and state_error(context, size, model, cond)}
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from janus_core.files import write_text
+
 from .. import report
 from .parts import PARTS, Context, NotRun
 
@@ -18,10 +20,7 @@ BEGAN = {"failed": "the process ended during this case"}
 
 
 def write(path: Path, result: dict):
-    """Writes a part's file in one step, so that a stopped run leaves a whole one."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(partial, path)
+    write_text(path, json.dumps(result, indent=1) + "\n")
 
 
 def run_case(function) -> dict:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from ..networks.cache import KVCache
+
 LARGEST = {"cpu": 8, "cuda": 64}  # beyond these, more images at once are hardly faster
 SHARE = 0.7  # of the free memory
 PROMPT_TOKENS = 128  # room for the prompt, in tokens
@@ -27,11 +29,8 @@ def batch_size_for(pipe) -> int:
 
 def bytes_per_image(pipe) -> float:
     """Bytes that one more image of the native size takes, both rows of guidance together."""
-    llama = pipe.model.params.llama
-    patches = (pipe.image_size // 16) ** 2
-    width = 4 if pipe.device.type == "cpu" else pipe.dtype.itemsize  # a KV cache on a CPU is float32
-    keys_and_values = 2 * llama.layers * llama.kv_heads * llama.head_dim * width
-    return 2 * (patches + PROMPT_TOKENS) * keys_and_values * 1.1
+    positions = (pipe.image_size // 16) ** 2 + PROMPT_TOKENS
+    return 1.1 * KVCache.bytes(pipe.model.params.llama, 2, positions, pipe.dtype, pipe.device)
 
 
 def free_memory(device: torch.device) -> int:

@@ -27,8 +27,7 @@ def sample_images(
     Returns:
         (images, tokens that each image took; 0 for JanusFlow).
     """
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-    settings |= {"negative_prompt": negative, "callback": callback}
+    settings = {**_with_tuples(settings), "negative_prompt": negative, "callback": callback}
     images, tokens = [], 0
     for first in range(0, len(prompts), batch_size):
         part = slice(first, first + batch_size)
@@ -65,5 +64,8 @@ def sample_answers(
 
 def sampler_settings(settings: dict) -> dict:
     """A job's settings without those that are not the sampler's, lists as tuples."""
-    own = {name: value for name, value in settings.items() if name not in OTHER_SETTINGS}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
+    return _with_tuples({name: value for name, value in settings.items() if name not in OTHER_SETTINGS})
+
+
+def _with_tuples(settings: dict) -> dict:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}

@@ -43,27 +43,21 @@ VISION = {
 PROJECTOR = {"depth": COUNT, "input_dim": SIZE, "n_embed": SIZE, "projector_type": OneOf(("mlp_gelu",))}
 HEAD = {"image_token_embed": SIZE, "image_token_size": SIZE, "n_embed": SIZE}
 CODEBOOK = {"image_token_size": SIZE, "n_embed": SIZE}
+FLOW_BLOCKS = {
+    "layers_in_middle": COUNT,
+    "block_out_channels": Items(SIZE, 1, 1),
+    "hidden_size": SIZE,
+    "norm_eps": EPS,
+    "use_mid_block": OneOf((True,)),
+}
 FLOW_ENCODER = {
     "input_channels": SIZE,
     "stride": Whole(1, 64),
     "kernel_size": Whole(1, 64),
     "padding": Whole(0, 64),
-    "layers_in_middle": COUNT,
-    "block_out_channels": Items(SIZE, 1, 1),
-    "hidden_size": SIZE,
-    "norm_eps": EPS,
-    "use_mid_block": OneOf((True,)),
+    **FLOW_BLOCKS,
 }
-FLOW_DECODER = {
-    "in_channels": SIZE,
-    "out_channels": SIZE,
-    "upsamples": Whole(1, 6),
-    "layers_in_middle": COUNT,
-    "block_out_channels": Items(SIZE, 1, 1),
-    "hidden_size": SIZE,
-    "norm_eps": EPS,
-    "use_mid_block": OneOf((True,)),
-}
+FLOW_DECODER = {"in_channels": SIZE, "out_channels": SIZE, "upsamples": Whole(1, 6), **FLOW_BLOCKS}
 PROCESSOR = {"num_image_tokens": SIZE, "sft_format": OneOf(("deepseek", "deepseek_old"))}
 PREPROCESSOR = {  # these are warned about, not refused: images are prepared in one way
     "image_mean": OneOf(([0.5, 0.5, 0.5],)),

@@ -16,9 +16,9 @@ SCALES, CHANNELS, CODEBOOK = "weight_s_rel", "weight_s_channel", "weight_codeboo
 PARTS = (SCALES, CHANNELS, CODEBOOK)
 
 
-def can_hold(weight: torch.Tensor) -> bool:
+def can_hold(weight: torch.Tensor, rotation: int = ROTATION) -> bool:
     """Whether the inputs of a weight [out, in] fill whole rotations."""
-    return weight.dim() == 2 and weight.shape[1] % ROTATION == 0
+    return weight.dim() == 2 and weight.shape[1] % rotation == 0
 
 
 def layout_of(outputs: int, inputs: int, group: int = GROUP) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -44,15 +44,16 @@ def kitchen():
 
 
 @torch.no_grad()
-def quantize(weight: torch.Tensor, device=None) -> dict[str, torch.Tensor]:
+def quantize(weight: torch.Tensor, device=None, rotation: int = ROTATION) -> dict[str, torch.Tensor]:
     """The parts of a layer's file, by their names after "weight" (see PARTS).
 
     Args:
         weight: [out, in].
         device: where to compute; the weight's by default.
+        rotation: inputs per rotation: 16, 64 or 256.
     """
     layout, _ = kitchen()
-    packed, params = layout.quantize(weight.to(device).float(), group_size=GROUP, convrot_groupsize=ROTATION)
+    packed, params = layout.quantize(weight.to(device).float(), group_size=GROUP, convrot_groupsize=rotation)
     parts = {"weight": packed, SCALES: params.scale, CHANNELS: params.s_channel, CODEBOOK: params.codebook}
     return {name: tensor.to(weight.device) for name, tensor in parts.items()}
 

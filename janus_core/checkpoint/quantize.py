@@ -67,16 +67,17 @@ def quantize_weight(weight: torch.Tensor, format: Format, out=None) -> tuple[tor
     return stored, scale
 
 
-def quantized(checkpoint, weight_dtype: str, device=None, memory_map=False):
+def quantized(checkpoint, weight_dtype: str, device=None, memory_map=False, rotation: int = int4.ROTATION):
     """A copy of a checkpoint with the decoder's linear layers quantised, except those that already are.
 
-    Embeddings, heads and encoders keep their dtype. Layers that int4 cannot hold get int8.
+    Embeddings, heads and encoders keep their dtype.
 
     Args:
         weight_dtype: one of WEIGHT_CHOICES.
         device: where int4 is computed, which is slow on a CPU; the weights' own by default.
         memory_map: whether weights of 8 bits are memory-mapped, see files.memory_mapped: a CPU's layers pack a copy of
             them and then rarely read them again.
+        rotation: of int4, in inputs; layers that it does not fill get int8.
 
     Raises:
         CheckpointError: weight_dtype is not one of these, or int4 lacks the package that computes it.
@@ -88,16 +89,16 @@ def quantized(checkpoint, weight_dtype: str, device=None, memory_map=False):
         layer = name.removesuffix(".weight")
         is_linear = name.startswith(DECODER_LAYERS) and weight.dim() == 2 and weight.numel() and layer != name
         if is_linear and f"{layer}.{COMFY_QUANT}" not in tensors:
-            parts = _quantized_parts(weight, weight_dtype, device, memory_map)
+            parts = _quantized_parts(weight, weight_dtype, device, memory_map, rotation)
             tensors.update({f"{layer}.{part}": tensor for part, tensor in parts.items()})
     return replace(checkpoint, tensors=tensors)
 
 
-def _quantized_parts(weight, weight_dtype: str, device, memory_map: bool) -> dict[str, torch.Tensor]:
+def _quantized_parts(weight, weight_dtype: str, device, memory_map: bool, rotation: int) -> dict[str, torch.Tensor]:
     """The tensors of a quantised layer by the last part of their names."""
-    if weight_dtype == INT4 and int4.can_hold(weight):
-        settings = {"format": int4.FORMAT, "group_size": int4.GROUP, "convrot_groupsize": int4.ROTATION}
-        return {**int4.quantize(weight, device), COMFY_QUANT: _comfy_quant(settings)}
+    if weight_dtype == INT4 and int4.can_hold(weight, rotation):
+        settings = {"format": int4.FORMAT, "group_size": int4.GROUP, "convrot_groupsize": rotation}
+        return {**int4.quantize(weight, device, rotation), COMFY_QUANT: _comfy_quant(settings)}
     format = FORMATS["int8" if weight_dtype == INT4 else weight_dtype]
     settings = {"format": format.name}
     if format.dtype.is_floating_point:

@@ -85,8 +85,18 @@ class PackedWeight:
         return type(self)()  # oneDNN's tensors cannot be copied
 
 
-class Linear(nn.Linear):
-    """A linear layer that multiplies by a packed weight, in the input's dtype, unless gradients are needed."""
+class CastingLinear(nn.Linear):
+    """A linear layer that casts its weight to the dtype of the input."""
+
+    def forward(self, x):
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+
+class PackedProducts:
+    """Placed before the class of a linear layer among the bases: multiplies by a packed weight where that is possible.
+
+    Elsewhere the product is that of the layer's class.
+    """
 
     casts_weight = True  # the weight may stay in the dtype of its file
 
@@ -94,18 +104,28 @@ class Linear(nn.Linear):
         super().__init__(*args, **kwargs)
         self.packed = PackedWeight()
 
+    def can_pack(self, x) -> bool:
+        """Whether a product with x may be that of a packed weight: not where gradients are needed."""
+        return not torch.is_grad_enabled()
+
     def packed_form(self, x) -> str | None:
         """How a product with x is packed; None where it is not. Layers of one form can be multiplied together."""
-        return None if torch.is_grad_enabled() else "packed"
+        return "packed" if self.can_pack(x) else None
 
     def packed_product(self, x, layers):
         """x times the weights of layers of this one's packed form; this one is the first of them."""
         return self.packed.linear(x, [layer.weight for layer in layers], [layer.bias for layer in layers])
 
+    def clear_packed(self):
+        """Frees what is packed; needed after a weight has been changed in place."""
+        self.packed.clear()
+
     def forward(self, x):
-        if self.packed_form(x):
-            return self.packed_product(x, [self])
-        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        return self.packed_product(x, [self]) if self.packed_form(x) else super().forward(x)
+
+
+class Linear(PackedProducts, CastingLinear):
+    """A linear layer with a packed weight, in the input's dtype."""
 
 
 class Embedding(nn.Embedding):

@@ -98,8 +98,7 @@ class Runner:
 
     def __init__(self, pipe, seed: int = 42, generation_cfg: dict | None = None, understanding_cfg: dict | None = None):
         self.pipe, self.seed = pipe, seed
-        family = "janusflow" if isinstance(pipe, JanusFlowPipeline) else "janus"
-        self.generation_cfg = {**DEFAULT_GENERATION[family], **(generation_cfg or {})}
+        self.generation_cfg = {**DEFAULT_GENERATION[pipe.model.family], **(generation_cfg or {})}
         self.understanding_cfg = {**DEFAULT_UNDERSTANDING, **(understanding_cfg or {})}
         check_fields({"seed": seed}, {"seed": SEED}, "The configuration", RequestError)
         check_fields(self.generation_cfg, GENERATION, "generation_cfg", RequestError, closed=True)

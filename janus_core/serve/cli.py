@@ -4,8 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from ..checkpoint import WEIGHT_CHOICES
-from ..cli_generate import DTYPES, examples
+from ..cli_generate import DTYPES, examples, loading_arguments
 from ..errors import JanusError
 from ..prompt import ROLES, SYSTEM_PROMPT
 
@@ -14,12 +13,8 @@ EXAMPLES = """\
   python -m janus_core serve --model pro=models/janus/Janus-Pro-7B --weights int8 --host 0.0.0.0 --api-key SECRET"""
 
 
-def add_command(commands, lora_argument: Callable):
-    """Adds `serve` to the subparsers of the command line.
-
-    Args:
-        lora_argument: adds --lora to a parser.
-    """
+def add_command(commands):
+    """Adds `serve` to the subparsers of the command line."""
     text = "Serve checkpoints to clients of OpenAI's API (docs/serving.md)."
     sub = commands.add_parser("serve", help=text, description=text, **examples(EXAMPLES))
     sub.set_defaults(function=serve)
@@ -27,10 +22,7 @@ def add_command(commands, lora_argument: Callable):
         "--model", action="append", required=True, metavar="[NAME=]PATH", help="checkpoint; may be given several times"
     )
     sub.add_argument("--vae", help="JanusFlow: SDXL VAE, a diffusers folder or sdxl_vae.safetensors")
-    sub.add_argument("--device", help="cpu, cuda, mps; the best there is by default")
-    sub.add_argument("--dtype", choices=DTYPES, help="dtype of weights and arithmetic; the file's by default")
-    sub.add_argument("--weights", choices=WEIGHT_CHOICES, help="store the language model's weights in 8 or 4 bits")
-    lora_argument(sub)
+    loading_arguments(sub)
     sub.add_argument("--host", default="127.0.0.1", help="127.0.0.1 by default: this machine alone")
     sub.add_argument("--port", type=int, default=8000, help="8000 by default")
     sub.add_argument("--api-key", help="that clients must send; JANUS_API_KEY by default, or none")

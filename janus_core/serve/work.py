@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from ..batch.sample import sample_images
 from ..describe import answer_steps, image_groups
-from ..pipeline import JanusFlowPipeline
 from ..progress import Callback, report
 from ..sampling.settings import TextSamplerSettings
 from ..sampling.text import strip_end
@@ -79,7 +78,7 @@ class Model:
 
     @property
     def family(self) -> str:
-        return "janusflow" if isinstance(self.pipe, JanusFlowPipeline) else "janus"
+        return self.pipe.model.family
 
     def run(self, jobs: list[Job], callback: Callback) -> list:
         """A list of Pillow images, or an Answer, per job."""

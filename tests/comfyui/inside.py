@@ -35,16 +35,16 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 
 def layers_without_weights_load_a_checkpoint():
     """With dynamic VRAM, ComfyUI's Linear has no weight before its state dict is loaded."""
-    comfy.memory_management.aimdo_enabled = True
-    for name in ("ar-a", "flow-a"):
-        checkpoint = read_checkpoint(GOLDENS / name)
-        reference = build_model(checkpoint, dtype=torch.float32)
-        ids = torch.arange(10)[None]
-        expected = reference.llama(reference.embed_text(ids, torch.float32))
-        for operations in (comfy.ops.disable_weight_init, comfy.ops.manual_cast):
-            model = build_model(checkpoint, operations=operations, dtype=torch.float32)
-            assert torch.allclose(model.llama(model.embed_text(ids, torch.float32)), expected, atol=1e-5)
-    build_vq(read_checkpoint(GOLDENS / "ar-a"), operations=comfy.ops.disable_weight_init)
+    with mock.patch.object(comfy.memory_management, "aimdo_enabled", True):
+        for name in ("ar-a", "flow-a"):
+            checkpoint = read_checkpoint(GOLDENS / name)
+            reference = build_model(checkpoint, dtype=torch.float32)
+            ids = torch.arange(10)[None]
+            expected = reference.llama(reference.embed_text(ids, torch.float32))
+            for operations in (comfy.ops.disable_weight_init, comfy.ops.manual_cast):
+                model = build_model(checkpoint, operations=operations, dtype=torch.float32)
+                assert torch.allclose(model.llama(model.embed_text(ids, torch.float32)), expected, atol=1e-5)
+        build_vq(read_checkpoint(GOLDENS / "ar-a"), operations=comfy.ops.disable_weight_init)
 
 
 @contextmanager

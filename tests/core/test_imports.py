@@ -131,6 +131,7 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
         "image",
         "operations",
         "loading",
+        "networks",
         "pipeline",
         "progress",
         "prompt",
@@ -154,7 +155,7 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
         "serve",
         "training",
     },
-    "cli_generate": {"errors", "files", "image", "loading", "pipeline", "prompt", "questions"},
+    "cli_generate": {"checkpoint", "errors", "files", "image", "loading", "pipeline", "prompt", "questions"},
     "__main__": {"cli"},
 }
 

@@ -13,7 +13,8 @@ import janus_core
 from janus_core.checkpoint import WEIGHT_FORMATS, quantized, read_checkpoint, with_loras
 from janus_core.checkpoint.lora_read import read_lora
 from janus_core.checkpoint.quantize import quantize_weight
-from janus_core.cli import lora, main
+from janus_core.cli import main
+from janus_core.cli_generate import lora
 from janus_core.errors import CheckpointError
 
 Q, DOWN_PROJ = (f"language_model.model.layers.0.{name}" for name in ("self_attn.q_proj", "mlp.down_proj"))
