@@ -153,7 +153,8 @@ class Trainer:
             return
         if self.accelerator.sync_gradients:
             norm = self.accelerator.clip_grad_norm_(self.trained, self.settings.clip)
-            check_step("The gradient", norm is None or all_finite(torch.as_tensor(norm)), step)
+            finite = norm is None or all_finite(torch.as_tensor(norm))  # None where DeepSpeed clips
+            check_step("The gradient", finite, step)
         self.prepared.step()
         self.prepared.zero_grad()
 
