@@ -75,6 +75,7 @@ class SceneBatches:
         alignment: whether generation rows carry their pixels, for REPA.
         text_held_out: whether text alone also describes held-out combinations.
         late: of the flow's rows, the share with the prompt of another scene and a late time (see flow_objective.py).
+        plain: share of the prompts to generate that are plain captions.
     """
 
     def __init__(
@@ -90,11 +91,12 @@ class SceneBatches:
         alignment=False,
         text_held_out=False,
         late=0.0,
+        plain=0.0,
     ):
         self.prompts, self.scenes, self.codes = prompts, scenes, codes
         self.image_tokens, self.question_tokens = image_tokens, question_tokens
         self.rows, self.seed, self.alignment = batches.split_rows(rows, ratio), seed, alignment
-        self.text_split, self.late = None if text_held_out else False, late
+        self.text_split, self.late, self.plain = None if text_held_out else False, late, plain
 
     def __call__(self, index: int) -> dict:
         rng = random.Random(f"{self.seed} {index}")
@@ -113,7 +115,8 @@ class SceneBatches:
             chosen = [rng.randrange(len(self.scenes)) for _ in range(generation)]
             scenes = [self.scenes[k] for k in chosen]
             late = [rng.random() < self.late for _ in scenes]
-            captions = [caption(rng.choice(self.scenes) if other else one, rng) for one, other in zip(scenes, late)]
+            said = [rng.choice(self.scenes) if other else one for one, other in zip(scenes, late)]
+            captions = [self.caption(scene, rng) for scene in said]
             texts = [one.text for one in captions]
             batch |= batches.generation_rows(self.prompts, texts, self.codes[chosen], self.image_tokens, rng)
             batch["gen_dropped"] = smoothing_shares(captions, batch["gen_dropped"])
@@ -121,6 +124,11 @@ class SceneBatches:
             if self.alignment:
                 batch["gen_pixels"] = scene_pixels(scenes)
         return batch
+
+    def caption(self, scene: Scene, rng: random.Random) -> Caption:
+        """A prompt for the scene's image."""
+        plain = self.plain and rng.random() < self.plain
+        return Caption(plain_caption(scene)) if plain else caption(scene, rng)
 
 
 def smoothing_shares(captions: list[Caption], dropped: torch.Tensor) -> torch.Tensor:
