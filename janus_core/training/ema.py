@@ -2,8 +2,6 @@
 
 import torch
 
-from ..errors import TrainingError
-
 
 class EMA:
     """Average of a module's trained weights, updated once per step: ema = d ema + (1 - d) weights.
@@ -24,6 +22,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: torch.nn.Module):
+        """Moves the averages towards the module's weights, after a step."""
         self.updates += 1
         decay = self.decay
         if self.warmup:
@@ -32,6 +31,10 @@ class EMA:
             if name in self.weights:
                 average = self.weights[name]
                 average.lerp_(p.detach().to(average.device), 1 - decay)
+
+    def result(self, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """What a run ends with, by name: the averages, or the trained weights themselves if nothing is averaged."""
+        return self.weights or trained_parameters(model)
 
     @torch.no_grad()
     def swap(self, model: torch.nn.Module):
@@ -47,16 +50,3 @@ class EMA:
 def trained_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """The parameters with requires_grad, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def check_finite(weights: dict[str, torch.Tensor]):
-    """Raises TrainingError for a weight that is not finite."""
-    for name, weight in weights.items():
-        if not all_finite(weight):
-            raise TrainingError(f"The weight {name} is not finite after training: use a lower learning rate.")
-
-
-def all_finite(tensor: torch.Tensor) -> bool:
-    """Whether all values are finite; of a tensor that FSDP has sharded, those of this process."""
-    tensor = tensor.detach()
-    return bool((tensor.to_local() if hasattr(tensor, "to_local") else tensor).isfinite().all())

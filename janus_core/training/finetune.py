@@ -1,7 +1,5 @@
 """Fine-tuning any checkpoint on a folder of captioned images: all weights of a stage, or a LoRA."""
 
-import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +8,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 from ..checkpoint import VQ_PREFIX, build_vq, read_checkpoint, save_folder, save_lora
+from ..checkpoint.read import Checkpoint
 from ..errors import CheckpointError, ImageError, TrainingError
 from ..janusflow import VAE_DOWNSCALE, JanusFlow
 from ..networks.vq import latent_to_tokens
@@ -18,20 +17,15 @@ from ..vae import load_vae
 from . import batches, sharding, stages
 from .curves import save_curve
 from .encoded import EncodedImages, fingerprint
-from .folder_batches import FolderBatches
-from .folder_data import cut_texts, read_folder
+from .folder_batches import FolderBatches, parts_read
+from .folder_data import Example, cut_texts, read_folder
+from .identity import run_identity
 from .loop import train
-from .settings import loop_settings
+from .settings import loop_settings, setting
 from .trained_model import TRAINED_WITH, build_trained_model, make_objective, objective_settings
 from .validation import Validation, move_autoencoder
 
 CAPTION_TOKENS = 256
-SAMPLE = 4096  # values of each tensor in the fingerprint of a checkpoint
-FILES = ("checkpoint", "vae", "images", "prior.images")  # known by what they hold
-NEUTRAL = (  # settings that do not change the result
-    *("task", "folder", "cache", "validation", "gradient_checkpointing", "loop.workers", "loop.tensorboard"),
-    *("loop.log_every", "loop.save_every", "loop.sample_every", "loop.ema_device", *FILES),
-)
 
 
 def finetune(config: dict, folder: Path) -> Path:
@@ -53,25 +47,14 @@ def finetune(config: dict, folder: Path) -> Path:
     checkpoint = read_checkpoint(config["checkpoint"])
     model = build_trained_model(checkpoint, config)
     prompts = PromptEncoder.of(checkpoint)
-    objective = objective_settings(config, checkpoint.config, checkpoint.path)
+    objective_values = objective_settings(config, checkpoint.config, checkpoint.path)
+    alignment = model.family == JanusFlow.family and objective_values["repa"] > 0
+
     autoencoder, encode, weights = _autoencoder(model, checkpoint, config, processes.device)
-    limit = config.get("caption_tokens") or CAPTION_TOKENS
-    examples = cut_texts(read_folder(config["images"]), prompts, limit)
-    prior = config.get("prior") or {}
-    prior_examples = cut_texts(read_folder(prior["images"]), prompts, limit) if prior else []
-    rows = rows_of(config)
-    if rows[1] and not all(any(one.caption for one in group) for group in (examples, prior_examples) if group):
-        raise ImageError(f"{config['images']}: no image has a caption to generate it from: set ratio to [1, 0].")
-    alignment = model.family == JanusFlow.family and objective["repa"] > 0
-    parts = {"understanding": rows[0], "generation": rows[1] and alignment, "codes": rows[1]}
-    images = EncodedImages(
-        Path(config.get("cache") or folder / "cache"),
-        model.params.siglip.image_size,
-        encode,
-        fingerprint(weights),
-        [part for part, wanted in parts.items() if wanted],
-    )
-    paths = [one.path for one in (*examples, *prior_examples)]
+    examples, prior = _read_examples(config, prompts)
+    cache, size = Path(config.get("cache") or folder / "cache"), model.params.siglip.image_size
+    images = EncodedImages(cache, size, encode, fingerprint(weights), parts_read(rows_of(config), alignment))
+    paths = [one.path for one in (*examples, *prior)]
     images.prepare(paths, processes.process_index, processes.num_processes)
     processes.wait_for_everyone()
     move_autoencoder(autoencoder, "cpu")
@@ -81,40 +64,30 @@ def finetune(config: dict, folder: Path) -> Path:
         images,
         image_tokens(model),
         model.params.siglip.tokens,
-        rows,
+        rows_of(config),
         config["seed"],
-        dropout=batches.DROPOUT if config.get("caption_dropout") is None else config["caption_dropout"],
-        prior=prior_examples,
-        prior_share=0.5 if prior.get("share") is None else prior["share"],
+        dropout=setting(config, "caption_dropout", batches.DROPOUT),
+        prior=prior,
+        prior_share=setting(config.get("prior") or {}, "share", 0.5),
         alignment=alignment,
     )
-    settings = loop_settings(config)
-    identity = {
-        **_result_settings(config),
-        **objective,
-        "checkpoint": fingerprint(checkpoint.tensors, SAMPLE)[:16],
-        "autoencoder": images.preparation,
-        "images": _data_fingerprint(examples, images.hashes),
-        "prior images": _data_fingerprint(prior_examples, images.hashes),
-    }
+
+    identity = run_identity(config, objective_values, checkpoint, images, examples, prior)
     validate = None
     if config.get("validation"):
         validate = Validation(model, prompts, autoencoder, config["validation"], folder / "validation")
-    module = make_objective(model, objective, config.get("loss_weighting") or "examples")
-    log = train(module, batch_at, settings, folder / "run", validate=validate, identity=identity)
-    if config.get("lora"):
-        written = folder / "lora.safetensors"
-    else:
-        written, tensors = folder / "checkpoint", sharding.full_weights(model)
-        if autoencoder is not None and model.family != JanusFlow.family:
-            tensors |= {name: weight for name, weight in checkpoint.tensors.items() if name.startswith(VQ_PREFIX)}
+    objective = make_objective(model, objective_values, config.get("loss_weighting"))
+    log = train(objective, batch_at, loop_settings(config), folder / "run", validate=validate, identity=identity)
+
     if processes.is_main_process:
         save_curve(log, folder / "curve.png")
-        if config.get("lora"):
+    if config.get("lora"):
+        written = folder / "lora.safetensors"
+        if processes.is_main_process:
             save_lora(model, checkpoint, folder)
-        else:
-            trained = {**checkpoint.config, TRAINED_WITH: objective}
-            save_folder(replace(checkpoint, path=written, tensors=tensors, config=trained), written)
+    else:
+        written = folder / "checkpoint"
+        _save_checkpoint(model, checkpoint, objective_values, written)
     processes.wait_for_everyone()
     return written
 
@@ -125,6 +98,11 @@ def rows_of(config: dict) -> tuple[int, int]:
     return batches.split_rows(config["rows"], (*ratio, 0))[:2]
 
 
+def caption_limit(config: dict) -> int:
+    """The most tokens of a caption or an answer."""
+    return setting(config, "caption_tokens", CAPTION_TOKENS)
+
+
 def image_tokens(model) -> int:
     """Positions of an image of the model's size, to generate."""
     size = model.params.siglip.image_size
@@ -133,7 +111,7 @@ def image_tokens(model) -> int:
     return (size // model.params.vq.downscale) ** 2
 
 
-def _autoencoder(model, checkpoint, config: dict, device):
+def _autoencoder(model, checkpoint: Checkpoint, config: dict, device):
     """(the VQ model or VAE on a device, a function from pixels to its codes, its weights)."""
     if model.family == JanusFlow.family:
         if not config.get("vae"):
@@ -149,16 +127,22 @@ def _autoencoder(model, checkpoint, config: dict, device):
     return vq, encode, vq.state_dict()
 
 
-def _result_settings(config: dict) -> dict:
-    """The settings that change a run's result, by dotted name; files and folders are known by what they hold."""
-    settings = {}
-    for name, value in config.items():
-        inner = value.items() if isinstance(value, dict) else [("", value)]
-        settings |= {f"{name}.{key}".rstrip("."): one for key, one in inner if name not in NEUTRAL}
-    return {name: value for name, value in settings.items() if name not in NEUTRAL and value is not None}
+def _read_examples(config: dict, prompts: PromptEncoder) -> tuple[list[Example], list[Example]]:
+    """The user's images and those for prior preservation, which may be none, with their texts cut to the limit."""
+    limit = caption_limit(config)
+    examples = cut_texts(read_folder(config["images"]), prompts, limit)
+    prior = cut_texts(read_folder(config["prior"]["images"]), prompts, limit) if config.get("prior") else []
+    generates = rows_of(config)[1] > 0
+    if generates and not all(any(one.caption for one in group) for group in (examples, prior) if group):
+        raise ImageError(f"{config['images']}: no image has a caption to generate it from: set ratio to [1, 0].")
+    return examples, prior
 
 
-def _data_fingerprint(examples, hashes: dict) -> str:
-    """The number of images and a hash of all that is trained on."""
-    content = json.dumps([(hashes[one.path], one.caption, one.questions, one.repeats) for one in examples])
-    return f"{len(examples)} images, {hashlib.sha256(content.encode()).hexdigest()[:16]}"
+def _save_checkpoint(model, checkpoint: Checkpoint, objective_values: dict, folder: Path):
+    """Writes a fine-tuned model as a checkpoint; every process calls it, and the main process writes."""
+    tensors = sharding.full_weights(model)
+    if model.family != JanusFlow.family:
+        tensors |= {name: weight for name, weight in checkpoint.tensors.items() if name.startswith(VQ_PREFIX)}
+    if PartialState().is_main_process:
+        config = {**checkpoint.config, TRAINED_WITH: objective_values}
+        save_folder(replace(checkpoint, path=folder, tensors=tensors, config=config), folder)

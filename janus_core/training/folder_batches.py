@@ -48,7 +48,7 @@ class FolderBatches:
     """Batches by index; a pure function of the seed and the index.
 
     Args:
-        examples, prior: the user's images, and those that the model should go on making as before.
+        examples, prior: the user's images, and those for prior preservation.
         images: their pixels and codes.
         image_tokens: positions of an image to generate.
         question_tokens: positions of an image to describe.
@@ -77,26 +77,33 @@ class FolderBatches:
         self.image_tokens, self.question_tokens = image_tokens, question_tokens
         self.rows, self.dropout, self.alignment = rows, dropout, alignment
         captioned = [[one for one in group if one.caption] for group in (examples, prior)]
-        self.asked = Mixture(examples, prior, prior_share, f"{seed} questions")
-        self.shown = Mixture(*captioned, prior_share, f"{seed} captions")
+        self.described = Mixture(examples, prior, prior_share, f"{seed} questions")
+        self.generated = Mixture(*captioned, prior_share, f"{seed} captions")
 
     def __call__(self, index: int) -> dict:
         rng = random.Random(f"{self.seed} {index}")
         understanding, generation = self.rows
         batch = {}
         if understanding:
-            chosen = [self.asked[index * understanding + k] for k in range(understanding)]
+            chosen = [self.described[index * understanding + k] for k in range(understanding)]
             asked = [[rng.choice(questions_of(one))] for one in chosen]
             batch |= batches.answer_rows(self.prompts, asked, self.question_tokens)
             batch["und_pixels"] = self.images.stacked(chosen, "understanding")
         if generation:
-            chosen = [self.shown[index * generation + k] for k in range(generation)]
+            chosen = [self.generated[index * generation + k] for k in range(generation)]
             codes = self.images.stacked(chosen, "codes")
             texts = [one.caption for one in chosen]
             batch |= batches.generation_rows(self.prompts, texts, codes, self.image_tokens, rng, self.dropout)
             if self.alignment:
                 batch["gen_pixels"] = self.images.stacked(chosen, "generation")
         return batch
+
+
+def parts_read(rows: tuple[int, int], alignment: bool) -> list[str]:
+    """What FolderBatches with these arguments reads of each image (see encoded.PARTS)."""
+    understanding, generation = rows
+    read = {"understanding": understanding, "generation": generation and alignment, "codes": generation}
+    return [part for part, is_read in read.items() if is_read]
 
 
 def questions_of(example: Example) -> list[tuple[str, str]]:

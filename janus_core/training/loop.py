@@ -7,7 +7,8 @@ resumed run equals one that was never stopped.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -17,21 +18,15 @@ from accelerate.utils import AutocastKwargs, DistributedType, is_tensorboard_ava
 from ..errors import TrainingError
 from ..files import write_atomically
 from .checkpointing import is_checkpointed
-from .ema import EMA, all_finite, check_finite, trained_parameters
-from .optimizers import StepInBackward, make_optimizer
+from .ema import EMA, trained_parameters
+from .finite import all_finite, check_step, check_weights
+from .optimizers import StepInBackward, learning_rate, make_optimizer
 from .settings import LoopSettings
 from .sharding import is_sharded
 from .state import load_state, save_state
 from .streaming import stream
 
 __all__ = ["EMA", "LoopSettings", "learning_rate", "train"]
-
-
-def learning_rate(settings: LoopSettings, step: int) -> float:
-    """Linear warm-up from 0, constant, linear decay over the last `decay` of the steps."""
-    rate = min(1.0, (step + 1) / max(1, settings.warmup))
-    left = (settings.steps - step) / max(1.0, settings.decay * settings.steps)
-    return settings.lr * min(rate, left if settings.decay else 1.0)
 
 
 def train(
@@ -67,75 +62,142 @@ def train(
             weight is not finite, or a library is missing.
         OutputError: the state cannot be written.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    accelerator = _accelerator(settings, folder, cache_casts=not is_checkpointed(objective))
-    objective.train()
-    if accelerator.distributed_type != DistributedType.FSDP:  # which moves each process's part only
-        objective.to(accelerator.device)
-    if not trained_parameters(objective):
-        raise TrainingError("Nothing to train: every weight is frozen.")
-    optimizer = make_optimizer(list(trained_parameters(objective).values()), settings)
-    model, prepared = accelerator.prepare(objective, optimizer)
-    optimizer, trained = prepared.optimizer, list(trained_parameters(objective).values())
-    _check_distribution(settings, accelerator, objective, sample or validate)
-    in_backward = StepInBackward(optimizer, settings.clip) if settings.step_in_backward else None
-    ema = EMA(objective, settings.ema, settings.ema_warmup, None if settings.ema_device == "same" else "cpu")
-    identity = {**(identity or {}), "processes": accelerator.num_processes}
-    start, log = load_state(folder, objective, optimizer, ema, identity)
+    trainer = Trainer(objective, settings, Path(folder), identity or {}, sample, validate)
     end = settings.steps if stop_at is None else min(stop_at, settings.steps)
-    per_step = settings.accumulate * accelerator.num_processes
-    indices = range(start * per_step + accelerator.process_index, end * per_step, accelerator.num_processes)
-    batches = stream(
-        batch_at, indices, settings.workers, lambda index: torch.manual_seed(settings.seed * 1_000_003 + index)
-    )
-    sums, began = {}, time.time()
-    for step in range(start, end):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(settings, step)
-        for _ in range(settings.accumulate):
-            batch = {k: v.to(accelerator.device, non_blocking=True) for k, v in next(batches).items()}
-            with accelerator.accumulate(model):
-                with accelerator.autocast():
-                    losses = model(batch)
-                for name, value in losses.items():
-                    _check_finite(f"The loss {name}", value, step)
-                total = objective.total(losses, batch) if hasattr(objective, "total") else sum(losses.values())
-                accelerator.backward(total)
-                if in_backward is not None:
-                    _check_finite("The gradient", 0.0 if in_backward.finite else float("nan"), step)
-                elif accelerator.sync_gradients:
-                    _check_finite("The gradient", accelerator.clip_grad_norm_(trained, settings.clip), step)
-                if in_backward is None:
-                    prepared.step()
-                    prepared.zero_grad()
-            for name, value in losses.items():
-                so_far, count = sums.get(name, (0.0, 0))
-                sums[name] = (so_far + value.detach(), count + 1)
-        ema.update(objective)
+    batches = trainer.batches(batch_at, end)
+    for step in range(trainer.start, end):
+        trainer.train_step(step, batches)
         done = step + 1
         if done % settings.log_every == 0 or done == settings.steps:
-            means = {name: float(accelerator.reduce(so_far / count, "mean")) for name, (so_far, count) in sums.items()}
-            entry = {"step": done, "seconds": round(time.time() - began, 1)}
-            log.append(entry | {name: round(mean, 5) for name, mean in means.items()})
-            sums = {}
-            accelerator.print(json.dumps(log[-1]), flush=True)
-            accelerator.log({**means, "learning rate": learning_rate(settings, step)}, step=done)
+            trainer.log_losses(done)
         if done % settings.save_every == 0 or done in (settings.steps, stop_at):
-            save_state(folder, objective, optimizer, ema, done, log, identity, accelerator.is_main_process)
-        if (sample or validate) and settings.sample_every and done % settings.sample_every == 0:
-            if accelerator.is_main_process:
-                _sample(objective, ema, sample, validate, folder, done)
-            accelerator.wait_for_everyone()
-    accelerator.wait_for_everyone()
-    for tracker in accelerator.trackers:  # end_training would also end the process group, which the caller may need
-        tracker.finish()
-    if in_backward is not None:
-        in_backward.remove()
-    check_finite(ema.weights or trained_parameters(objective))
-    ema.swap(objective)
-    objective.eval()
-    return log
+            trainer.save(done)
+        if trainer.evaluates and done % settings.sample_every == 0:
+            trainer.evaluate(done)
+    trainer.finish()
+    return trainer.log
+
+
+class Trainer:
+    """A run: what it trains, with which optimizer and averages, and its log. Each event of the loop is a method.
+
+    Every process of a run has its own trainer and calls all methods; the arguments and errors are those of `train`.
+
+    Attributes:
+        objective, optimizer: the user's module and torch's optimizer, which are saved and loaded.
+        model, prepared: both as accelerate wraps them, for forward passes and steps.
+        trained: the parameters that the optimizer updates.
+        start: steps done when the run begins; over 0 if it is resumed.
+        evaluates: whether `evaluate` has anything to do.
+    """
+
+    def __init__(self, objective, settings: LoopSettings, folder: Path, identity: dict, sample, validate):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.objective, self.settings, self.folder = objective, settings, folder
+        self.sample, self.validate = sample, validate
+        self.evaluates = bool(settings.sample_every and (sample or validate))
+        self.accelerator = _accelerator(settings, folder, cache_casts=not is_checkpointed(objective))
+        objective.train()
+        if self.accelerator.distributed_type != DistributedType.FSDP:  # which moves each process's part only
+            objective.to(self.accelerator.device)
+        if not trained_parameters(objective):
+            raise TrainingError("Nothing to train: every weight is frozen.")
+        optimizer = make_optimizer(list(trained_parameters(objective).values()), settings)
+        self.model, self.prepared = self.accelerator.prepare(objective, optimizer)
+        self.optimizer, self.trained = self.prepared.optimizer, list(trained_parameters(objective).values())
+        _check_distribution(settings, self.accelerator.num_processes, is_sharded(objective), self.evaluates)
+        self.in_backward = StepInBackward(self.optimizer, settings.clip) if settings.step_in_backward else None
+        self.ema = EMA(objective, settings.ema, settings.ema_warmup, None if settings.ema_device == "same" else "cpu")
+        self.identity = {**identity, "processes": self.accelerator.num_processes}
+        self.start, self.log = load_state(folder, objective, self.optimizer, self.ema, self.identity)
+        self.sums = {}  # of each loss since the last log entry: (sum, batches)
+        self.began = time.time()
+
+    def batches(self, batch_at: Callable, end: int) -> Iterator[dict]:
+        """This process's batches until step `end`; torch's generator is seeded before each."""
+        settings, processes = self.settings, self.accelerator.num_processes
+        per_step = settings.accumulate * processes
+        indices = range(self.start * per_step + self.accelerator.process_index, end * per_step, processes)
+        return stream(
+            batch_at, indices, settings.workers, lambda index: torch.manual_seed(settings.seed * 1_000_003 + index)
+        )
+
+    def train_step(self, step: int, batches: Iterator[dict]):
+        """One step of the optimizer on the mean gradient of `accumulate` batches, then one of the averages."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.settings, step)
+        for batch in islice(batches, self.settings.accumulate):
+            batch = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
+            with self.accelerator.accumulate(self.model):
+                losses = self._backward(batch, step)
+                self._update_weights(step)
+            for name, value in losses.items():
+                total, count = self.sums.get(name, (0.0, 0))
+                self.sums[name] = total + value.detach(), count + 1
+        self.ema.update(self.objective)
+
+    def _backward(self, batch: dict, step: int) -> dict[str, torch.Tensor]:
+        """Adds a batch's gradients to those of the step; returns its losses."""
+        with self.accelerator.autocast():
+            losses = self.model(batch)
+        for name, value in losses.items():
+            check_step(f"The loss {name}", all_finite(value), step)
+        total = self.objective.total(losses, batch) if hasattr(self.objective, "total") else sum(losses.values())
+        self.accelerator.backward(total)
+        return losses
+
+    def _update_weights(self, step: int):
+        """Clips the gradients and updates the weights; before the last batch of a step accelerate does neither."""
+        if self.in_backward is not None:  # the weights have been updated
+            check_step("The gradient", self.in_backward.finite, step)
+            return
+        if self.accelerator.sync_gradients:
+            norm = self.accelerator.clip_grad_norm_(self.trained, self.settings.clip)
+            finite = norm is None or all_finite(torch.as_tensor(norm))  # None where DeepSpeed clips
+            check_step("The gradient", finite, step)
+        self.prepared.step()
+        self.prepared.zero_grad()
+
+    def log_losses(self, done: int):
+        """Logs the losses' means since the last call: in `log`, on the console, and to TensorBoard."""
+        means = {name: float(self.accelerator.reduce(total / n, "mean")) for name, (total, n) in self.sums.items()}
+        self.sums = {}
+        entry = {"step": done, "seconds": round(time.time() - self.began, 1)}
+        self.log.append(entry | {name: round(mean, 5) for name, mean in means.items()})
+        self.accelerator.print(json.dumps(self.log[-1]), flush=True)
+        self.accelerator.log({**means, "learning rate": learning_rate(self.settings, done - 1)}, step=done)
+
+    def save(self, done: int):
+        """Writes state.pt and log.jsonl."""
+        save_state(self.folder, self.objective, self.optimizer, self.ema, done, self.log, self.identity)
+
+    def evaluate(self, done: int):
+        """Calls `sample` and `validate` in the main process, with the averaged weights in place.
+
+        Training continues as if they had not been called.
+        """
+        if self.accelerator.is_main_process:
+            with torch.random.fork_rng(range(torch.cuda.device_count()), device_type="cuda"):
+                self.ema.swap(self.objective)
+                self.objective.eval()
+                if self.sample:
+                    write_atomically(self.folder / f"samples_{done:06}.png", self.sample)
+                if self.validate:
+                    self.validate(done)
+                self.objective.train()
+                self.ema.swap(self.objective)
+        self.accelerator.wait_for_everyone()
+
+    def finish(self):
+        """Closes the log, and leaves the objective with its final weights, in evaluation mode."""
+        self.accelerator.wait_for_everyone()
+        for tracker in self.accelerator.trackers:  # end_training would also end the process group, still in use
+            tracker.finish()
+        if self.in_backward is not None:
+            self.in_backward.remove()
+        check_weights(self.ema.result(self.objective))
+        self.ema.swap(self.objective)
+        self.objective.eval()
 
 
 def _accelerator(settings: LoopSettings, folder: Path, cache_casts: bool) -> Accelerator:
@@ -143,6 +205,9 @@ def _accelerator(settings: LoopSettings, folder: Path, cache_casts: bool) -> Acc
 
     Args:
         cache_casts: whether autocast stores the 16-bit copy of a weight until the end of the step.
+
+    Raises:
+        TrainingError: tensorboard is asked for and missing.
     """
     accelerator = Accelerator(
         mixed_precision=settings.precision,
@@ -163,36 +228,13 @@ def _accelerator(settings: LoopSettings, folder: Path, cache_casts: bool) -> Acc
     return accelerator
 
 
-def _check_distribution(settings, accelerator, objective, samples):
+def _check_distribution(settings: LoopSettings, processes: int, sharded: bool, evaluates: bool):
     """Raises TrainingError for settings that several processes or FSDP do not allow."""
-    if settings.step_in_backward and accelerator.num_processes > 1:
+    if settings.step_in_backward and processes > 1:
         raise TrainingError("step_in_backward works in one process only: set it to false to train on several GPUs.")
-    if not is_sharded(objective):
+    if not sharded:
         return
     if settings.optimizer != "adamw" or settings.ema_device != "same":
         raise TrainingError("FSDP shards the optimizer and the EMA: use adamw, with ema_device 'same'.")
-    if samples and settings.sample_every:
+    if evaluates:
         raise TrainingError("Samples need the whole model on one GPU, which FSDP splits up: set sample_every to 0.")
-
-
-def _sample(objective, ema, sample, validate, folder, done: int):
-    """Calls what makes samples with the averaged weights in place; training goes on as if it had not been called."""
-    state, device_states = torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
-    ema.swap(objective)
-    objective.eval()
-    if sample:
-        write_atomically(folder / f"samples_{done:06}.png", sample)
-    if validate:
-        validate(done)
-    objective.train()
-    ema.swap(objective)
-    torch.set_rng_state(state)
-    if device_states is not None:
-        torch.cuda.set_rng_state_all(device_states)
-
-
-def _check_finite(what: str, value, step: int):
-    if value is not None and not all_finite(torch.as_tensor(value)):
-        raise TrainingError(
-            f"{what} is not finite at step {step + 1}: use a lower learning rate, or the weights of an earlier run."
-        )

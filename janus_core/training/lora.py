@@ -8,7 +8,14 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 def add_lora(model: nn.Module, rank: int = 16, alpha: float | None = None, targets=ATTENTION):
-    """Freezes a model and adds a LoRA in float32 to the language model's layers with these names."""
+    """Freezes a model and adds a LoRA in float32 to the language model's layers with these names, in place.
+
+    Args:
+        alpha: the LoRA is multiplied by alpha / rank; None for the rank.
+
+    Raises:
+        TrainingError: peft is missing.
+    """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:

@@ -14,7 +14,8 @@ from ..janus import Janus, JanusParams
 from ..janusflow import VAE_DOWNSCALE, JanusFlow
 from ..operations.quantized import operations_over
 from ..prompt import PromptEncoder
-from .finetune import CAPTION_TOKENS, image_tokens, rows_of
+from .ema import trained_parameters
+from .finetune import caption_limit, image_tokens, rows_of
 from .folder_data import read_folder
 from .memory_tracker import PeakMemory, fused_attention
 from .nf4 import to_nf4
@@ -69,13 +70,11 @@ def estimate_memory(config: dict, gpus: int = 1) -> Estimate:
     with FakeTensorMode(allow_non_fake_inputs=True):
         module = _objective(params, dtype, config, objective_values)
         parts = _static_parts(module, settings)
-        largest = max(p.nbytes for p in module.parameters() if p.requires_grad)
+        sizes = [parameter.nbytes for parameter in trained_parameters(module).values()]
         batch = fake_batch(module.model, rows_of(config), longest, bool(objective_values["repa"]))
         peak = _peak(module, batch, settings)
-    gradients = sum(p.nbytes for p in module.parameters() if p.requires_grad)
-    held = largest if settings.step_in_backward else gradients
-    parts["gradients"] = held
-    parts["activations"] = max(0, peak - held)
+    parts["gradients"] = max(sizes) if settings.step_in_backward else sum(sizes)
+    parts["activations"] = max(0, peak - parts["gradients"])
     if gpus > 1:
         parts = _sharded(parts, module, gpus)
     parts["set aside for the driver"] = DRIVER
@@ -87,7 +86,7 @@ def estimate_memory(config: dict, gpus: int = 1) -> Estimate:
 
 def _dimensions(config: dict):
     """(params, dtype of the frozen weights, config.json, tokens of the longest text)."""
-    limit = config.get("caption_tokens") or CAPTION_TOKENS
+    limit = caption_limit(config)
     name = config["checkpoint"]
     official = OFFICIAL.get(Path(name).name.lower())
     if official is not None and not Path(name).expanduser().exists():
@@ -125,11 +124,12 @@ def _objective(params, dtype, config: dict, objective_values: dict):
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
-    return make_objective(model, objective_values, config.get("loss_weighting") or "examples").train()
+    return make_objective(model, objective_values, config.get("loss_weighting")).train()
 
 
 def _static_parts(module: nn.Module, settings: LoopSettings) -> dict[str, int]:
-    trained = [p for p in module.parameters() if p.requires_grad]
+    """Bytes by purpose of what is in memory for the whole run."""
+    trained = trained_parameters(module).values()
     sizes = {
         "frozen weights": sum(p.nbytes for p in module.parameters() if not p.requires_grad)
         + sum(buffer.nbytes for buffer in module.buffers()),
@@ -185,9 +185,8 @@ def fake_batch(model, rows: tuple[int, int], longest: int, alignment: bool) -> d
 def _peak(module: nn.Module, batch: dict, settings: LoopSettings) -> int:
     """Peak bytes of a forward and backward pass, gradients included, weights not."""
     if settings.step_in_backward:
-        for parameter in module.parameters():
-            if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+        for parameter in trained_parameters(module).values():
+            parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
     mixed = settings.precision == "bf16"
     with PeakMemory() as memory:
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed, cache_enabled=False):

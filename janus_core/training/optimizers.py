@@ -1,4 +1,4 @@
-"""AdamW (arXiv 1711.05101) in 32 or 8 bits, and steps inside the backward pass that free each gradient at once."""
+"""AdamW (arXiv 1711.05101) in 32 or 8 bits, its learning rate, and steps in the backward pass that free gradients."""
 
 import torch
 
@@ -25,6 +25,13 @@ def make_optimizer(parameters: list[torch.nn.Parameter], settings: LoopSettings)
     return torch.optim.AdamW(parameters, settings.lr, settings.betas, weight_decay=settings.weight_decay)
 
 
+def learning_rate(settings: LoopSettings, step: int) -> float:
+    """Of a step, counted from 0: linear warm-up from 0, constant, linear decay over the last `decay` of the steps."""
+    rate = min(1.0, (step + 1) / max(1, settings.warmup))
+    left = (settings.steps - step) / max(1.0, settings.decay * settings.steps)
+    return settings.lr * min(rate, left if settings.decay else 1.0)
+
+
 class StepInBackward:
     """Updates each weight as soon as its gradient is complete, and frees the gradient.
 
@@ -34,6 +41,9 @@ class StepInBackward:
     Args:
         optimizer: over the parameters; it must pass over those without a gradient.
         clip: largest norm of one parameter's gradient.
+
+    Attributes:
+        finite: whether all gradients so far were; a weight whose gradient is not is left unchanged.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, clip: float):
@@ -45,7 +55,7 @@ class StepInBackward:
     def _step(self, parameter):
         norm = torch.nn.utils.clip_grad_norm_([parameter], self.clip)
         if not norm.isfinite():
-            self.finite = False  # reported once the backward pass has ended
+            self.finite = False
         else:
             self.optimizer.step()
         parameter.grad = None

@@ -126,12 +126,7 @@ def check_finetune(config: dict, name):
         TrainingError: a setting is missing, unknown, of another type or out of range.
     """
     name = f"The config {name}"
-    check_fields(config, FINETUNE, name, TrainingError, closed=True)
-    lora = config.get("lora")
-    needed = NEEDED if lora else (*NEEDED, "stage")
-    missing = [key for key in needed if config.get(key) is None]
-    if missing:
-        raise TrainingError(f"{name} lacks the setting {missing[0]!r}.")
+    _check_section(config, FINETUNE, name, NEEDED if config.get("lora") else (*NEEDED, "stage"))
     for key, section in (("lora", LORA), ("prior", PRIOR), ("validation", VALIDATION)):
         check_fields(config.get(key) or {}, section, f"{name}: {key}", TrainingError, closed=True)
     for question in (config.get("validation") or {}).get("questions") or ():
@@ -149,11 +144,17 @@ def check_finetune(config: dict, name):
 
 
 def _check_section(values: dict, section: dict, name: str, needed):
-    """Checks a section and that it has what is needed."""
+    """Raises TrainingError for a value of a section that does not fit its field, and for a needed one that it lacks."""
     check_fields(values, section, name, TrainingError, closed=True)
     missing = [key for key in needed if values.get(key) is None]
     if missing:
         raise TrainingError(f"{name} lacks the setting {missing[0]!r}.")
+
+
+def setting(section: dict, name: str, default):
+    """The value of an optional setting, or the default if the section lacks it or has null for it."""
+    value = section.get(name)
+    return default if value is None else value
 
 
 def loop_settings(config: dict) -> LoopSettings:

@@ -4,28 +4,34 @@ import json
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 from ..checkpoint.files import read_pickle
 from ..errors import TrainingError, library_errors
 from ..files import write_atomically, write_text
 from ..schema import shown
 from . import sharding
-from .ema import EMA, check_finite, trained_parameters
+from .ema import EMA, trained_parameters
+from .finite import check_weights
 
 PARTS = ("step", "weights", "optimizer", "ema", "log", "identity")  # what state.pt holds
 
 
-def save_state(folder: Path, objective, optimizer, ema: EMA, step: int, log: list, identity: dict, main: bool):
+def save_state(folder: Path, objective, optimizer, ema: EMA, step: int, log: list, identity: dict):
     """Writes state.pt and log.jsonl into a folder; every process calls it, and the main process writes.
 
     Frozen weights are not stored.
+
+    Args:
+        step: steps done.
+        identity: see load_state.
 
     Raises:
         TrainingError: a weight is not finite.
         OutputError: a file cannot be written.
     """
     weights = trained_parameters(objective)
-    check_finite(ema.weights or weights)
+    check_weights(ema.result(objective))
     state = {
         "step": step,
         "weights": sharding.full_tensors(weights),
@@ -34,7 +40,7 @@ def save_state(folder: Path, objective, optimizer, ema: EMA, step: int, log: lis
         "log": log,
         "identity": identity,
     }
-    if main:
+    if PartialState().is_main_process:
         write_atomically(folder / "state.pt", lambda file: torch.save(state, file))
         write_log(folder, log)
 
@@ -45,7 +51,10 @@ def write_log(folder: Path, log: list):
 
 
 def load_state(folder: Path, objective, optimizer, ema: EMA, identity: dict) -> tuple[int, list]:
-    """Loads the state in a folder.
+    """Loads the state in a folder, if there is one, into the objective's trained weights, the optimizer and the EMA.
+
+    Args:
+        identity: settings by name that the state must have too.
 
     Returns:
         (steps done, log); (0, []) if there is no state.
@@ -73,7 +82,7 @@ def load_state(folder: Path, objective, optimizer, ema: EMA, identity: dict) -> 
         sharding.load_full_optimizer_state(objective, optimizer, state["optimizer"])
         sharding.load_full_tensors(ema.weights, averages)
         ema.updates = step
-        check_finite(ema.weights or weights)
+        check_weights(ema.result(objective))
     return step, log
 
 

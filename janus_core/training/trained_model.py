@@ -15,8 +15,8 @@ from . import sharding, stages
 from .checkpointing import checkpoint_blocks
 from .lora import add_lora
 from .nf4 import to_nf4
-from .settings import FINETUNE
-from .unified import JanusFlowObjective, JanusObjective
+from .settings import FINETUNE, setting
+from .unified import JanusFlowObjective, JanusObjective, Objective
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 FULL_SIZE = 500_000_000  # parameters from which activations are checkpointed by default
@@ -49,19 +49,21 @@ def build_trained_model(checkpoint: Checkpoint, config: dict):
 
 
 def train_parts(model, config: dict):
-    """Freezes what a config does not train, adds its LoRA, and checkpoints activations."""
+    """Freezes what a config does not train, adds its LoRA, and checkpoints activations; all in place.
+
+    Raises:
+        TrainingError: peft is missing.
+    """
     full_size = sum(p.numel() for p in model.parameters()) >= FULL_SIZE
-    lora = {key: value for key, value in (config.get("lora") or {}).items() if value is not None and key != "base"}
     if config.get("lora"):
-        add_lora(model, **lora)
+        add_lora(model, **{key: value for key, value in config["lora"].items() if value is not None and key != "base"})
     else:
         stages.freeze(model, config["stage"])
         to_float = torch.Tensor.float if sharding.loads_weights() else partial(torch.empty_like, dtype=torch.float32)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = to_float(parameter.data)
-    asked = config.get("gradient_checkpointing")
-    if full_size if asked is None else asked:
+    if setting(config, "gradient_checkpointing", full_size):
         checkpoint_blocks(model)
 
 
@@ -92,14 +94,20 @@ def objective_settings(config: dict, checkpoint_config: dict, name="config.json"
         raise TrainingError(f"{name}: {TRAINED_WITH} must be an object.")
     fields = {key: FINETUNE[key] for key in OBJECTIVE}
     check_fields(own, fields, f"{name}: {TRAINED_WITH}", TrainingError)
-    defaults = {**OBJECTIVE, **{key: own[key] for key in OBJECTIVE if own.get(key) is not None}}
+    defaults = {key: setting(own, key, default) for key, default in OBJECTIVE.items()}
     if config.get("lora"):
         defaults["repa"] = 0.0
-    return {key: default if config.get(key) is None else config[key] for key, default in defaults.items()}
+    return {key: setting(config, key, default) for key, default in defaults.items()}
 
 
-def make_objective(model, settings: dict, loss_weighting: str):
-    """The training objective of a model; `settings` are those of objective_settings."""
+def make_objective(model, settings: dict, loss_weighting: str | None) -> Objective:
+    """The training objective of a model.
+
+    Args:
+        settings: what objective_settings returns.
+        loss_weighting: see Objective; by default "examples".
+    """
+    loss_weighting = loss_weighting or "examples"
     if model.family == JanusFlow.family:
         return JanusFlowObjective(model, settings["repa"], settings["time_mean"], loss_weighting)
     return JanusObjective(model, settings["unconditional_smoothing"], loss_weighting)

@@ -14,6 +14,8 @@ from ..pipeline import JanusFlowPipeline, JanusPipeline
 class Validation:
     """Writes NNNNNN.png and NNNNNN.txt into a folder when it is called with the number of steps done.
 
+    A call raises OutputError if a file cannot be written.
+
     Args:
         settings: `prompts`, `questions` (each an `image` file and a `question`), `seed`, `guidance`; all are optional.
         autoencoder: the VQ model of a Janus, or the LatentVAE of a JanusFlow. It is on the model's device only while

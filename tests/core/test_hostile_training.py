@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from janus_core.errors import JanusError, TrainingError
-from janus_core.training import batches
+from janus_core.training import batches, loop
 from janus_core.training.settings import LOOP, LoopSettings, check_finetune
 from tests.fuzz import training
 from tests.fuzz.case import message_problem
@@ -104,6 +104,46 @@ def test_weights_that_cannot_be_trained(config, tmp_path, number):
 def test_the_loss_that_is_not_finite_is_named(config, monkeypatch):
     monkeypatch.setattr("janus_core.training.objectives.image_token_loss", lambda *a: torch.tensor(float("nan")))
     refused(config, "The loss generation is not finite at step 1")
+
+
+class Steep(torch.nn.Module):
+    """Its loss is finite where its gradient is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, batch):
+        return {"root": self.weight.sqrt().sum()}
+
+
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 2}, {"step_in_backward": True}])
+def test_the_gradient_that_is_not_finite_is_named(changes, tmp_path):
+    settings = LoopSettings(steps=2, precision="no", save_every=1, **changes)
+    with pytest.raises(TrainingError, match="The gradient is not finite at step 1"):
+        loop.train(Steep(), lambda index: {}, settings, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_module_without_anything_to_train(tmp_path):
+    with pytest.raises(TrainingError, match="every weight is frozen"):
+        loop.train(Steep().requires_grad_(False), lambda index: {}, LoopSettings(steps=1, precision="no"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "run", "named"),
+    [
+        ({"step_in_backward": True}, {"processes": 2}, "step_in_backward"),
+        ({"optimizer": "adamw8bit"}, {"sharded": True}, "use adamw"),
+        ({"ema_device": "cpu"}, {"sharded": True}, "ema_device 'same'"),
+        ({}, {"sharded": True, "evaluates": True}, "set sample_every to 0"),
+    ],
+)
+def test_what_several_gpus_do_not_allow(changes, run, named):
+    run = {"processes": 1, "sharded": False, "evaluates": False, **run}
+    with pytest.raises(TrainingError, match=named):
+        loop._check_distribution(LoopSettings(steps=1, **changes), **run)
+    loop._check_distribution(LoopSettings(steps=1), **{**run, "evaluates": False})
 
 
 def test_every_kind_with_a_share_has_a_row():

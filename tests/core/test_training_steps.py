@@ -27,11 +27,11 @@ def test_fifty_steps_lower_every_loss(family, tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_stopped_run_resumes_to_the_same_weights(family, tmp_path):
-    settings = LoopSettings(steps=12, lr=1e-3, warmup=2, precision="no", log_every=4, save_every=4)
+    settings = LoopSettings(steps=6, lr=1e-3, warmup=2, accumulate=2, precision="no", log_every=2, save_every=4)
     whole, batch_at, *_ = tiny(family)
     log = train(whole, batch_at, settings, tmp_path / "whole")
     stopped, batch_at, *_ = tiny(family)
-    train(stopped, batch_at, settings, tmp_path / "parts", stop_at=8)
+    train(stopped, batch_at, settings, tmp_path / "parts", stop_at=3)
     resumed, batch_at, *_ = tiny(family)
     torch.manual_seed(99)
     log_resumed = train(resumed, batch_at, settings, tmp_path / "parts")
