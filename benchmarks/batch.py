@@ -27,6 +27,7 @@ from janus_core.batch.manifest import Defaults, read_outputs
 from janus_core.batch.run import Options, run_batch
 from janus_core.batch.sample import sample_images
 from janus_core.batch.worker import Setup
+from janus_core.cli_generate import size
 from janus_core.files import write_text
 
 CLIENTS = 16
@@ -55,7 +56,8 @@ class InProcess:
 
     def __init__(self, args, jobs: Path, folder: Path, stack: ExitStack):
         self.args, self.folder, self.stack = args, folder, stack
-        self.outputs, _ = read_outputs(jobs, "generate", Defaults(), args.images)
+        self.settings = {"size": list(args.size)} if args.size else {}
+        self.outputs, _ = read_outputs(jobs, "generate", Defaults(settings=self.settings), args.images)
         self.pipe = janus_core.load(args.model, device=args.device)
         self.address, self.clients, self.runs, self.outside = None, None, 0, []
         self.sampler(args.batch_size, self.outputs[: args.batch_size])  # warms up
@@ -70,8 +72,8 @@ class InProcess:
     def sampler(self, batch_size: int, outputs=None) -> float:
         began = time.perf_counter()
         for group in make_groups(outputs or self.outputs, self.pipe.prompts, batch_size):
-            seeds = [output.seeds[0] for output in group]
-            sample_images(self.pipe, [output.prompt for output in group], seeds, {}, batch_size=batch_size)
+            prompts, seeds = [output.prompt for output in group], [output.seeds[0] for output in group]
+            sample_images(self.pipe, prompts, seeds, self.settings, batch_size=batch_size)
         return time.perf_counter() - began
 
     def runner(self) -> float:
@@ -85,7 +87,8 @@ class InProcess:
 
     def server(self) -> float:
         """A server in this process, asked by clients in another."""
-        bodies = [{"prompt": output.prompt, "seed": output.seeds[0]} for output in self.outputs]
+        size = {"size": "{}x{}".format(*self.args.size)} if self.args.size else {}
+        bodies = [{"prompt": output.prompt, "seed": output.seeds[0], **size} for output in self.outputs]
         if self.address is None:
             sys.path.insert(0, str(ROOT / "tests" / "core"))
             from serving import serving
@@ -147,6 +150,7 @@ class InProcesses:
         command = [sys.executable, "-m", "janus_core", "batch", "generate", str(self.jobs), "--out", str(out)]
         command += ["--model", str(self.args.model), "--device", self.args.device, "--threads", "1", *more]
         command += ["--batch-size", str(self.args.batch_size), "--limit", str(self.args.ray_images)]
+        command += ["--size", "{}x{}".format(*self.args.size)] if self.args.size else []
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes)
 
@@ -199,7 +203,8 @@ def measure(args) -> str:
     """Runs the parts. Returns Markdown."""
     info = report.run_info(torch.device(args.device))
     text = [f"{report.header(info)}\n"]
-    text += [f"`{args.model.name}` on `{args.device}`, batch size {args.batch_size}; runs in turns, ratios of medians."]
+    of_size = ", {}x{} pixels".format(*args.size) if args.size else ""
+    text += [f"`{args.model.name}` on `{args.device}`, batch size {args.batch_size}{of_size}; in turns, ratios of medians."]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         folder = Path(folder)
         jobs = folder / "jobs.txt"
@@ -232,6 +237,7 @@ def main():
     parser.add_argument("--ray-images", type=int, default=1920, help="of each run of the part ray (1920)")
     parser.add_argument("--ray-repeats", type=int, default=2, help="of these runs (2)")
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--size", type=size, help="WIDTHxHEIGHT in pixels; the model's own by default")
     text = "; ".join(f"{name}: {what}" for name, what in PARTS.items())
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help=f"all by default. {text}")
     parser.add_argument("--out", type=Path, help="Markdown file; benchmarks/results/batch.md if all parts run")
