@@ -203,8 +203,8 @@ def measure(args) -> str:
     """Runs the parts. Returns Markdown."""
     info = report.run_info(torch.device(args.device))
     text = [f"{report.header(info)}\n"]
-    of_size = ", {}x{} pixels".format(*args.size) if args.size else ""
-    text += [f"`{args.model.name}` on `{args.device}`, batch size {args.batch_size}{of_size}; in turns, ratios of medians."]
+    batch = f"batch size {args.batch_size}" + (", {}x{} pixels".format(*args.size) if args.size else "")
+    text += [f"`{args.model.name}` on `{args.device}`, {batch}; runs in turns, ratios of medians."]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         folder = Path(folder)
         jobs = folder / "jobs.txt"
