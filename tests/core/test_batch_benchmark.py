@@ -7,9 +7,9 @@ import pytest
 from benchmarks import batch
 
 
-def arguments(golden, *parts) -> argparse.Namespace:
-    sizes = {"images": 4, "repeats": 2, "ray_images": 8, "ray_repeats": 1, "batch_size": 2}
-    return argparse.Namespace(model=golden("ar-a").folder, device="cpu", parts=parts, **sizes)
+def arguments(golden, *parts, size=None) -> argparse.Namespace:
+    counts = {"images": 4, "repeats": 2, "ray_images": 8, "ray_repeats": 1, "batch_size": 2}
+    return argparse.Namespace(model=golden("ar-a").folder, device="cpu", parts=parts, size=size, **counts)
 
 
 def test_the_parts_in_one_process(golden):
@@ -23,8 +23,16 @@ def test_the_parts_in_one_process(golden):
         assert words in text, words
 
 
-def test_a_part_alone_runs_only_what_it_compares(golden):
-    text = batch.measure(arguments(golden, "batch"))
+def test_a_part_alone_runs_only_what_it_compares(golden, monkeypatch):
+    sizes, decode = [], batch.janus_core.JanusPipeline.decode_tokens
+
+    def noting_size(pipe, tokens, size=None):
+        sizes.append(size)
+        return decode(pipe, tokens, size)
+
+    monkeypatch.setattr(batch.janus_core.JanusPipeline, "decode_tokens", noting_size)
+    text = batch.measure(arguments(golden, "batch", size=(64, 32)))
+    assert set(sizes) == {(64, 32)} and "batch size 2, 64x32 pixels;" in text
     assert text.count("| 4 |") == 2 and batch.RUNNER + " |" not in text and "threads each" not in text
 
 
