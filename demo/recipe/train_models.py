@@ -77,7 +77,7 @@ def train_model(config: dict, folder: Path) -> Path:
         objective = DemoFlowObjective(model, config["repa"], config["time_mean"], config["overshoot"])
         image_tokens = model.image_tokens(*codes.shape[-2:])
     else:
-        objective = JanusObjective(model, config["unconditional_smoothing"])
+        objective = JanusObjective(model, config["unconditional_smoothing"], config["loss_weighting"])
         image_tokens = codes.shape[1]
 
     def sample(path):
