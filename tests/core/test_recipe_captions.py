@@ -6,8 +6,8 @@ import re
 import pytest
 
 from demo.recipe import questions, scenes, words
-from demo.recipe.captions import caption
-from demo.recipe.scene_data import mixed_scene, smoothing_shares
+from demo.recipe.captions import Caption, caption, plain_caption
+from demo.recipe.scene_data import SceneBatches, mixed_scene, smoothing_shares
 from demo.recipe.tokenizer import build_tokenizer
 
 
@@ -171,3 +171,11 @@ def test_the_tokenizer_reads_capitals_as_small_letters():
     text = "<|User|>: A<|box_start|>(12,34)<|box_end|>"
     assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text.replace("A", "a")
     assert [len(tokenizer.encode(" " + word).ids) for word in ("purple", "background", "triangles", "none")] == [1] * 4
+
+
+def test_a_share_of_the_prompts_is_plain():
+    scene = scenes.random_scene(random.Random(3))
+    for share in (0.0, 1.0):
+        batches = SceneBatches(None, [scene], None, 64, 64, 1, (0, 1, 0), 0, plain=share)
+        expected = Caption(plain_caption(scene)) if share else caption(scene, random.Random(4))
+        assert batches.caption(scene, random.Random(4)) == expected
