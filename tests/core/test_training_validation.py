@@ -93,7 +93,7 @@ def test_the_recipes_samples_are_made_where_the_model_is(family, tmp_path, monke
     monkeypatch.setattr(train_models.new_models, "new_model", lambda *args: objective.model)
     monkeypatch.setattr(train_models, "run_tokenizer", lambda folder: build_tokenizer())
     config = {"seed": 0, "family": family, "scenes": 4, "autoencoder": "x", "sizes": {}, "repa": 0.0, "time_mean": 0.0,
-              "overshoot": 0.0, "unconditional_smoothing": 0.0,
+              "overshoot": 0.0, "unconditional_smoothing": 0.0, "loss_weighting": "tasks",
               "stages": [{"stage": 3, "rows": 4, "steps": 1}]}  # fmt: skip
     with pytest.raises(KeyboardInterrupt):
         train_models.train_model(config, tmp_path)
