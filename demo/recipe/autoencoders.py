@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from janus_core.networks.vq import GROUPS, VQModel, tokens_to_latent
+from janus_core.networks.vq import GROUPS, VQModel
 from janus_core.training.objectives import image_token_loss
 
 from .codebook import to_pixels
@@ -99,20 +99,24 @@ class VQObjective(nn.Module):
 
     The encoder learns to classify each patch's cluster: cross-entropy over the codes, by cosine similarity. The decoder
     learns to reconstruct the image from the clusters' codes; details that a code lacks come from its neighbours.
-    A batch is {"pixels": [B, 3, H, W], "tokens": int64 [B, N], the clusters of its patches}.
+    A batch is {"pixels": [B, 3, H, W], "tokens": int64 [B, N], the clusters of its patches, "is_texture": bool [B]}.
 
     Args:
-        part: the trained part: "encoder", "decoder", or "coarse": the decoder's two lowest levels with a temporary
-            linear layer to pixels, which learn the meaning of the codes in a fraction of the time.
+        part: the trained part: "encoder", "decoder", "coarse": the decoder's two lowest levels with a temporary linear
+            layer to pixels, which learn the meaning of the codes in a fraction of the time, or "joint": both networks.
+            The encoder then chooses the codes from which a texture is reconstructed best, by straight-through gradients
+            (arXiv 1711.00937, section 3.2); scenes keep their clusters. The cross-entropy holds it to what it chose.
     """
 
     def __init__(self, vq: VQModel, part: str, temperature: float = 0.05):
         super().__init__()
         self.vq = vq
         self.part, self.temperature = part, temperature
+        self.classification = 0.05 if part == "joint" else 1.0  # weight of the cross-entropy
         trained = {
             "encoder": ("encoder.", "quant_conv."),
             "decoder": ("decoder.", "post_quant_conv."),
+            "joint": ("encoder.", "quant_conv.", "decoder.", "post_quant_conv."),
             "coarse": ("decoder.conv_in.", "decoder.mid.", "decoder.conv_blocks.0.", "decoder.conv_blocks.1.", "post_"),
         }[part]
         for name, parameter in vq.named_parameters():
@@ -128,11 +132,21 @@ class VQObjective(nn.Module):
         vq, tokens = self.vq, batch["tokens"]
         pixels = batch["pixels"].contiguous()  # channels last, the backward of bf16 group norms is slow on a CPU
         codebook = vq.codebook(pixels)
-        if self.part == "encoder":
+        losses = {}
+        if self.part in ("encoder", "joint"):
             z = F.normalize(vq.quant_conv(vq.encoder(pixels)).float(), dim=1).flatten(2).transpose(1, 2)
-            return {"tokens": image_token_loss(z @ codebook.T / self.temperature, tokens)}
-        latent = tokens_to_latent(tokens, codebook, [size // vq.params.downscale for size in pixels.shape[-2:]])
-        x = vq.post_quant_conv(latent)
+            similarity = z @ codebook.T
+            if self.part == "joint":
+                texture = batch["is_texture"][:, None]
+                tokens = torch.where(texture, similarity.argmax(-1), tokens)
+            losses["tokens"] = self.classification * image_token_loss(similarity / self.temperature, tokens)
+        if self.part == "encoder":
+            return losses
+        vectors = codebook[tokens]
+        if self.part == "joint":
+            vectors = vectors + texture[..., None] * (z - z.detach())
+        grid = [size // vq.params.downscale for size in pixels.shape[-2:]]
+        x = vq.post_quant_conv(vectors.transpose(1, 2).unflatten(2, grid).contiguous())
         if self.part == "coarse":
             decoder = vq.decoder
             x = decoder.conv_in(x)
@@ -141,7 +155,7 @@ class VQObjective(nn.Module):
             x = self.to_pixels(x)
         else:
             x = vq.decoder(x)
-        return {"reconstruction": reconstruction_loss(x, pixels)}
+        return {"reconstruction": reconstruction_loss(x, pixels), **losses}
 
 
 class VAEObjective(nn.Module):

@@ -43,7 +43,7 @@ def train_vq(config: dict, folder: Path) -> Path:
         tokens = patch_tokens(pixels, codebook["scenes"], params.downscale)
         if is_texture.any():
             tokens[is_texture] = patch_tokens(pixels[is_texture], centres, params.downscale)
-        return {"tokens": tokens}
+        return {"tokens": tokens, "is_texture": is_texture}
 
     def objective_of(part):
         return autoencoders.VQObjective(vq, part)

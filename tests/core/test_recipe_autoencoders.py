@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from demo.recipe import autoencoders, bars, new_models, scene_data, scenes, textures, train_autoencoders
 from demo.recipe.codebook import make_codebook, nearest, patch_tokens, to_patches
-from janus_core.networks.vq import VQModel, VQParams, latent_to_tokens
+from janus_core.networks.vq import VQModel, VQParams, latent_to_tokens, tokens_to_latent
 from janus_core.training.loop import LoopSettings, train
 from janus_core.vae import load_vae
 
@@ -63,13 +63,19 @@ def test_tokens_preserve_flat_patches_and_colours(codebook):
         assert list(scenes.WIDER.colours)[shares.argmax()] == scene.background
 
 
-@pytest.mark.parametrize("part", ("coarse", "decoder", "encoder"))
-def test_a_part_trains_only_its_weights_and_its_loss_falls(part, codebook, tmp_path):
+ENCODER, DECODER = {"encoder", "quant_conv"}, {"decoder", "post_quant_conv"}
+
+
+@pytest.mark.parametrize(
+    "part, trained", [("coarse", DECODER), ("decoder", DECODER), ("encoder", ENCODER), ("joint", ENCODER | DECODER)]
+)
+def test_a_part_trains_only_its_weights_and_its_loss_falls(part, trained, codebook, tmp_path):
     torch.manual_seed(0)
     vq = VQModel(PARAMS)
-    pixels, _ = autoencoders.image_batch(0, 0, 4, 32)
+    pixels, is_texture = autoencoders.image_batch(0, 0, 4, 32)
+    assert len(set(is_texture.tolist())) == 2
     centres = torch.cat((codebook["scenes"], codebook["textures"]))
-    batch = {"pixels": pixels, "tokens": patch_tokens(pixels, centres, 16)}
+    batch = {"pixels": pixels, "tokens": patch_tokens(pixels, centres, 16), "is_texture": is_texture}
     autoencoders.initialise_vq(vq, pixels)
     vq.quantize.embedding.weight.data.copy_(codebook["codes"])
     objective = autoencoders.VQObjective(vq, part)
@@ -79,7 +85,29 @@ def test_a_part_trains_only_its_weights_and_its_loss_falls(part, codebook, tmp_p
     name = "tokens" if part == "encoder" else "reconstruction"
     assert log[-1][name] < log[0][name]
     moved = {name.split(".")[0] for name, p in vq.named_parameters() if not torch.equal(p, before[name])}
-    assert moved == ({"encoder", "quant_conv"} if part == "encoder" else {"decoder", "post_quant_conv"})
+    assert moved == trained
+
+
+def test_jointly_scenes_keep_their_clusters_and_textures_choose(codebook):
+    """The decoder gets a scene's clusters and a texture's own choice; the reconstruction moves the encoder of textures
+    only."""
+    torch.manual_seed(0)
+    vq = VQModel(PARAMS)
+    pixels = autoencoders.image_batch(0, 0, 4, 32)[0]
+    autoencoders.initialise_vq(vq, pixels)
+    vq.quantize.embedding.weight.data.copy_(codebook["codes"])
+    tokens = patch_tokens(pixels, codebook["scenes"], 16)
+    seen, objective = [], autoencoders.VQObjective(vq, "joint")
+    vq.post_quant_conv.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    for is_texture in (False, True):
+        vq.zero_grad()
+        batch = {"pixels": pixels, "tokens": tokens, "is_texture": torch.full((4,), is_texture)}
+        objective(batch)["reconstruction"].backward()
+        moved = vq.encoder.conv_in.weight.grad
+        assert bool(moved is not None and moved.any()) == is_texture
+    of_tokens = tokens_to_latent(tokens, codebook["codes"], (2, 2))
+    torch.testing.assert_close(seen[0], torch.nn.functional.normalize(of_tokens, dim=1))
+    torch.testing.assert_close(seen[1], vq.encode(pixels))
 
 
 def test_the_vaes_losses_fall(tmp_path):
