@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from ..files import read_text, user_path
+from ..files import parse_json, read_text, user_path
 from .request import RequestError
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -18,9 +18,11 @@ def read_config(path: str | Path, overrides: list[str] = ()) -> dict:
         RequestError: it is not a mapping in YAML or JSON, or an override cannot be set.
     """
     path = user_path(path, RequestError)
-    if path.suffix.lower() not in (".yaml", ".yml", ".json"):
+    suffix = path.suffix.lower()
+    if suffix not in (".yaml", ".yml", ".json"):
         raise RequestError(f"{path} must be a .yaml, .yml or .json file.")
-    config = _expanded(_parsed(read_text(path, RequestError), path))
+    text = read_text(path, RequestError).removeprefix("\ufeff")
+    config = _expanded(parse_json(text, path, RequestError) if suffix == ".json" else _parsed_yaml(text, path))
     if not isinstance(config, dict):
         raise RequestError(f"{path} must hold a mapping.")
     for override in overrides:
@@ -50,8 +52,7 @@ def inference_of(config: dict) -> tuple[dict, list[dict], int]:
     return block.get("backbone_cfg", {}), requests, batch_size
 
 
-def _parsed(text: str, name):
-    """YAML, of which JSON is a part."""
+def _parsed_yaml(text: str, name):
     try:
         import yaml
     except ImportError:
@@ -81,7 +82,7 @@ def _set(config: dict, override: str):
         config = config.setdefault(name, {})
         if not isinstance(config, dict):
             raise RequestError(f"--set {override[:60]}: {name} is not a mapping.")
-    config[last] = _parsed(value, f"--set {key}")
+    config[last] = _parsed_yaml(value, f"--set {key}")
 
 
 def jsonable(value):

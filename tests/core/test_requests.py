@@ -133,6 +133,25 @@ def test_config_environment_and_overrides(tmp_path, monkeypatch):
         read_config(path)
 
 
+def test_a_json_config_is_read_as_json(tmp_path, monkeypatch):
+    """YAML 1.1 reads some JSON differently, and needs a library."""
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    request = {"task": "generation", "prompt": "a cat \N{CAT FACE}"}
+    path = tmp_path / "x.json"
+    path.write_text(
+        json.dumps({"request": request, "backbone_cfg": {"generation_cfg": {"cfg_weight": 1e-10}}}), "utf-8-sig"
+    )
+    assert "\\ud83d" in path.read_text() and "1e-10" in path.read_text()
+    cfg, requests, _ = inference_of(read_config(path))
+    assert requests == [request] and cfg["generation_cfg"] == {"cfg_weight": 1e-10}
+    path.write_text("a: 1")
+    with pytest.raises(RequestError, match="not valid JSON"):
+        read_config(path)
+    (tmp_path / "x.yaml").write_text("a: 1")
+    with pytest.raises(RequestError, match="need PyYAML"):
+        read_config(tmp_path / "x.yaml")
+
+
 def test_command(golden, tmp_path, capsys):
     path = tmp_path / "x.yaml"
     config = {"inference": {"backbone_cfg": {"model_path": str(golden("ar-a").folder), "torch_dtype": "float32"}}}
