@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
 
 from ..captions import caption_path, conflicts, image_files
-from ..errors import PromptError
+from ..errors import PromptError, library_errors
 from ..files import parse_json, read_text, user_path
 from ..questions import ANSWERS, question_for
 from ..sampling.settings import SEED, FlowSamplerSettings, TextSamplerSettings, TokenSamplerSettings
@@ -88,7 +88,8 @@ def _rows(path: Path) -> list[dict]:
         raise BatchError(f"{path} is not a manifest: it must be a {', '.join(SUFFIXES)} file.")
     text = read_text(path, BatchError).removeprefix("\ufeff")
     if suffix == ".csv":
-        return [_without_empty(row, path) for row in csv.DictReader(io.StringIO(text, newline=""))]
+        with library_errors(BatchError, f"{path} cannot be read as CSV: close every quote, or save it as .jsonl"):
+            return [_without_empty(row, path) for row in csv.DictReader(io.StringIO(text, newline=""))]
     lines = [line for line in text.split("\n") if line.strip()]
     if suffix == ".txt":
         return [{"prompt": line.strip()} for line in lines]
@@ -100,10 +101,8 @@ def _parquet_rows(path: Path) -> list[dict]:
         import pyarrow.parquet
     except ImportError:
         raise BatchError(f"{path.name} needs pyarrow: `pip install pyarrow`, or save it as .jsonl.") from None
-    try:
+    with library_errors(BatchError, f"{path} cannot be read as Parquet: write it again, or save it as .jsonl"):
         rows = pyarrow.parquet.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:  # pyarrow's errors are subclasses of these
-        raise BatchError(f"{path} cannot be read as Parquet ({str(error).splitlines()[0]}).") from None
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
@@ -121,7 +120,7 @@ def _without_empty(row: dict, path: Path) -> dict:
 def _value(cell: str):
     try:
         return json.loads(cell)
-    except ValueError:
+    except (ValueError, RecursionError):
         return cell
 
 

@@ -122,6 +122,28 @@ def test_files_that_are_no_manifest(tmp_path, manifest):
         read(manifest(".csv", "id,prompt\n1,a,b\n"))
 
 
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("prompt\n" + "x" * 200_000, "cannot be read as CSV.*field limit"),
+        ('prompt\n"a cat\n' + "a dog\n" * 30_000, "cannot be read as CSV.*field limit"),
+        ("prompt,settings\na," + "[" * 100_000, "settings is .*an object"),
+    ],
+    ids=["long cell", "open quote", "nested cell"],
+)
+def test_csv_that_cannot_be_used(manifest, text, part):
+    with pytest.raises(BatchError, match=part):
+        read(manifest(".csv", text))
+
+
+def test_parquet_that_python_cannot_hold(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    time = pyarrow.array([10**15], pyarrow.timestamp("s"))  # in the year 31,690,708
+    parquet.write_table(pyarrow.table({"prompt": ["a cat"], "time": time}), tmp_path / "jobs.parquet")
+    with pytest.raises(BatchError, match="cannot be read as Parquet"):
+        read(tmp_path / "jobs.parquet")
+
+
 def test_groups_are_of_one_setting_and_ordered_by_length(golden):
     prompts = PromptEncoder.of(read_checkpoint(golden("ar-a").folder))
     texts = ["a " + "very " * (k % 5) + "red circle" for k in range(11)]
