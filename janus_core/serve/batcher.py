@@ -19,7 +19,7 @@ class Job:
         setting: jobs with equal ones can share a batch.
         count: images or answers.
         payload: what the batch's function reads.
-        on_text: called in the model's thread with the text so far, for streaming.
+        on_text: called in the model's thread with the text so far that is certain, for streaming.
         cancelled: nobody waits for the result any more.
     """
 

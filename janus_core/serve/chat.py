@@ -134,9 +134,8 @@ class Chunks:
     def first(self) -> str:
         return self._event({"role": "assistant", "content": ""})
 
-    def more(self, text: str, end: bool = False) -> str:
-        """What is new in the text so far; an incomplete character at its end is held back until the end."""
-        text = text if end else text.rstrip("\ufffd")
+    def more(self, text: str) -> str:
+        """What is new in the text so far."""
         if not text.startswith(self.sent) or len(text) == len(self.sent):
             return ""
         new, self.sent = text[len(self.sent) :], text
@@ -144,7 +143,7 @@ class Chunks:
 
     def last(self, answer: Answer, usage: bool) -> str:
         end = f"data: {json.dumps({**self.head, 'choices': [], 'usage': _usage(answer)})}\n\n" if usage else ""
-        return f"{self.more(answer.text, end=True)}{self._event({}, answer.reason)}{end}data: [DONE]\n\n"
+        return f"{self.more(answer.text)}{self._event({}, answer.reason)}{end}data: [DONE]\n\n"
 
     def _event(self, delta: dict, reason: str | None = None) -> str:
         choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}

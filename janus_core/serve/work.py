@@ -110,21 +110,58 @@ class Model:
         siglip_tokens = pipe.model.params.siglip.tokens
         question = pipe.prompts.question_ids(list(first.messages), siglip_tokens, len(groups[0]), **first.chat)
         steps = answer_steps(pipe.model, pipe.prompts, groups, list(first.messages), settings, **place, **first.chat)
+        rows = [_Row(job, pipe.prompts) for job in jobs]
+        watched = any(job.on_text is not None or job.payload.stop for job in jobs)
         for ids in steps:
             report(callback, ids.shape[1], settings.max_new_tokens)
-            for job, row in zip(jobs, ids):
-                if job.on_text is not None:
-                    job.on_text(self._text(row, job.payload)[0])
-        return [
-            Answer(*self._text(row, one), len(question.ids), len(strip_end(row, pipe.prompts.eos)))
-            for one, row in zip(wanted, ids)
-        ]
+            if watched:
+                for row, tokens in zip(rows, ids):
+                    row.read(tokens)
+                if all(row.ended for row in rows):
+                    break
+        for row, tokens in zip(rows, ids):
+            row.read(tokens)
+        return [Answer(row.text, row.reason, len(question.ids), len(row.ids)) for row in rows]
 
-    def _text(self, row, wanted: AnswerWanted) -> tuple[str, str]:
-        """The text of an answer so far, up to a stop text, and why it ends."""
-        ids = strip_end(row, self.pipe.prompts.eos)
-        text = self.pipe.prompts.decode(ids).lstrip()
-        ends = [text.index(stop) for stop in wanted.stop if stop in text]
-        if ends:
-            return text[: min(ends)], "stop"
-        return text, "stop" if len(ids) < len(row) else "length"
+
+class _Row:
+    """The answer to a job while it is generated.
+
+    Attributes:
+        ids: the tokens so far, without the end-of-sentence token.
+        text: the answer so far, up to a stop text.
+        ended: the model ended it, or wrote a stop text; further tokens of its batch are not part of it.
+    """
+
+    def __init__(self, job: Job, prompts):
+        self.job, self.prompts = job, prompts
+        self.ids, self.text, self.ended = [], "", False
+
+    @property
+    def reason(self) -> str:
+        return "stop" if self.ended else "length"
+
+    def read(self, tokens):
+        """Takes the tokens [n] so far, and tells the job what of the text is certain."""
+        if self.ended:
+            return
+        self.ids = strip_end(tokens, self.prompts.eos)
+        text, stops = self.prompts.decode(self.ids).lstrip(), self.job.payload.stop
+        ends = [text.index(stop) for stop in stops if stop in text]
+        self.text = text[: min(ends)] if ends else text
+        self.ended = bool(ends) or len(self.ids) < len(tokens)
+        if self.job.on_text is not None:
+            self.job.on_text(self.text if self.ended else _certain(text, stops))
+
+
+def _certain(text: str, stops: tuple[str, ...]) -> str:
+    """The beginning of an unfinished text that no later token changes.
+
+    An incomplete character at its end is left out, and so is what may be the beginning of a stop text.
+    """
+    text = text.rstrip("\ufffd")
+    longest = min(max(map(len, stops), default=1) - 1, len(text))
+    for length in range(longest, 0, -1):
+        if any(stop.startswith(text[-length:]) for stop in stops):
+            return text[:-length]
+    return text

@@ -19,6 +19,7 @@ from serving import serving  # noqa: E402
 
 import janus_core  # noqa: E402
 from janus_core.serve.batcher import Batcher, Job  # noqa: E402
+from janus_core.serve.work import AnswerWanted, Model  # noqa: E402
 
 PROMPT = "a red circle on a blue background"
 
@@ -176,6 +177,58 @@ def test_a_streamed_answer_is_the_answer(client, golden):
     first = whole.choices[0].message.content[:6]
     stopped = client.chat.completions.create(**asked, stop=[whole.choices[0].message.content[6:9]])
     assert first.startswith(stopped.choices[0].message.content) and stopped.choices[0].finish_reason == "stop"
+
+
+def test_a_stop_text_of_several_tokens_ends_the_answer(client, golden, pipe, monkeypatch):
+    """Streamed or not, nothing of the stop text is sent, and nothing is generated after it."""
+    golden = golden("ar-a")
+    image, text = Image.open(golden.folder / "picture.png"), golden.text["und.question"]
+    whole = pipe.describe(image, text, max_new_tokens=24)[0].lstrip()
+    stop = whole[7:14]
+    needed = next(n for n in range(1, 25) if stop in pipe.describe(image, text, max_new_tokens=n)[0])
+    assert 3 < needed < 24 and whole.count(stop) == 1
+    asked = {"model": "janus", "messages": question(text, image), "max_tokens": 24, "stop": ["none", stop]}
+    passes, original = [], pipe.model.llama.forward
+    monkeypatch.setattr(pipe.model.llama, "forward", lambda *a, **k: (passes.append(0), original(*a, **k))[1])
+    found = client.chat.completions.create(**asked)
+    assert found.choices[0].message.content == whole[:7] and found.choices[0].finish_reason == "stop"
+    assert found.usage.completion_tokens == needed == len(passes)
+    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    texts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(texts) == whole[:7] and sum(map(bool, texts)) > 1
+    assert chunks[-2].choices[0].finish_reason == "stop" and chunks[-1].usage == found.usage
+    assert len(passes) == 2 * needed
+
+
+def test_what_is_held_back_of_a_stop_text_is_sent_when_it_does_not_come(client, golden, pipe):
+    golden = golden("ar-a")
+    image, text = Image.open(golden.folder / "picture.png"), golden.text["und.question"]
+    whole = pipe.describe(image, text, max_new_tokens=24)[0].lstrip()
+    for stop in (whole[:9] + "#", whole[-1] + "#"):  # its beginning is the answer's, or the answer ends with it
+        asked = {"model": "janus", "messages": question(text, image), "max_tokens": 24, "stop": stop, "stream": True}
+        texts = [chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(**asked)]
+        assert "".join(texts) == whole
+
+
+def test_answers_of_a_batch_end_at_their_own_stop_texts(golden, pipe):
+    """An answer is the same as on its own, and the batch ends with the last of them."""
+    golden = golden("ar-a")
+    image, text = Image.open(golden.folder / "picture.png"), golden.text["und.question"]
+    first, second = (one.lstrip() for one in pipe.describe([image, image.rotate(90)], text, max_new_tokens=24))
+    message = ({"role": "user", "content": "<image_placeholder>\n" + text},)
+
+    def run(*pairs) -> tuple[list, int]:
+        steps, settings = [], {"max_new_tokens": 24, "temperature": 0.0}
+        wanted = [AnswerWanted(message, (one,), 0, settings, {}, stop) for one, stop in pairs]
+        jobs = [Job(one.setting, 1, one, result=None) for one in wanted]
+        return Model("janus", pipe, 4).run(jobs, lambda done, total: steps.append(done) or True), max(steps)
+
+    early = (image, (first[7:9], first[5:20]))  # the second one would begin earlier, but is completed later
+    late = (image.rotate(90), (second[10:24],))
+    (a, b), steps = run(early, late)
+    assert (a.text, b.text) == (first[:7], second[:10]) and a.reason == b.reason == "stop"
+    assert a.tokens < b.tokens == steps < 24
+    assert [a, b] == [run(early)[0][0], run(late)[0][0]]
 
 
 def test_a_client_that_leaves_frees_the_model(client, server, pipe, monkeypatch):
