@@ -112,8 +112,10 @@ class OnRay:
             )
             .iter_rows()
         )
-        stop.raises = True
         try:
+            stop.raises = True
+            if stop.signal is not None:  # it came while nothing looked, in find_batch_size for example
+                return
             for row in done:
                 progress.add(Result(**json.loads(row["result"])))
         except Stopped:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,25 @@ def test_an_actor_that_dies_loses_nothing_and_one_that_always_dies_is_reported(g
     assert files_of(tmp_path / "ray") == files_of(tmp_path / "one")
     assert (summary["done"], summary["failed"], summary["retries"]) == (5, 1, 1 + Dying.max_attempts)
     assert summary["failures"][0]["job"] == "poison" and "2 times" in summary["failures"][0]["error"]
+
+
+@pytest.mark.skipif(not HAS_RAY, reason="needs Ray: pip install -r requirements-scale.txt")
+def test_a_signal_before_the_first_group_ends_the_run(golden, tmp_path, monkeypatch):
+    from janus_core.batch import ray_engine
+
+    def interrupted(engine):
+        os.kill(os.getpid(), signal.SIGINT)
+        return 2
+
+    monkeypatch.setattr(ray_engine.OnRay, "find_batch_size", interrupted)
+    (tmp_path / "jobs.txt").write_text("a cat\n")
+    outputs, _ = read_outputs(tmp_path / "jobs.txt", "generate", Defaults())
+    setup = Setup(model=str(golden("ar-a").folder), out=str(tmp_path / "out"), device="cpu", dtype="float32", threads=1)
+    with pytest.raises(KeyboardInterrupt):
+        run_batch(outputs, setup, Options(engine="ray", workers=1, cpus_per_worker=1))
+    summary = json.loads((tmp_path / "out.run" / "summary.json").read_text())
+    assert summary["interrupted"] and summary["done"] == 0 and not files_of(tmp_path / "out")
+    assert not ray_engine.ray.is_initialized()
 
 
 @pytest.mark.skipif(HAS_RAY, reason="Ray is installed")
