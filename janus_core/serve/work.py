@@ -151,10 +151,10 @@ class _Row:
         self.text = text[: min(ends)] if ends else text
         self.ended = bool(ends) or len(self.ids) < len(tokens)
         if self.job.on_text is not None:
-            self.job.on_text(self.text if self.ended else _certain(text, stops))
+            self.job.on_text(self.text if self.ended else certain_text(text, stops))
 
 
-def _certain(text: str, stops: tuple[str, ...]) -> str:
+def certain_text(text: str, stops: tuple[str, ...]) -> str:
     """The beginning of an unfinished text that no later token changes.
 
     An incomplete character at its end is left out, and so is what may be the beginning of a stop text.

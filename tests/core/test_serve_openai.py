@@ -19,7 +19,7 @@ from serving import serving  # noqa: E402
 
 import janus_core  # noqa: E402
 from janus_core.serve.batcher import Batcher, Job  # noqa: E402
-from janus_core.serve.work import AnswerWanted, Model  # noqa: E402
+from janus_core.serve.work import AnswerWanted, Model, certain_text  # noqa: E402
 
 PROMPT = "a red circle on a blue background"
 
@@ -208,6 +208,21 @@ def test_what_is_held_back_of_a_stop_text_is_sent_when_it_does_not_come(client, 
         asked = {"model": "janus", "messages": question(text, image), "max_tokens": 24, "stop": stop, "stream": True}
         texts = [chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(**asked)]
         assert "".join(texts) == whole
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "certain"),
+    [
+        ("a cat", (), "a cat"),
+        ("a cat\ufffd\ufffd", (), "a cat"),
+        ("a cat", ("at a", "t the"), "a c"),
+        ("a cat\ufffd", ("at\N{CAT FACE}",), "a c"),
+        ("aa", ("aaa",), ""),
+        ("a cat", ("at",), "a cat"),  # whole stop texts are looked for before
+    ],
+)
+def test_what_of_a_text_no_later_token_changes(text, stops, certain):
+    assert certain_text(text, stops) == certain
 
 
 def test_answers_of_a_batch_end_at_their_own_stop_texts(golden, pipe):
