@@ -58,9 +58,9 @@ UNDERSTANDING = {
     "roles": Text(),
     "system_prompt": Text(empty=True),
 }
-DEFAULT_GENERATION = {
-    "janus": {"temperature": 1.0, "parallel_size": 4, "cfg_weight": 5.0},
-    "janusflow": {"parallel_size": 5, "cfg_weight": 2.0, "num_inference_steps": 30},
+DEFAULT_GENERATION = {  # by our names
+    "janus": {"temperature": 1.0, "parallel_size": 4, "guidance": 5.0},
+    "janusflow": {"parallel_size": 5, "guidance": 2.0, "steps": 30},
 }
 DEFAULT_UNDERSTANDING = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False}
 PATHS = ("model_path", "vae_path", "janus_root")  # janus_root is not needed here
@@ -98,10 +98,10 @@ class Runner:
 
     def __init__(self, pipe, seed: int = 42, generation_cfg: dict | None = None, understanding_cfg: dict | None = None):
         self.pipe, self.seed = pipe, seed
-        self.generation_cfg = {**DEFAULT_GENERATION[pipe.model.family], **(generation_cfg or {})}
-        self.understanding_cfg = {**DEFAULT_UNDERSTANDING, **(understanding_cfg or {})}
         check_fields({"seed": seed}, {"seed": SEED}, "The configuration", RequestError)
-        check_fields(self.generation_cfg, GENERATION, "generation_cfg", RequestError, closed=True)
+        defaults = DEFAULT_GENERATION[pipe.model.family]
+        self.generation_cfg = {**defaults, **_generation(generation_cfg or {}, "generation_cfg")}
+        self.understanding_cfg = {**DEFAULT_UNDERSTANDING, **(understanding_cfg or {})}
         check_fields(self.understanding_cfg, UNDERSTANDING, "understanding_cfg", RequestError, closed=True)
         self.asked = Counter()
 
@@ -160,9 +160,8 @@ class Runner:
             settings |= {name: cfg[name] for name in ("top_p", "roles", "system_prompt") if name in cfg}
             seeds = self._seeds(request, cfg, 1)
             return Plan(seeds, settings, _setting(request.prompt, len(request.images), settings))
-        cfg = {**self.generation_cfg, **request.params}
-        check_fields(cfg, GENERATION, "params", RequestError, closed=True)
-        settings = {ours: cfg[name] for name, ours in SETTINGS.items() if name in cfg}
+        cfg = {**self.generation_cfg, **_generation(request.params, "params")}
+        settings = {name: value for name, value in cfg.items() if name in SETTINGS.values()}
         if "img_size" in cfg:
             settings["size"] = [cfg["img_size"], cfg["img_size"]]
         _check_tokens(cfg)
@@ -186,9 +185,9 @@ class Runner:
         if requests[0].task == "editing":
             if isinstance(self.pipe, JanusFlowPipeline):
                 raise RequestError("JanusFlow cannot edit images: load a Janus-4o checkpoint.")
-            weight = settings.pop("image_guidance", 5.0)
+            weight, roles = settings.pop("image_guidance", 5.0), settings.get("roles", "auto")
             source = open_image(requests[0].images[0])
-            edits = [self.pipe.edit_prompt(source, request.prompt, weight) for request in requests]
+            edits = [self.pipe.edit_prompt(source, request.prompt, weight, roles) for request in requests]
             prompts = [edit for edit, plan in zip(edits, plans) for _ in plan.seeds]
         else:
             prompts = [request.prompt for request, plan in zip(requests, plans) for _ in plan.seeds]
@@ -232,6 +231,13 @@ def save_images(images: list[Image.Image], output_path: str | None, settings: li
         else:
             write_atomically(target, lambda file, image=image: image.save(file, format=kind))
     return [str(target) for target in paths]
+
+
+def _generation(cfg: dict, where: str) -> dict:
+    """Settings of images, by our names where SETTINGS has them. Raises RequestError for one that is unknown."""
+    check_fields(cfg, GENERATION, where, RequestError, closed=True)
+    others = {name: value for name, value in cfg.items() if name not in SETTINGS}
+    return others | {ours: cfg[name] for name, ours in SETTINGS.items() if name in cfg}
 
 
 def _setting(*common) -> str:

@@ -91,6 +91,24 @@ def test_editing(golden, pipe):
     assert abs(pixels(Runner(pipe).run(request)["image"]) - pixels(expected)).max() <= 1
 
 
+def test_editing_uses_the_roles_that_are_asked_for(golden, pipe):
+    image = str(golden("ar-a").folder / "picture.png")
+    params = {"parallel_size": 1, "seed": 3, "roles": "User"}
+    found = Runner(pipe).run({"task": "editing", "prompt": "make it red", "images": [image], "params": params})
+    expected, other = (pipe.edit(Image.open(image), "make it red", seed=3, roles=r)[0] for r in ("User", "auto"))
+    assert abs(pixels(found["image"]) - pixels(expected)).max() <= 1 < abs(pixels(expected) - pixels(other)).max()
+
+
+@pytest.mark.parametrize("name", ["cfg_weight", "guidance_scale"])
+@pytest.mark.parametrize("other", ["cfg_weight", "guidance_scale"])
+def test_a_request_wins_over_the_configuration_whatever_the_names(pipe, name, other):
+    runner = Runner(pipe, generation_cfg={other: 3})
+    request = {"task": "generation", "prompt": "a cat"}
+    assert runner._plan(Request.of(request)).settings["guidance"] == 3
+    assert runner._plan(Request.of({**request, "params": {name: 7}})).settings["guidance"] == 7
+    assert Runner(pipe)._plan(Request.of(request)).settings["guidance"] == 5
+
+
 @pytest.mark.parametrize(
     ("values", "part"),
     [
