@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ DIFFERENCES = {  # between a record and what is asked for, where "another" and t
     "weights": "another format of weights",
     "loras": "another LoRA or strength",
 }
+IMAGE_BYTES = "image_bytes"  # the section of a record that says how large the images were
 SKIPPED_SUFFIXES = (".md", ".gitattributes", ".lock")  # files of a checkpoint folder that no tensor depends on
 
 
@@ -51,6 +53,17 @@ def content_hash(path: str | Path) -> str:
     except OSError as reason:
         raise CheckpointError(f"{path} cannot be read ({os_reason(reason)}).") from None
     return total.hexdigest()
+
+
+def image_bytes(images: Sequence[str], folder: Path) -> dict[str, dict[str, int]]:
+    """The section of a record about an output's images: their sizes in bytes, of those that are there."""
+    sizes = {}
+    for name in images:
+        try:
+            sizes[name] = (folder / name).stat().st_size
+        except (OSError, ValueError):  # reported by what reads it
+            pass
+    return {IMAGE_BYTES: sizes} if images else {}
 
 
 @dataclass(frozen=True)
@@ -110,6 +123,9 @@ class RunFolder:
             return "there is no record of how it was made"
         found = read_json(self.record(output), BatchError)
         wanted = json.loads(json.dumps({"request": output.request, **made_with}))
+        sizes, before = wanted.pop(IMAGE_BYTES, {}), found.get(IMAGE_BYTES)
+        if isinstance(before, dict):  # older records have none, and an image may be gone
+            wanted[IMAGE_BYTES] = {**before, **sizes}
         for section, values in wanted.items():
             old = found.get(section)
             if old != values:

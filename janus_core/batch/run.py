@@ -170,7 +170,7 @@ def _todo(groups: list[Group], folder: RunFolder, setup: Setup) -> tuple[list[Gr
     """Groups with missing outputs, and the paths that are there. Raises BatchError for outputs that disagree."""
     todo, there, wrong = [], set(), []
     for group in groups:
-        states = [folder.state(output, setup.made_with) for output in group]
+        states = [folder.state(output, setup.made_with_of(output)) for output in group]
         wrong += [(output, state) for output, state in zip(group, states) if state not in (None, "done")]
         there |= {output.path for output, state in zip(group, states) if state == "done"}
         if any(state != "done" for state in states):

@@ -16,7 +16,7 @@ from ..image import open_image, write_image
 from ..progress import Callback, Cancelled
 from .groups import Group
 from .outputs import BatchError, Output
-from .records import RunFolder
+from .records import RunFolder, image_bytes
 from .sample import sample_answers, sample_images
 
 GRID_COLUMNS = 2
@@ -50,6 +50,10 @@ class Setup:
     batch_size: int = 1
     overwrite: bool = False
     threads: int | None = None
+
+    def made_with_of(self, output: Output) -> dict:
+        """`made_with`, and how large the images are that the output is about."""
+        return {**self.made_with, **image_bytes(output.images, Path(self.images))}
 
 
 @dataclass(frozen=True)
@@ -105,20 +109,21 @@ class Worker:
             Cancelled: the callback returned False; the group is dropped.
             BatchError: memory ran out.
         """
-        states = {output.path: self.folder.state(output, self.setup.made_with) for output in group}
+        made_with = {output.path: self.setup.made_with_of(output) for output in group}  # before images are read
+        states = {output.path: self.folder.state(output, made_with[output.path]) for output in group}
         missing = [output for output in group if states[output.path] != "done"]
         results = [_known(Result(output.path, output.job, "skipped")) for output in group if output not in missing]
         if not missing:
             return results
         try:
-            return results + self._run_together(group, missing, callback)
+            return results + self._run_together(group, missing, made_with, callback)
         except Exception as error:
             self._raise_if_final(error)
             if len(group) == 1:
                 return [_known(_failed(group[0], error))]
         for output in missing:
             try:
-                results += self._run_together([output], [output], callback)
+                results += self._run_together([output], [output], made_with, callback)
             except Exception as error:
                 self._raise_if_final(error)
                 results.append(_known(_failed(output, error)))
@@ -133,7 +138,9 @@ class Worker:
                 f"Memory ran out with {self.setup.batch_size} images at once: give a smaller --batch-size."
             ) from None
 
-    def _run_together(self, group: Group, missing: list[Output], callback: Callback | None) -> list[Future[Result]]:
+    def _run_together(
+        self, group: Group, missing: list[Output], made_with: dict[str, dict], callback: Callback | None
+    ) -> list[Future[Result]]:
         began = time.perf_counter()
         sample = self._answers if group[0].task == "describe" else self._images
         made = dict(zip((output.path for output in group), sample(group, callback)))
@@ -144,24 +151,24 @@ class Worker:
             content, tokens = made[output.path]
             share = seconds * len(output.seeds)
             try:
-                self._write(output, content, {"seconds": round(share, 4), "tokens": tokens})
+                self._write(output, content, made_with[output.path], {"seconds": round(share, 4), "tokens": tokens})
             except Exception as error:
                 return _failed(output, error)
             return Result(output.path, output.job, "done", "", len(output.seeds), tokens, share)
 
         return [self.writers.submit(written, output) for output in missing]
 
-    def _write(self, output: Output, content, measured: dict):
+    def _write(self, output: Output, content, made_with: dict, measured: dict):
         """Writes an output with its record, and what belongs beside it; the output itself last."""
         folder, temporary = self.folder, self.folder.temporary
         self.folder.remove(output)
         measured = {**measured, "batch_size": self.setup.batch_size, "device": _device_name(self.pipe.device)}
-        folder.write_record(output, self.setup.made_with, measured)
+        folder.write_record(output, made_with, measured)
         for path, text in output.beside.items():
             write_text(folder.file(path), text, temporary)
         if isinstance(content, str):
             return write_text(folder.file(output.path), content, temporary)
-        model = self.setup.made_with.get("model", {})
+        model = made_with.get("model", {})
         metadata = {**output.request, "checkpoint": model.get("checkpoint", "")[:16]}
         if loras := model.get("loras"):
             metadata["loras"] = [f"{one['sha256'][:16]}:{one['strength']:g}" for one in loras]

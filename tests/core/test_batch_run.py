@@ -163,6 +163,36 @@ def test_describe_writes_captions_and_reports_what_cannot_be_read(golden, tmp_pa
     assert summary(images)["skipped"] == 3
 
 
+def test_an_answer_about_a_replaced_image_disagrees(golden, tmp_path, capsys):
+    golden = golden("ar-a")
+    images, jobs, out = tmp_path / "images", tmp_path / "jobs.jsonl", tmp_path / "out"
+    images.mkdir()
+    picture = Image.open(golden.folder / "picture.png")
+    for k in range(2):
+        picture.save(images / f"{k}.png")
+    jobs.write_text("\n".join(json.dumps({"id": f"{k}", "image": f"images/{k}.png"}) for k in range(2)))
+    more = ["--question", golden.text["und.question"], "--max-new-tokens", 2, "--batch-size", 2]
+    run(jobs, golden.folder, out, *more, task="describe")
+    os.utime(images / "0.png", (0, 0))  # a copy is no other image
+    run(jobs, golden.folder, out, *more, task="describe")
+    assert summary(out)["skipped"] == 2
+    picture.rotate(30).save(images / "1.png")
+    assert (images / "1.png").stat().st_size != (images / "0.png").stat().st_size
+    run(jobs, golden.folder, out, *more, task="describe", status=1)
+    assert "1.txt is there, but it was made with another images/1.png:" in capsys.readouterr().err
+    run(jobs, golden.folder, out, *more, "--overwrite", task="describe")
+    assert (summary(out)["done"], summary(out)["skipped"]) == (1, 1)
+    (images / "0.png").unlink()  # nothing is known about an image that is gone
+    run(jobs, golden.folder, out, *more, task="describe")
+    record = tmp_path / "out.run" / "outputs" / "1.txt.json"
+    values = json.loads(record.read_text())
+    assert values.pop("image_bytes") == {"images/1.png": (images / "1.png").stat().st_size}
+    record.write_text(json.dumps(values))  # as it was before sizes were recorded
+    picture.save(images / "1.png")
+    run(jobs, golden.folder, out, *more, task="describe")
+    assert summary(out)["skipped"] == 2
+
+
 def test_a_job_that_fails_leaves_the_others(model, tmp_path, capsys):
     jobs = tmp_path / "jobs.jsonl"
     rows = [{"id": "good", "prompt": "a cat"}, {"id": "long", "prompt": "cat " * 5000}, {"id": "also", "prompt": "a"}]
