@@ -76,7 +76,7 @@ class Items:
         if isinstance(value, (list, tuple)) and self.least <= len(value) <= self.most:
             if not any(self.of.problem(one) for one in value):
                 return None
-        count = f"{self.least}" if self.least == self.most else f"{self.least} or more"
+        count = f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
         return f"a list of {count}, each {self.of.problem(math.nan)}"
 
 

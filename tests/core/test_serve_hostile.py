@@ -126,6 +126,12 @@ def test_bodies_that_cannot_be_used(address, path):
         check(httpx.post(address + path, content=json.dumps(body), timeout=60))
 
 
+def test_a_list_that_is_too_long_is_told_its_limit(address):
+    answer = httpx.post(f"{address}/v1/chat/completions", json=chat("x", stop=["y"] * 17))
+    check(answer)
+    assert "must be a list of 0 to 16, each a text" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"3", b"null", b"\xff\xfe", b"[" * 100000, b'{"prompt": 1e99999}'])
 def test_bodies_that_are_no_object(address, body):
     for path in ("/v1/images/generations", "/v1/chat/completions"):
