@@ -43,11 +43,11 @@ def make_groups(outputs: list[Output], prompts: PromptEncoder, batch_size: int) 
     """
     by_setting = defaultdict(list)
     for output in outputs:
-        by_setting[_setting(output)].append((_length(output, prompts), len(by_setting), output))
+        by_setting[_setting(output)].append((_length(output, prompts), output))
     groups = []
     for same in by_setting.values():
         group, images = [], 0
-        for _, _, output in sorted(same, key=lambda one: one[:2]):
+        for _, output in sorted(same, key=lambda one: one[0]):
             if group and images + len(output.seeds) > batch_size:
                 groups.append(group)
                 group, images = [], 0
