@@ -105,8 +105,12 @@ def image_arguments(sub):
     sub.add_argument("--count", type=int, default=1, help="number of images")
     sub.add_argument("--size", type=size, help="WIDTHxHEIGHT in pixels; the model's own by default")
     sub.add_argument("--cfg", type=float, help="guidance: 5 for Janus-Pro and 2 for JanusFlow by default; 1 is off")
-    sub.add_argument("--cfg-start", type=float, help="fraction of the run at which guidance starts; 0 by default")
-    sub.add_argument("--cfg-end", type=float, help="fraction of the run at which guidance ends; 1 by default")
+    sub.add_argument(
+        "--cfg-start",
+        type=float,
+        help="guidance starts here: a fraction of the tokens, or of the path from noise; 0 by default",
+    )
+    sub.add_argument("--cfg-end", type=float, help="guidance ends here, likewise; 1 by default")
 
 
 def token_arguments(group):

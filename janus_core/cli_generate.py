@@ -110,6 +110,9 @@ def generate(args):
         raise JanusError("JanusFlow needs the SDXL VAE for images: name it with --vae.")
     if args.image and (args.denoise is None or args.denoise >= 1):
         raise JanusError("--image needs a --denoise below 1, which says how much of the image changes.")
+    if args.image and args.size:
+        raise JanusError("--size is not for --image: the result has the size of that image.")
+    check_tuned(args)
     settings = given({**image_settings(args), **own})
     if args.think or args.reflect is not None:
         return generate_tuned(args, pipe, settings)
@@ -121,10 +124,19 @@ def generate(args):
     save_all(images, args.out, {"prompt": args.prompt, **origin(args), "image": args.image, **settings})
 
 
-def generate_tuned(args, pipe, settings: dict):
-    """Plans first, and checks the image and generates it again, as --think and --reflect ask."""
+def check_tuned(args):
+    """Raises JanusError for options of fine-tuned models that contradict each other or would have no effect."""
     if args.reflect is not None and (args.reflect < 0 or args.count != 1):
         raise JanusError("--reflect takes a number from 0 on and works on one image: leave --count at 1.")
+    if not args.think and args.reflect is None:
+        for name in given({"text-temperature": args.text_temperature, "max-new-tokens": args.max_new_tokens}):
+            raise JanusError(f"--{name} is of the text that --think or --reflect writes: give one of these too.")
+    if args.think and args.system_prompt is not None:
+        raise JanusError("--system-prompt is not for --think, whose recipe has its own.")
+
+
+def generate_tuned(args, pipe, settings: dict):
+    """Plans first, and checks the image and generates it again, as --think and --reflect ask."""
     text = {"seed": args.seed, "temperature": args.text_temperature, "max_new_tokens": args.max_new_tokens}
     text = {**given(text), **given({"roles": args.roles})}
     prompts, planned = [args.prompt], [{}]

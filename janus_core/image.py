@@ -49,7 +49,9 @@ def _decoded(file, name, most_pixels: int | None = None) -> Image.Image:
         with Image.open(file, formats=FORMATS) as image:
             if most_pixels is not None and image.width * image.height > most_pixels:
                 raise ImageError(f"it has {image.width}x{image.height} pixels, at most {most_pixels} are allowed.")
-            return to_rgb(ImageOps.exif_transpose(image))
+            upright = ImageOps.exif_transpose(image)
+            upright.format = image.format  # which the copy lacks
+            return to_rgb(upright)
     except ImageError as error:
         raise ImageError(f"{name} cannot be used: {error}") from None
     except UnidentifiedImageError:

@@ -19,6 +19,7 @@ from .sampling.cuda_graphs import capture_for
 from .sampling.decode_loop import decode_loop
 from .sampling.settings import FlowSamplerSettings, TokenSamplerSettings, image_seeds, settings_of
 from .sampling.tokens import sample_image_tokens
+from .schema import shown
 from .vae import LatentVAE
 
 Prompt = str | GenerationPrompt | Sequence[str | GenerationPrompt]  # of JanusPipeline
@@ -113,9 +114,9 @@ class JanusPipeline(FineTunedModels, Pipeline):
             report(callback, step.position + 1, h * w)
         return step.tokens
 
-    def grid(self, size=None) -> tuple[int, int]:
-        """Token rows and columns of an image size (width, height) in pixels, or of the native size."""
-        return self.grid_of(size, self.vq.params.downscale)
+    @property
+    def patch_size(self) -> int:
+        return self.vq.params.downscale
 
     @torch.inference_mode()
     def decode_tokens(self, tokens: torch.Tensor, size: tuple[int, int] | None = None) -> list[Image.Image]:
@@ -143,12 +144,12 @@ class JanusPipeline(FineTunedModels, Pipeline):
     @torch.inference_mode()
     def encode(self, image: Image.Image) -> torch.Tensor:
         """The token latent [1, 8, h, w] of an image, centre-cropped to multiples of 16 pixels."""
-        pixels = crop_to_multiple(to_pixels(image)[None], self.vq.params.downscale)
+        pixels = crop_to_multiple(to_pixels(image)[None], self.patch_size)
         return self.vq.encode(pixels.to(self.device, self.vq_dtype))
 
     def encode_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
         """The tokens int64 [B, h * w] of pixels [B, 3, H, W] in [-1, 1], sides multiples of 16."""
-        return self.tokens_of(self.vq.encode(pixels.to(self.device, self.vq_dtype)))
+        return self.vq.encode_tokens(pixels.to(self.device, self.vq_dtype))
 
     def tokens_of(self, latents: torch.Tensor) -> torch.Tensor:
         """int64 [B, h * w], the nearest codebook entries of token latents."""
@@ -166,6 +167,10 @@ class JanusFlowPipeline(Pipeline):
     def __init__(self, model, prompts, device, dtype, vae: LatentVAE | None = None):
         super().__init__(model, prompts, device, dtype)
         self.vae = vae
+
+    @property
+    def patch_size(self) -> int:
+        return VAE_DOWNSCALE * self.model.params.uvit.stride
 
     def encode_prompt(self, prompt: str, negative_prompt: str = "") -> tuple[flow.PromptEmbeds, flow.PromptEmbeds]:
         """The conditional and the unconditional prompt; a negative prompt takes the unconditional one's place."""
@@ -202,7 +207,7 @@ class JanusFlowPipeline(Pipeline):
             prompt: a text, or a list of texts, each of which gives one image.
             num_images: images of one prompt.
             seeds: a seed per image, so that an image does not depend on its batch: it is the first one of its seed.
-            size: (width, height) in pixels, multiples of 16; the native size when None.
+            size: (width, height) in pixels, multiples of 16; when None, that of the latents, or native.
             noise: [num_images, 4, h, w] instead of `torch.randn` from `torch.manual_seed(seed)` on the CPU.
             latents: scaled latents [1 or num_images, 4, h, w] to start from (see `encode`), with `denoise` < 1: the run
                 starts from their blend with the noise.
@@ -220,8 +225,8 @@ class JanusFlowPipeline(Pipeline):
         settings = settings_of(FlowSamplerSettings, settings)
         prompts, num_images = prompt_list(prompt, num_images)
         times = flow.flow_times(settings.steps, settings.denoise)
-        if latents is None and settings.denoise < 1:
-            raise SamplingError("A denoise below 1 needs latents to start from.")
+        if (latents is None) != (settings.denoise == 1):
+            raise SamplingError("A denoise below 1 and latents to start from need each other.")
         z = self._noise(settings.seed, seeds, num_images, size, noise, latents).to(self.device, torch.float32)
         if latents is not None:
             z = times[0] * latents.to(z) + (1 - times[0]) * z
@@ -240,16 +245,19 @@ class JanusFlowPipeline(Pipeline):
     def _noise(self, seed: int, seeds, num_images: int, size, noise, latents) -> torch.Tensor:
         """The noise [num_images, 4, h, w] of a run, given or from the seeds; the arguments are of generate_latents."""
         channels, stride = self.model.params.uvit.latent_channels, self.model.params.uvit.stride
-        h, w = (tokens * stride for tokens in self.grid_of(size, VAE_DOWNSCALE * stride))
+        h, w = (tokens * stride for tokens in self.grid(size))
+        for name, tensor, counts in (("latents", latents, (1, num_images)), ("noise", noise, (num_images,))):
+            if tensor is not None:
+                check_latents(tensor, channels, stride, counts)
+                if size is not None and tensor.shape[-2:] != (h, w):
+                    raise ImageError(f"The {name} are {list(tensor.shape)}, which is not of the size {shown(size)}.")
         if latents is not None:
-            check_latents(latents, channels, stride, (1, num_images))
             h, w = latents.shape[-2:]
         if noise is None:
             runs = [(seed, num_images)]
             if seeds is not None:
                 runs = [(one, 1) for one in image_seeds(seed, seeds, num_images)]
             return torch.cat([flow.seeded_noise(seed, (count, channels, h, w)) for seed, count in runs])
-        check_latents(noise, channels, stride, (num_images,))
         if latents is not None and noise.shape[-2:] != latents.shape[-2:]:
             raise ImageError(f"The noise is {list(noise.shape)}, the latents are {list(latents.shape)}.")
         return noise
@@ -264,8 +272,7 @@ class JanusFlowPipeline(Pipeline):
     @torch.inference_mode()
     def encode(self, image: Image.Image) -> torch.Tensor:
         """Scaled latents [1, 4, h, w] of an image, centre-cropped to multiples of 16 pixels."""
-        multiple = VAE_DOWNSCALE * self.model.params.uvit.stride
-        return self._need_vae().encode(crop_to_multiple(to_pixels(image)[None], multiple))
+        return self._need_vae().encode(crop_to_multiple(to_pixels(image)[None], self.patch_size))
 
     def _need_vae(self) -> LatentVAE:
         if self.vae is None:

@@ -38,12 +38,18 @@ class Pipeline:
         """Native width and height of an image, in pixels."""
         return self.model.params.siglip.image_size
 
-    def grid_of(self, size, multiple: int) -> tuple[int, int]:
-        """Rows and columns of patches of `multiple` pixels in an image of `size`, the native size when None.
+    @property
+    def patch_size(self) -> int:
+        """Width and height of what one position of the language model stands for, in pixels."""
+        raise NotImplementedError
+
+    def grid(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Rows and columns of patches in an image of `size` (width, height) in pixels, the native size when None.
 
         Raises:
-            ImageError: size is not (width, height) in multiples of these, or the model has too few positions for it.
+            ImageError: size is not (width, height) in whole patches, or the model has too few positions for it.
         """
+        multiple = self.patch_size
         size = (self.image_size, self.image_size) if size is None else size
         pair = isinstance(size, (tuple, list)) and len(size) == 2
         if not pair or any(type(side) is not int or side < multiple or side % multiple for side in size):

@@ -75,7 +75,7 @@ class JanusFlowSampler(io.ComfyNode):
                 io.Int.Input("steps", **STEPS),
                 cfg_input(2.0, "Classifier-free guidance. The paper uses 2; 1 turns it off and is twice as fast."),
                 io.Float.Input("denoise", **DENOISE),
-                *interval_inputs(),
+                *interval_inputs("path from noise to image"),
             ],
             outputs=[io.Latent.Output(tooltip="An SDXL latent: decode it with VAE Decode and the SDXL VAE.")],
         )

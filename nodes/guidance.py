@@ -1,8 +1,9 @@
-"""Guidance in an interval of a diffusion run only (arXiv 2404.07724)."""
+"""Guidance in a part of the path from noise to image only (arXiv 2404.07724)."""
 
 import comfy.patcher_extension
 
 from ..janus_core.errors import SamplingError
+from ..janus_core.sampling.flow import is_guided
 from ..janus_core.sampling.settings import check_range
 
 
@@ -28,7 +29,7 @@ def with_interval(model, cfg: float, start: float, end: float):
     def predict_noise(executor, x, timestep, *args, **kwargs):
         guider = executor.class_obj
         cfg = guider.cfg
-        if not start <= 1 - timestep.flatten()[0].item() < end:
+        if not is_guided(1 - timestep.flatten()[0].item(), (start, end)):
             guider.cfg = 1.0  # the guider then leaves the unconditional branch out
         try:
             return executor(x, timestep, *args, **kwargs)

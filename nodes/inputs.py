@@ -78,20 +78,20 @@ def chat_inputs(system_prompt: str = "") -> list:
     ]
 
 
-def interval_inputs() -> list:
-    """The part of the run in which guidance acts."""
+def interval_inputs(whole: str) -> list:
+    """The part in which guidance acts of a `whole`, such as "run"."""
     settings = dict(min=0.0, max=1.0, step=0.01, optional=True, advanced=True)
     return [
         io.Float.Input(
             "cfg_start",
             default=0.0,
-            tooltip="The fraction of the run at which guidance starts. Before it, only the prompt is used.",
+            tooltip=f"The fraction of the {whole} at which guidance starts. Before it, only the prompt is used.",
             **settings,
         ),
         io.Float.Input(
             "cfg_end",
             default=1.0,
-            tooltip="The fraction of the run at which guidance ends. After it, each step takes half the time.",
+            tooltip=f"The fraction of the {whole} at which guidance ends. After it, each step takes half the time.",
             **settings,
         ),
     ]

@@ -27,6 +27,8 @@ def make_patcher(checkpoint: Checkpoint, weight_dtype: str, disable_dynamic=Fals
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
     model = MODELS[checkpoint.family](checkpoint, weight_dtype, load_device, offload_device)
+    if checkpoint.family == "janus":
+        model.vae = JanusVAE(checkpoint, model.get_dtype_inference())
     patcher_type = comfy.model_patcher.ModelPatcher if disable_dynamic else patcher_class(model, load_device)
     patcher = patcher_type(model, load_device=load_device, offload_device=offload_device)
     if checkpoint.family == "janusflow":
@@ -115,8 +117,7 @@ class JanusProLoader(Loader):
     @classmethod
     def execute(cls, model_name, weight_dtype) -> io.NodeOutput:
         checkpoint, patcher = load(model_name, weight_dtype, "janus")
-        vae = patcher.model.vae = JanusVAE(checkpoint, patcher.model.get_dtype_inference())
-        return io.NodeOutput(patcher, make_clip(patcher, checkpoint), vae)
+        return io.NodeOutput(patcher, make_clip(patcher, checkpoint), patcher.model.vae)
 
 
 class JanusFlowLoader(Loader):

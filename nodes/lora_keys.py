@@ -10,10 +10,10 @@ import functools
 
 import comfy.lora
 
+from ..janus_core.checkpoint.lora_read import COMFYUI_PREFIX, PEFT_PREFIX
 from ..janus_core.checkpoint.transformers_layout import LLAMA, transformers_name
 from .base_model import JanusBaseModel
 
-PEFT_PREFIX = "base_model.model."
 PREFIXES = (PEFT_PREFIX, "transformer.", "")
 
 
@@ -33,7 +33,7 @@ def register():
                     keys = [prefix + layer for prefix in PREFIXES]
                     if name.startswith(LLAMA):
                         keys.append(PEFT_PREFIX + transformers_name(layer))
-                    key_map |= dict.fromkeys(keys, f"diffusion_model.{name}")
+                    key_map |= dict.fromkeys(keys, f"{COMFYUI_PREFIX}{name}")
         return key_map
 
     model_lora_keys_unet.janus = True

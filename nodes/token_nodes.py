@@ -42,7 +42,7 @@ class JanusTokenSampler(io.ComfyNode):
                 top_p_input(
                     1.0, "Sample from the most likely tokens of this total probability; 1 is off.", advanced=True
                 ),
-                *interval_inputs(),
+                *interval_inputs("run"),
                 io.Int.Input(
                     "window",
                     default=1,

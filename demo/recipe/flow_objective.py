@@ -23,8 +23,8 @@ class DemoFlowObjective(JanusFlowObjective):
         overshoot: largest s.
     """
 
-    def __init__(self, model, repa: float, time_mean: float, overshoot: float = 0.0):
-        super().__init__(model, repa, time_mean)
+    def __init__(self, model, loss_weighting: str, repa: float, time_mean: float, overshoot: float = 0.0):
+        super().__init__(model, loss_weighting, repa, time_mean)
         self.overshoot = overshoot
 
     def path(self, batch):

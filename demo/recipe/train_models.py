@@ -74,10 +74,12 @@ def train_model(config: dict, folder: Path) -> Path:
     checkpoint.config[TRAINED_WITH] = {key: config[key] for key in OBJECTIVE if key in config}  # for fine-tuning
     prompts = PromptEncoder.of(checkpoint)
     if family == JanusFlow.family:
-        objective = DemoFlowObjective(model, config["repa"], config["time_mean"], config["overshoot"])
+        objective = DemoFlowObjective(
+            model, config["loss_weighting"], config["repa"], config["time_mean"], config["overshoot"]
+        )
         image_tokens = model.image_tokens(*codes.shape[-2:])
     else:
-        objective = JanusObjective(model, config["unconditional_smoothing"], config["loss_weighting"])
+        objective = JanusObjective(model, config["loss_weighting"], config["unconditional_smoothing"])
         image_tokens = codes.shape[1]
 
     def sample(path):

@@ -49,8 +49,11 @@ def _is_plain(name, tensor) -> bool:
     return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.itemsize
 
 
-def read_pickle(path: Path, error: type[JanusError] = CheckpointError):
+def read_pickle(path: Path, error: type[JanusError] = CheckpointError, limit: int = PICKLE_BYTES):
     """What a file of torch.save holds, read with `weights_only=True`: nothing in it is executed.
+
+    Args:
+        limit: bytes that it may have beside its tensors.
 
     Raises:
         `error`: it cannot be read, or is not loaded for safety.
@@ -59,7 +62,7 @@ def read_pickle(path: Path, error: type[JanusError] = CheckpointError):
     try:
         zipped = zipfile.is_zipfile(path)
         if zipped:
-            _check_zip(path, error)
+            _check_zip(path, error, limit)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         with _BoundedReader(path) as file:
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -69,13 +72,13 @@ def read_pickle(path: Path, error: type[JanusError] = CheckpointError):
         raise _unreadable(path, reason, error) from None
 
 
-def _check_zip(path: Path, error: type[JanusError]):
+def _check_zip(path: Path, error: type[JanusError], limit: int):
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise error(f"{path} is compressed, which a file of torch.save never is: download it again.")
-    if any(member.file_size > PICKLE_BYTES for member in members if member.filename.endswith(".pkl")):
-        raise error(f"{path} is not loaded for safety: its pickle has over {PICKLE_BYTES >> 20} MB beside the tensors.")
+    if any(member.file_size > limit for member in members if member.filename.endswith(".pkl")):
+        raise error(f"{path} is not loaded for safety: its pickle has over {limit >> 20} MB beside the tensors.")
 
 
 class _BoundedReader:

@@ -18,7 +18,9 @@ from .transformers_layout import original_name
 
 PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-PREFIXES = ("diffusion_model.", "base_model.model.", "transformer.", "")  # of names, by whatever wrote the file
+COMFYUI_PREFIX = "diffusion_model."  # of the network of a MODEL
+PEFT_PREFIX = "base_model.model."
+PREFIXES = (COMFYUI_PREFIX, PEFT_PREFIX, "transformer.", "")  # of names, by whatever wrote the file
 PARENTS = ("", "language_model.", "language_model.model.")  # that a model trained alone lacks in its names
 KOHYA_PREFIX = "lora_unet_"
 

@@ -8,13 +8,10 @@ import torch
 
 from ..files import write_text
 from ..janus import Janus
-from .lora_read import PEFT_CONFIG, PEFT_WEIGHTS
+from .lora_read import COMFYUI_PREFIX, PEFT_CONFIG, PEFT_PREFIX, PEFT_WEIGHTS
 from .read import Checkpoint
 from .transformers_layout import transformers_name
 from .write import save_tensors
-
-COMFYUI_PREFIX = "diffusion_model."  # of the network of a MODEL
-PEFT_PREFIX = "base_model.model."
 
 
 def save_lora(model: torch.nn.Module, like: Checkpoint, folder: str | Path) -> Path:

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from PIL import Image
 
-from ..errors import PromptError
+from ..errors import PromptError, SamplingError
 from ..image import truncated_image
 from ..progress import Callback, report
 from ..sampling.settings import TextSamplerSettings, check_range, known
@@ -144,6 +144,8 @@ class FineTunedModels:
             PromptError, SamplingError, ImageError, Cancelled.
         """
         check_range("rounds", rounds, 0, 1000, whole=True)
+        if settings.get("num_images", 1) != 1:
+            raise SamplingError("generate_until_match generates one image at a time: leave num_images at 1.")
         following = prompt if first is None else first
         for _ in range(rounds + 1):
             tokens = self.generate_tokens(following, size=size, callback=callback, **settings)

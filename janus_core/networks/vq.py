@@ -207,16 +207,20 @@ class VQModel(nn.Module):
         return normalised_codebook(self.quantize.embedding.weight.to(like.device))
 
     def encode(self, pixels):
-        """pixels: [B, 3, H, W] in [-1, 1], H and W multiples of `params.downscale`. Returns the token latent.
+        """The token latent of pixels [B, 3, H, W] in [-1, 1], H and W multiples of `params.downscale`.
 
         Raises:
             SamplingError: the encoder's output is not finite.
         """
+        grid = [side // self.params.downscale for side in pixels.shape[-2:]]
+        return tokens_to_latent(self.encode_tokens(pixels), self.codebook(pixels), grid)
+
+    def encode_tokens(self, pixels):
+        """The tokens int64 [B, h * w] of pixels, in raster order; see `encode`."""
         z = self.quant_conv(self.encoder(pixels)).float()
         if not z.isfinite().all():  # the nearest entry would still be one
             raise SamplingError("The VQ encoder's output is not finite: use bf16 or fp32 weights.")
-        codebook = self.codebook(z)
-        return tokens_to_latent(latent_to_tokens(z, codebook), codebook, z.shape[-2:])
+        return latent_to_tokens(z, self.codebook(z))
 
     def decode(self, latent):
         """latent: [B, codebook_dim, h, w]; each vector is first replaced by its nearest codebook entry.

@@ -8,8 +8,11 @@ from . import packed, quantized
 def compute_dtype(device: torch.device, file_dtype: torch.dtype) -> torch.dtype:
     """The dtype to compute in where the user names none.
 
-    That is the file's, but on a processor without 16-bit products float32: it widens 16-bit weights for every product.
+    That is the file's, but float32 for float64, and on a processor without 16-bit products, which widens 16-bit weights
+    for every product.
     """
+    if file_dtype == torch.float64:
+        return torch.float32
     if device.type == "cpu" and file_dtype != torch.float32 and not multiplies_bf16():
         return torch.float32
     return torch.float32 if device.type == "cpu" and file_dtype == torch.float16 else file_dtype

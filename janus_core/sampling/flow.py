@@ -13,6 +13,8 @@ from .captured_step import CapturedStep
 from .cuda_graphs import Capture
 from .settings import FlowSamplerSettings
 
+TIME_ERROR = 1e-6
+
 
 class FlowStep(NamedTuple):
     """One step of a run."""
@@ -57,6 +59,11 @@ def stacked(prompts: Sequence[PromptEmbeds]) -> PromptEmbeds:
         visible.append(F.pad(seen, (pads, 0)))
     visible = torch.cat(visible)
     return PromptEmbeds(torch.cat(embeds), None if visible.all() else visible)
+
+
+def is_guided(t: float, interval: tuple[float, float]) -> bool:
+    """Whether guidance acts at time t: start <= t < end, up to the error of times in float32."""
+    return interval[0] <= t + TIME_ERROR < interval[1]
 
 
 def seeded_noise(seed: int, shape: Sequence[int]) -> torch.Tensor:
@@ -114,7 +121,7 @@ def guided_velocity(
         unguided, guided = (CapturedStep("The velocity", function, capture) for function in (unguided, guided))
 
     def velocity(z, t: float):
-        inside = guidance != 1 and guidance_interval[0] <= t < guidance_interval[1]
+        inside = guidance != 1 and is_guided(t, guidance_interval)
         return (guided if inside else unguided)(z, torch.full((len(z),), 1000 * t, device=z.device))
 
     return velocity

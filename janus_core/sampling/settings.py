@@ -95,7 +95,9 @@ class FlowSamplerSettings:
 
     Attributes:
         seed: of the noise, `torch.randn` on the CPU.
-        guidance, guidance_interval: as in TokenSamplerSettings.
+        guidance: as in TokenSamplerSettings.
+        guidance_interval: the times of the path, 0 for noise and 1 for the image, between which guidance acts; with a
+            `denoise` of 0.4 the run covers the times from 0.6 on.
         steps: Euler steps, 1 to 10000.
         denoise: the share of the path that is run; below 1 the run starts from given latents.
 

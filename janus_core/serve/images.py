@@ -60,7 +60,7 @@ def _check(wanted: ImagesWanted, size, model: Model):
     """Refuses a prompt or size that cannot be computed, before it waits."""
     pipe = model.pipe
     try:
-        rows, columns = pipe.grid_of(size, 16)
+        rows, columns = pipe.grid(size)
     except JanusError as error:
         raise RequestRefused(str(error), param="size") from None
     try:

@@ -66,8 +66,7 @@ def learnt_positions(labels):
 
 def _with_answer(prompts, question, answer):
     """(ids, labels) of question ids and an answer; only the answer has labels."""
-    start = 1 if prompts.add_bos else 0
-    answer = torch.cat((prompts.ids(" " + answer.strip())[start:], torch.tensor([prompts.eos])))
+    answer = torch.cat((prompts.ids(" " + answer.strip(), bos=False), torch.tensor([prompts.eos])))
     return torch.cat((question, answer)), torch.cat((torch.full_like(question, IGNORED), answer))
 
 

@@ -11,7 +11,6 @@ from ..checkpoint import VQ_PREFIX, build_vq, read_checkpoint, save_folder, save
 from ..checkpoint.read import Checkpoint
 from ..errors import CheckpointError, ImageError, TrainingError
 from ..janusflow import VAE_DOWNSCALE, JanusFlow
-from ..networks.vq import latent_to_tokens
 from ..prompt import PromptEncoder
 from ..vae import load_vae
 from . import batches, sharding, stages
@@ -119,12 +118,7 @@ def _autoencoder(model, checkpoint: Checkpoint, config: dict, device):
         vae = load_vae(config["vae"], device, channels=model.params.uvit.latent_channels)
         return vae, vae.encode, vae.vae.state_dict()
     vq = build_vq(checkpoint, dtype=torch.float32, device=device)
-
-    def encode(pixels):
-        pixels = pixels.to(device)
-        return latent_to_tokens(vq.encode(pixels), vq.codebook(pixels))
-
-    return vq, encode, vq.state_dict()
+    return vq, lambda pixels: vq.encode_tokens(pixels.to(device)), vq.state_dict()
 
 
 def _read_examples(config: dict, prompts: PromptEncoder) -> tuple[list[Example], list[Example]]:

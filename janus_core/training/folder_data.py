@@ -1,6 +1,7 @@
 """Fine-tuning data: a folder of images with captions, questions and answers, in sub-folders or not."""
 
 import logging
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,9 +42,14 @@ def read_folder(folder: str | Path) -> list[Example]:
     """
     folder = user_path(folder, ImageError)
     found = _image_files(folder)
-    described = {}
+    described, images = {}, set(found)
     for path in sorted(folder.rglob(METADATA)):
         for image, entry in _read_metadata(path):
+            if image not in images:
+                raise ImageError(
+                    f"{path} names {entry['image']!r}, which is not an image of that folder or below in one of the "
+                    f"formats {', '.join(captions.SUFFIXES)}."
+                )
             described.setdefault(image, []).append(entry)
     examples = [_example(path, described.get(path, ()), _repeats(path.relative_to(folder))) for path in found]
     from_text = [one.path for one in examples if not any(entry.get("caption") for entry in described.get(one.path, ()))]
@@ -83,7 +89,7 @@ def _read_metadata(path: Path):
             raise ImageError(f"{name} lacks the setting 'image', the name of an image file.")
         if bool(entry.get("question")) != bool(entry.get("answer")):
             raise ImageError(f"{name} has a question without an answer, or an answer without a question: give both.")
-        image = path.parent / entry["image"]
+        image = path.parent / os.path.normpath(entry["image"])
         if not image.is_file():
             raise ImageError(f"{name} names {entry['image']!r}, which is not a file in that folder.")
         yield image, entry

@@ -64,14 +64,14 @@ def estimate_memory(config: dict, gpus: int = 1) -> Estimate:
     Raises:
         JanusError: the config or the checkpoint cannot be used.
     """
-    params, dtype, base_config, longest = _dimensions(config)
+    params, dtype, base_config, lengths = _dimensions(config)
     settings = loop_settings(config)
     objective_values = objective_settings(config, base_config)
     with FakeTensorMode(allow_non_fake_inputs=True):
         module = _objective(params, dtype, config, objective_values)
         parts = _static_parts(module, settings)
         sizes = [parameter.nbytes for parameter in trained_parameters(module).values()]
-        batch = fake_batch(module.model, rows_of(config), longest, bool(objective_values["repa"]))
+        batch = fake_batch(module.model, rows_of(config), lengths, bool(objective_values["repa"]))
         peak = _peak(module, batch, settings)
     parts["gradients"] = max(sizes) if settings.step_in_backward else sum(sizes)
     parts["activations"] = max(0, peak - parts["gradients"])
@@ -80,27 +80,34 @@ def estimate_memory(config: dict, gpus: int = 1) -> Estimate:
     parts["set aside for the driver"] = DRIVER
     kind = "LoRA" if config.get("lora") else f"stage {config['stage']}"
     rows = "1 row" if config["rows"] == 1 else f"{config['rows']} rows"
-    title = f"{config['checkpoint']}: {kind}, {rows} with texts of up to {longest} tokens"
+    title = f"{config['checkpoint']}: {kind}, {rows} with texts of up to {max(lengths)} tokens"
     return Estimate(parts, title + (f", on each of {gpus} GPUs" if gpus > 1 else ""))
 
 
 def _dimensions(config: dict):
-    """(params, dtype of the frozen weights, config.json, tokens of the longest text)."""
+    """(params, dtype of the frozen weights, config.json, lengths); lengths: see fake_batch."""
     limit = caption_limit(config)
+    lengths = limit, limit
     name = config["checkpoint"]
     official = OFFICIAL.get(Path(name).name.lower())
     if official is not None and not Path(name).expanduser().exists():
-        return official, frozen_dtype(torch.bfloat16, config), {}, limit
+        return official, frozen_dtype(torch.bfloat16, config), {}, lengths
     checkpoint = read_checkpoint(name)
     read = janusflow_params if checkpoint.family == JanusFlow.family else janus_params
     params = read(checkpoint.tensors, checkpoint.config)
     try:
         prompts = PromptEncoder.of(checkpoint)
-        texts = [text for one in read_folder(config["images"]) for text in (one.caption, *sum(one.questions, ()))]
-        limit = min(limit, max(len(prompts.ids(text)) for text in texts))
+        examples = read_folder(config["images"])
+        captions = [min(limit, len(prompts.ids(one.caption))) for one in examples]
+        answers = [
+            len(prompts.ids(question)) + min(limit, len(prompts.ids(answer)))
+            for one in examples
+            for question, answer in one.questions
+        ]
+        lengths = max(captions + answers), max(captions)
     except JanusError:
         pass  # there are no images yet: the longest texts that the config allows
-    return params, frozen_dtype(checkpoint.dtype, config), checkpoint.config, limit
+    return params, frozen_dtype(checkpoint.dtype, config), checkpoint.config, lengths
 
 
 def _objective(params, dtype, config: dict, objective_values: dict):
@@ -147,26 +154,27 @@ def _static_parts(module: nn.Module, settings: LoopSettings) -> dict[str, int]:
     return sizes
 
 
-def fake_batch(model, rows: tuple[int, int], longest: int, alignment: bool) -> dict[str, torch.Tensor]:
-    """A batch of the shapes that FolderBatches makes, with texts of `longest` tokens.
+def fake_batch(model, rows: tuple[int, int], lengths: tuple[int, int], alignment: bool) -> dict[str, torch.Tensor]:
+    """A batch of the shapes that FolderBatches makes.
 
     Args:
         rows: of understanding and of generation.
+        lengths: tokens of the longest question with its answer, or caption as an answer; and of the longest caption.
         alignment: whether JanusFlow's rows carry pixels.
     """
     siglip, count = model.params.siglip, image_tokens(model)
     batch = {}
     if rows[0]:
-        shape = (rows[0], siglip.tokens + 2 + CHAT_TOKENS + longest)
+        shape = (rows[0], siglip.tokens + 2 + CHAT_TOKENS + lengths[0])
         batch["und_ids"] = torch.zeros(shape, dtype=torch.long)
         batch["und_labels"] = torch.zeros(shape, dtype=torch.long)
         batch["und_is_image"] = torch.zeros(shape, dtype=torch.bool)
         batch["und_segments"] = torch.zeros(shape, dtype=torch.long)
-        batch["und_learnt"] = torch.zeros(rows[0] * (longest + 1), dtype=torch.long)
+        batch["und_learnt"] = torch.zeros(rows[0] * (lengths[0] + 1), dtype=torch.long)
         batch["und_pixels"] = torch.zeros(rows[0], 3, siglip.image_size, siglip.image_size)
     if rows[1]:
         flow = model.family == JanusFlow.family
-        shape = (rows[1], CHAT_TOKENS // 4 + longest + count + flow)
+        shape = (rows[1], CHAT_TOKENS // 4 + lengths[1] + count + flow)
         batch["gen_ids"] = torch.zeros(shape, dtype=torch.long)
         batch["gen_is_image"] = torch.zeros(shape, dtype=torch.bool)
         batch["gen_visible"] = torch.ones(shape, dtype=torch.bool)

@@ -15,6 +15,7 @@ from .ema import EMA, trained_parameters
 from .finite import check_weights
 
 PARTS = ("step", "weights", "optimizer", "ema", "log", "identity")  # what state.pt holds
+LOG_BYTES = 2**28  # of the log in it: millions of steps
 
 
 def save_state(folder: Path, objective, optimizer, ema: EMA, step: int, log: list, identity: dict):
@@ -65,7 +66,7 @@ def load_state(folder: Path, objective, optimizer, ema: EMA, identity: dict) -> 
     path = folder / "state.pt"
     if not path.exists():
         return 0, []
-    state = read_pickle(path, TrainingError)
+    state = read_pickle(path, TrainingError, LOG_BYTES)
     with library_errors(TrainingError, f"{path} is not the state of this run, remove it or name another folder"):
         missing = [key for key in PARTS if not isinstance(state, dict) or key not in state]
         if missing:

@@ -109,5 +109,5 @@ def make_objective(model, settings: dict, loss_weighting: str | None) -> Objecti
     """
     loss_weighting = loss_weighting or "examples"
     if model.family == JanusFlow.family:
-        return JanusFlowObjective(model, settings["repa"], settings["time_mean"], loss_weighting)
-    return JanusObjective(model, settings["unconditional_smoothing"], loss_weighting)
+        return JanusFlowObjective(model, loss_weighting, settings["repa"], settings["time_mean"])
+    return JanusObjective(model, loss_weighting, settings["unconditional_smoothing"])

@@ -35,7 +35,7 @@ class Objective(nn.Module):
             same, and a ratio changes only how noisy the estimate of each mean is.
     """
 
-    def __init__(self, model, loss_weighting: str = "tasks"):
+    def __init__(self, model, loss_weighting: str):
         super().__init__()
         self.model, self.loss_weighting = model, loss_weighting
 
@@ -105,7 +105,7 @@ class JanusObjective(Objective):
             are tiny, noise in p_u decides; smoothing bounds p_u from below, so that guidance selects no stray tokens.
     """
 
-    def __init__(self, model: Janus, smoothing: float = 0.0, loss_weighting: str = "tasks"):
+    def __init__(self, model: Janus, loss_weighting: str, smoothing: float = 0.0):
         super().__init__(model, loss_weighting)
         self.smoothing = smoothing
 
@@ -128,7 +128,7 @@ class JanusFlowObjective(Objective):
         time_mean: of the logit-normal times.
     """
 
-    def __init__(self, model: JanusFlow, repa: float = 1.0, time_mean: float = 0.0, loss_weighting: str = "tasks"):
+    def __init__(self, model: JanusFlow, loss_weighting: str, repa: float = 1.0, time_mean: float = 0.0):
         super().__init__(model, loss_weighting)
         self.repa, self.time_mean = repa, time_mean
         llama = model.params.llama
@@ -165,5 +165,10 @@ class JanusFlowObjective(Objective):
                 features = model.vision_und_enc_model(batch["gen_pixels"].to(self.dtype))
             states = at_places(early[0], places).to(self.repa_head[0].weight.dtype)
             projected = self.repa_head(states)
-            losses["alignment"] = self.repa * objectives.repa_loss(features, projected)
+            losses["alignment"] = objectives.repa_loss(features, projected)
         return losses
+
+    def total(self, losses, batch):
+        if "alignment" in losses:
+            losses = {**losses, "alignment": self.repa * losses["alignment"]}
+        return super().total(losses, batch)

@@ -216,6 +216,13 @@ def a_model_that_does_not_fit_is_warned_of():
     assert "about 1 min" in residency.streaming_message(13.2e9, 7e9, 8, 576)
 
 
+def a_reloaded_model_has_its_vae():
+    """ComfyUI makes another MODEL for other devices and classes of patchers: for previews, and to be saved."""
+    model = loader_nodes.reload_patcher(GOLDENS / "ar-a", "default", disable_dynamic=True).model
+    assert token_sampling.Previewer.of(model, (6, 6)) is not None
+    assert any(name.startswith("gen_vision_model.") for name in model.state_dict_for_saving({}))
+
+
 def weights_quantised_on_a_cpu_are_memory_mapped():
     """Then only the packed copy is private memory. A LoRA's weight is not, and the mapped one comes back after it."""
     checkpoint = read_checkpoint(GOLDENS / "ar-a")

@@ -9,6 +9,7 @@ CHECKS = [
     "a_model_that_fits_is_loaded_as_a_whole",
     "the_dynamic_loader_is_told_what_comes_first",
     "a_model_that_does_not_fit_is_warned_of",
+    "a_reloaded_model_has_its_vae",
     "weights_quantised_on_a_cpu_are_memory_mapped",
 ]
 

@@ -87,6 +87,9 @@ def test_reflect(ar, tmp_path, monkeypatch):
         (["generate", "a", "--model", "{flow}", "--reflect", "1"], "--reflect is not for JanusFlow"),
         (["generate", "a", "--model", "{ar}", "--reflect", "1", "--count", "2"], "one image"),
         (["generate", "a", "--model", "{ar}", "--reflect", "-1"], "from 0 on"),
+        (["generate", "a", "--model", "{ar}", "--text-temperature", "1"], "--text-temperature is of the text"),
+        (["generate", "a", "--model", "{ar}", "--max-new-tokens", "9"], "--max-new-tokens is of the text"),
+        (["generate", "a", "--model", "{ar}", "--think", "got-r1", "--system-prompt", "b"], "has its own"),
     ],
 )
 def test_mistakes_are_one_line_and_status_1(golden, capsys, arguments, words):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+import janus_core.image
 from janus_core import captions
 from janus_core.errors import ImageError, OutputError
 from janus_core.image import open_image, to_images, to_rgb, write_image
@@ -37,6 +38,20 @@ def test_transparent_grey_of_16_bits_is_white(tmp_path):
 def test_integers_of_8_bits_in_32(tmp_path):
     Image.fromarray(np.full((4, 4), 200, np.int32)).save(tmp_path / "x.tiff")
     assert open_image(tmp_path / "x.tiff").getpixel((0, 0)) == (200, 200, 200)
+
+
+def test_16_bits_that_pillow_opens_as_32_are_scaled(tmp_path, monkeypatch):
+    """Pillow before 11.3 opens such a PNG in mode I; only its format then tells dark values from 8 bits."""
+    Image.fromarray(np.full((4, 4), 200, np.uint16)).save(tmp_path / "x.png")
+    reader = to_rgb
+
+    def as_before(opened):
+        older = Image.fromarray(np.asarray(opened).astype(np.int32))
+        older.format = opened.format
+        return reader(older)
+
+    monkeypatch.setattr(janus_core.image, "to_rgb", as_before)
+    assert open_image(tmp_path / "x.png").getpixel((0, 0)) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1, 300, 1e9])

@@ -161,7 +161,7 @@ def test_the_losses_of_a_lora_fall(setup, tmp_path):
 
 def test_the_flows_paths_end_at_the_image_and_late_rows_are_late():
     objective, batch_at, *_ = tiny("janusflow")
-    demo = flow_objective.DemoFlowObjective(objective.model, 1.0, -0.8, overshoot=3.0)
+    demo = flow_objective.DemoFlowObjective(objective.model, "examples", 1.0, -0.8, overshoot=3.0)
     batch = batch_at(0)
     batch["gen_late"] = torch.arange(len(batch["gen_latents"])) % 2 == 0
     torch.manual_seed(0)

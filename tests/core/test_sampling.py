@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import janus_core
-from janus_core.errors import PromptError, SamplingError
+from janus_core.errors import ImageError, PromptError, SamplingError
 from janus_core.networks.cache import KVCache
 from janus_core.sampling import jacobi
 from janus_core.sampling.decode_loop import decode_loop
-from janus_core.sampling.flow import flow_times, guided_velocity
+from janus_core.sampling.flow import flow_times, guided_velocity, is_guided
 from janus_core.sampling.noise import gumbel, mix, stream_keys
 from janus_core.sampling.select import select_token
 from janus_core.sampling.settings import TokenSamplerSettings
@@ -186,6 +186,16 @@ def test_image_to_image_changes_more_with_a_higher_denoise(flow):
     assert (near - start).square().mean() < (far - start).square().mean()
     with pytest.raises(SamplingError, match="latents"):
         flow.generate_latents("a", denoise=0.5)
+    with pytest.raises(SamplingError, match="below 1"):
+        flow.generate_latents("a", latents=start)
+
+
+def test_a_size_that_is_not_that_of_the_latents_is_refused(flow):
+    latents = torch.randn(1, 4, 12, 12)
+    for given in ({"latents": latents, "denoise": 0.5}, {"noise": latents}):
+        assert flow.generate_latents("a", size=(96, 96), steps=1, **given).shape == latents.shape
+        with pytest.raises(ImageError, match="not of the size"):
+            flow.generate_latents("a", size=(64, 96), steps=1, **given)
 
 
 @pytest.mark.parametrize(
@@ -257,6 +267,15 @@ def test_guidance_interval_of_the_flow(flow):
             alone = guided_velocity(flow.model, *rows, z, 1.0)
             for t, expected in ((0.0, alone), (0.25, whole), (0.5, whole), (0.75, alone), (0.9, alone)):
                 assert torch.allclose(velocity(z, t), expected(z, t), atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [10, 20, 30, 50])
+def test_an_interval_that_begins_at_a_step_has_it(steps):
+    """And one that ends there has not, whatever the error of a time that ComfyUI keeps as a float32 sigma."""
+    for k in range(1, steps):
+        sigma = torch.tensor(1 - k / steps, dtype=torch.float32).item()
+        for t in (flow_times(steps, 1)[k], 1 - sigma):
+            assert is_guided(t, (k / steps, 1)) and not is_guided(t, (0, k / steps))
 
 
 @pytest.mark.parametrize("interval", [(-0.1, 1), (0, 1.1), (0.6, 0.4)])

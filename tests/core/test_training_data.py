@@ -74,6 +74,22 @@ def test_wrong_metadata_is_refused_with_its_line(tmp_path, line, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["sub/a.gif", "../a.png", ".hidden/a.png"])
+def test_metadata_of_an_image_that_is_not_trained_on_is_refused(tmp_path, name):
+    folder = tmp_path / "images"
+    for path in ("b.png", name):
+        write_image(folder / path, caption="b")
+    (folder / "metadata.jsonl").write_text(json.dumps({"image": name, "caption": "x"}))
+    with pytest.raises(ImageError, match=f"names '{name}', which is not an image of that folder"):
+        read_folder(folder)
+
+
+def test_metadata_may_name_images_in_other_ways(tmp_path):
+    write_image(tmp_path / "sub" / "a.png")
+    (tmp_path / "metadata.jsonl").write_text('{"image": "./sub/../sub/a.png", "caption": "x"}')
+    assert [one.caption for one in read_folder(tmp_path)] == ["x"]
+
+
 def test_an_epoch_has_every_example_as_often_as_it_repeats():
     order = Order("abbb", "seed")
     epochs = ["".join(order[8 * k + j] for j in range(8)) for k in range(5)]

@@ -224,8 +224,9 @@ def test_loss_weighting(weighting):
         name: torch.tensor(value) for name, value in zip(("understanding", "text", "generation"), (1.0, 2.0, 4.0))
     }
     losses["alignment"] = torch.tensor(8.0)
+    objective.repa = 2.0
     total = objective.total(losses, batch_at(0))  # 6, 2 and 8 rows
-    expected = 15 if weighting == "tasks" else (6 * 1 + 2 * 2 + 8 * (4 + 8)) / 16
+    expected = 23 if weighting == "tasks" else (6 * 1 + 2 * 2 + 8 * (4 + 2 * 8)) / 16
     assert total.item() == pytest.approx(expected)
 
 

@@ -152,7 +152,7 @@ def test_the_estimate_is_what_a_step_allocates(family, changes, tmp_path):
     module = trained_model.make_objective(model, values, "examples").train()
     weights = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
     assert estimate.parts["frozen weights"] + estimate.parts["trained weights, float32"] == weights
-    batch = fake_batch(model, rows_of(config), 10, bool(values["repa"]))
+    batch = fake_batch(model, rows_of(config), (10, 10), bool(values["repa"]))
     if config["loop"].get("step_in_backward"):
         for p in module.parameters():
             p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))

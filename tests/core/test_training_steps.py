@@ -6,6 +6,8 @@ import pytest
 import torch
 from core.training_models import FAMILIES, tiny
 
+from janus_core.checkpoint.files import read_pickle
+from janus_core.errors import CheckpointError
 from janus_core.prompt import PromptEncoder
 from janus_core.sampling import flow
 from janus_core.training import batches, stages
@@ -23,6 +25,19 @@ def test_fifty_steps_lower_every_loss(family, tmp_path):
     names = {"understanding", "text", "generation"} | ({"alignment"} if family == "janusflow" else set())
     for name in names:
         assert log[-1][name] < log[0][name], name
+
+
+def test_a_run_with_a_long_log_resumes(tmp_path):
+    """The log is in the state's pickle, which may be larger than that of a checkpoint."""
+    objective, batch_at, *_ = tiny("janus")
+    settings = LoopSettings(steps=2, lr=1e-3, warmup=1, precision="no", log_every=1, save_every=2)
+    train(objective, batch_at, settings, tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    state["log"] = [{"step": k, "seconds": 0.5 * k, "generation": 1 / k} for k in range(1, 150_001)]
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(CheckpointError, match="not loaded for safety"):
+        read_pickle(tmp_path / "state.pt")
+    assert train(objective, batch_at, settings, tmp_path) == state["log"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

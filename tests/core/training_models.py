@@ -48,5 +48,5 @@ def tiny(family: str, repa: float = 1.0, codes: int = 16):
     codes = torch.randint(0, 16, (8, 64)) if vq else torch.randn(8, 4, 16, 16)
     prompts = PromptEncoder.of(checkpoint)
     batch_at = scene_data.SceneBatches(prompts, scenes, codes, 64, 64, 16, (6, 8, 2), 0, alignment=vq is None)
-    objective = JanusObjective(model) if vq else JanusFlowObjective(model, repa)
+    objective = JanusObjective(model, "tasks") if vq else JanusFlowObjective(model, "tasks", repa)
     return objective, batch_at, checkpoint, vq
