@@ -29,7 +29,7 @@ def batch_size_for(pipe) -> int:
 
 def bytes_per_image(pipe) -> float:
     """Bytes that one more image of the native size takes, both rows of guidance together."""
-    positions = (pipe.image_size // 16) ** 2 + PROMPT_TOKENS
+    positions = (pipe.image_size // pipe.patch_size) ** 2 + PROMPT_TOKENS
     return 1.1 * KVCache.bytes(pipe.model.params.llama, 2, positions, pipe.dtype, pipe.device)
 
 

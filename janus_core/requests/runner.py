@@ -19,7 +19,6 @@ from ..sampling.settings import MAX_NEW_TOKENS, SEED
 from ..schema import FLAG, Anything, Number, Text, Whole, check_fields
 from .request import Request, RequestError
 
-PATCH = 16  # pixels per image token, of every checkpoint
 DTYPES = {
     "bf16": torch.bfloat16,
     "bfloat16": torch.bfloat16,
@@ -164,7 +163,7 @@ class Runner:
         settings = {name: value for name, value in cfg.items() if name in SETTINGS.values()}
         if "img_size" in cfg:
             settings["size"] = [cfg["img_size"], cfg["img_size"]]
-        _check_tokens(cfg)
+        _check_tokens(cfg, self.pipe.patch_size)
         negative = cfg.get("negative_prompt", "")
         seeds = self._seeds(request, cfg, cfg["parallel_size"])
         source = request.images if request.task == "editing" else None
@@ -244,10 +243,10 @@ def _setting(*common) -> str:
     return json.dumps(common, sort_keys=True)
 
 
-def _check_tokens(cfg: dict):
-    """Raises RequestError where image size, patch size and number of tokens do not agree."""
-    size, patch, tokens = (cfg.get(name) for name in ("img_size", "patch_size", "image_token_num_per_image"))
-    if patch not in (None, PATCH):
-        raise RequestError(f"patch_size is {patch}, it must be {PATCH}.")
-    if None not in (size, tokens) and tokens != (size // PATCH) ** 2:
-        raise RequestError(f"image_token_num_per_image is {tokens}, an img_size of {size} has {(size // PATCH) ** 2}.")
+def _check_tokens(cfg: dict, patch: int):
+    """Raises RequestError where image size, patch size (the model's is `patch`) and number of tokens do not agree."""
+    size, asked, tokens = (cfg.get(name) for name in ("img_size", "patch_size", "image_token_num_per_image"))
+    if asked not in (None, patch):
+        raise RequestError(f"patch_size is {asked}, it must be {patch}.")
+    if None not in (size, tokens) and tokens != (size // patch) ** 2:
+        raise RequestError(f"image_token_num_per_image is {tokens}, an img_size of {size} has {(size // patch) ** 2}.")

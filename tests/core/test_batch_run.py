@@ -286,4 +286,7 @@ def test_the_batch_size_is_found_from_memory_and_recorded(jobs, model, tmp_path,
     run(jobs, model, tmp_path / "out", "--limit", 1)
     assert json.loads((tmp_path / "out.run" / "run.json").read_text()) == {"batch_size": memory.LARGEST["cpu"]}
     monkeypatch.undo()
+    monkeypatch.setattr(type(pipe), "patch_size", 8)  # of 12 x 12 tokens instead of 6 x 6
+    assert memory.bytes_per_image(pipe) / one == pytest.approx((144 + 128) / (36 + 128), rel=0.1)
+    monkeypatch.undo()
     assert memory.free_memory(torch.device("cpu")) > 2**20

@@ -130,6 +130,16 @@ def test_requests_that_cannot_be_used(pipe, values, part):
         Runner(pipe).run(values)
 
 
+def test_tokens_are_counted_by_the_models_patch_size(pipe, monkeypatch):
+    monkeypatch.setattr(type(pipe), "patch_size", 8)
+    request = {"task": "generation", "prompt": "a cat"}
+    params = {"patch_size": 8, "img_size": 96, "image_token_num_per_image": 144}
+    assert Runner(pipe)._plan(Request.of({**request, "params": params})).settings["size"] == [96, 96]
+    for wrong in ({"patch_size": 16}, {"image_token_num_per_image": 36}):
+        with pytest.raises(RequestError, match="144|it must be 8"):
+            Runner(pipe)._plan(Request.of({**request, "params": params | wrong}))
+
+
 def test_config_environment_and_overrides(tmp_path, monkeypatch):
     path = tmp_path / "x.yaml"
     path.write_text(
