@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 from .scenes import SIZE, WIDER
 
 KINDS = ("stripes", "gradient", "checks", "noise", "glyphs")
-WIDTHS = (8, 32)  # of stripes and of the cells of checks, in pixels
+WIDTHS = (16, 40)  # of stripes and of the cells of checks, in pixels; a token has 16
 GRAIN = 24  # largest amplitude of noise, in levels of 0 to 255
-GLYPHS = (36, 100)  # height of characters, in pixels
+GLYPHS = (48, 110)  # height of characters, in pixels
 TEST_GLYPHS = "BGKQR2579&"
 TRAIN_GLYPHS = "ACDEFHIJLMNOPSTUVWXYZ013468?!%#"
 SAMPLES = 3  # per pixel and axis, for smooth edges
@@ -67,9 +67,9 @@ def _shrunk(values):
 
 def _stripes(rng):
     """Regular or not; half of the regular ones start at the image's edge."""
-    width, other, phase = rng.uniform(*WIDTHS), rng.uniform(*WIDTHS), rng.uniform(0, 64)
+    width, other, phase = rng.uniform(*WIDTHS), rng.uniform(*WIDTHS), rng.uniform(0, 80)
     if rng.random() < 0.6:
-        width = other = rng.choice((8, 16, 32, round(width)))
+        width = other = rng.choice((16, 24, 32, round(width)))
         phase *= rng.randrange(2)
     return _shrunk((_along(rng) + phase) % (width + other) < width)
 
@@ -77,10 +77,10 @@ def _stripes(rng):
 def _checks(rng):
     x, y = _samples()[None, :], _samples()[:, None]
     if rng.random() < 0.6:
-        width = rng.choice((8, 16, 32, rng.randint(*WIDTHS)))
+        width = rng.choice((16, 24, 32, rng.randint(*WIDTHS)))
     else:
         angle, width = rng.uniform(0, np.pi / 2), rng.uniform(*WIDTHS)
-        x, y = x * np.cos(angle) + y * np.sin(angle) + rng.uniform(0, 64), y * np.cos(angle) - x * np.sin(angle)
+        x, y = x * np.cos(angle) + y * np.sin(angle) + rng.uniform(0, 80), y * np.cos(angle) - x * np.sin(angle)
     return _shrunk((np.floor(x / width) + np.floor(y / width)) % 2)
 
 

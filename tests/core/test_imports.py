@@ -65,6 +65,7 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
         "progress",
         "sampling",
         "vae",
+        "schema",
     },
     "loading": {
         "checkpoint",
