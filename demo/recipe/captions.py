@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass, field, replace
 
 from . import words
-from .scenes import COLOURS, SHAPES, Scene
+from .scenes import COLOURS, OPPOSITE, SHAPES, Scene
 from .words import plural, with_article
 
 LEFT_OUT = 0.3  # how often an attribute is not said
@@ -55,6 +55,31 @@ def plain_caption(scene: Scene) -> str:
     names = [with_article(f"{o.size} {o.name}") for o in scene.objects]
     text = f" {scene.relation} ".join(names) if names else "an empty image"
     return f"{text} on {with_article(scene.background)} background"
+
+
+def meaning(scene: Scene, says: Caption) -> str:
+    """What a caption says of its scene, in one fixed form, with "any" for what it leaves out."""
+    names = [
+        f"{o.size if size else 'any'} {o.colour if colour else 'any'} {o.shape if shape else 'shape'}"
+        for o, size, colour, shape in zip(scene.objects, says.sizes, says.colours, says.shapes)
+    ]
+    background = scene.background if says.background else "any"
+    absent = "".join(f", no {name}" for name in says.absent) if names else ""
+    return f"{_arranged(scene, says, names)} on {background}{absent}"
+
+
+def _arranged(scene, says, names):
+    """The names with their place or relation; the left or upper object is first."""
+    if not names:
+        return "nothing"
+    if len(names) == 1:
+        return f"one {names[0]} {scene.place if says.place else 'anywhere'}"
+    if not says.place:
+        return " and ".join(sorted(names))
+    relation = scene.relation
+    if relation in ("right of", "below"):
+        names, relation = names[::-1], OPPOSITE[relation]
+    return f" {relation} ".join(names)
 
 
 def caption(scene: Scene, rng: random.Random, test: bool = False) -> Caption:

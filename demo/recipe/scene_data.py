@@ -11,14 +11,14 @@ from janus_core.finetunes.think import RECIPES
 from janus_core.prompt import PromptEncoder
 from janus_core.training import batches
 
-from .captions import Caption, caption, plain_caption
+from .captions import Caption, caption, meaning, plain_caption
 from .codebook import to_pixels
 from .plans import plan_of
 from .questions import questions
 from .scenes import TASK, Scene, World, empty_scene, random_scene, render_array
 
 WHOLE, FRAGMENT = 0.02, 0.3  # shares of the smoothing, see smoothing_shares
-PLANNED = 0.5  # share of the texts alone that are plans
+TEXTS = {"meaning": 0.55, "plan": 0.15, "question": 0.3}  # shares of the texts alone
 QUESTIONS = 14  # about an image in a batch, besides its description
 
 
@@ -75,7 +75,6 @@ class SceneBatches:
         alignment: whether generation rows carry their pixels, for REPA.
         text_held_out: whether text alone also describes held-out combinations.
         late: of the flow's rows, the share with the prompt of another scene and a late time (see flow_objective.py).
-        plain: share of the prompts to generate that are plain captions.
     """
 
     def __init__(
@@ -91,12 +90,11 @@ class SceneBatches:
         alignment=False,
         text_held_out=False,
         late=0.0,
-        plain=0.0,
     ):
         self.prompts, self.scenes, self.codes = prompts, scenes, codes
         self.image_tokens, self.question_tokens = image_tokens, question_tokens
         self.rows, self.seed, self.alignment = batches.split_rows(rows, ratio), seed, alignment
-        self.text_split, self.late, self.plain = None if text_held_out else False, late, plain
+        self.text_split, self.late = None if text_held_out else False, late
 
     def __call__(self, index: int) -> dict:
         rng = random.Random(f"{self.seed} {index}")
@@ -109,14 +107,13 @@ class SceneBatches:
             batch["und_pixels"] = scene_pixels(scenes)
         if text:
             scenes = [mixed_scene(rng, self.text_split) for _ in range(text)]
-            pairs = [(plan_request if rng.random() < PLANNED else text_question)(scene, rng) for scene in scenes]
-            batch |= batches.text_rows(self.prompts, pairs)
+            batch |= batches.text_rows(self.prompts, [text_pair(scene, rng) for scene in scenes])
         if generation:
             chosen = [rng.randrange(len(self.scenes)) for _ in range(generation)]
             scenes = [self.scenes[k] for k in chosen]
             late = [rng.random() < self.late for _ in scenes]
             said = [rng.choice(self.scenes) if other else one for one, other in zip(scenes, late)]
-            captions = [self.caption(scene, rng) for scene in said]
+            captions = [caption(scene, rng) for scene in said]
             texts = [one.text for one in captions]
             batch |= batches.generation_rows(self.prompts, texts, self.codes[chosen], self.image_tokens, rng)
             batch["gen_dropped"] = smoothing_shares(captions, batch["gen_dropped"])
@@ -124,11 +121,6 @@ class SceneBatches:
             if self.alignment:
                 batch["gen_pixels"] = scene_pixels(scenes)
         return batch
-
-    def caption(self, scene: Scene, rng: random.Random) -> Caption:
-        """A prompt for the scene's image."""
-        plain = self.plain and rng.random() < self.plain
-        return Caption(plain_caption(scene)) if plain else caption(scene, rng)
 
 
 def smoothing_shares(captions: list[Caption], dropped: torch.Tensor) -> torch.Tensor:
@@ -145,6 +137,20 @@ def pick_questions(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
     """Some of the questions about a scene and one that asks for a description, with their answers."""
     *pairs, describe = questions(scene, rng)
     return [*rng.sample(pairs, min(QUESTIONS, len(pairs))), describe]
+
+
+def text_pair(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    """A request and its answer in text alone: what a prompt means, a plan, or a question."""
+    (kind,) = rng.choices(list(TEXTS), list(TEXTS.values()))
+    return {"meaning": meaning_of_prompt, "plan": plan_request, "question": text_question}[kind](scene, rng)
+
+
+def meaning_of_prompt(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    """A prompt and what it means (captions.meaning)."""
+    while True:
+        says = caption(scene, rng)
+        if not says.fragment:
+            return says.text, meaning(scene, says)
 
 
 def text_question(scene: Scene, rng: random.Random) -> tuple[str, str]:

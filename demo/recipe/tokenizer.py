@@ -23,7 +23,7 @@ from janus_core.prompt import (
 )
 
 from . import words
-from .captions import caption
+from .captions import caption, meaning
 from .plans import plan_of
 from .questions import questions
 from .scene_data import mixed_scene
@@ -31,7 +31,7 @@ from .tasks import check_of, distinct_scene, edit_of, reason_of
 
 ROLES = ("<|User|>", "<|Assistant|>")
 SPECIAL = (BOS, EOS, PAD, *ROLES, IMAGE_PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE, BEGIN_OF_GENERATION)
-VOCABULARY = 1280
+VOCABULARY = 1408
 
 
 def build_tokenizer() -> Tokenizer:
@@ -67,13 +67,21 @@ def _trained() -> str:
 def _texts(scenes: int = 1500):
     """Texts of the task, with every word often enough to become a token."""
     rng = random.Random(0)
-    lists = (words.FILLERS, words.FRAMES, words.ABSENT, *words.PLACE_WORDS.values(), *words.RELATION_WORDS.values())
+    lists = (
+        words.FILLERS,
+        words.FRAMES,
+        words.BACKGROUNDS,
+        words.ABSENT,
+        *words.PLACE_WORDS.values(),
+        *words.RELATION_WORDS.values(),
+    )
     for _ in range(20):
         yield from (recipe.system_prompt + recipe.template for recipe in RECIPES.values())
         yield from (f"a {word}" for part in lists for word in part)
     for k in range(scenes):
         scene = mixed_scene(rng, held_out=None)
-        yield f"User: {caption(scene, rng).text}\n\nAssistant:"
+        says = caption(scene, rng)
+        yield f"User: {says.text}\n\nAssistant: {meaning(scene, says)}"
         for question, answer in questions(scene, rng):
             yield f"{SYSTEM_PROMPT}\n\nUser: \n{question}\n\nAssistant: {answer}"
         if k % 4 == 0:

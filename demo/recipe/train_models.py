@@ -43,10 +43,9 @@ def train_model(config: dict, folder: Path) -> Path:
 
     `shared` is the share of the scenes with two objects in which these have something in common (see
     scene_data.mixed_scene), by default 0; `overshoot` and `late` are the flow's (see flow_objective.py). Each of the
-    config's `stages` has a stage number, the rows and the data ratio of a batch, the share of plain prompts (`plain`),
-    whether text alone describes held-out combinations (`text_held_out`), and loop settings. The weights written are the
-    mean over the ends of the last `average` stages, by default 1 (averaging over learning rate cycles, arXiv
-    1803.05407).
+    config's `stages` has a stage number, the rows and the data ratio of a batch, whether text alone describes held-out
+    combinations (`text_held_out`), and loop settings. The weights written are the mean over the ends of the last
+    `average` stages, by default 1 (averaging over learning rate cycles, arXiv 1803.05407).
     """
     seed, family = config["seed"], config["family"]
     torch.manual_seed(seed)
@@ -107,7 +106,6 @@ def train_model(config: dict, folder: Path) -> Path:
             alignment=bool(config.get("repa")),
             text_held_out=stage.pop("text_held_out", False),
             late=config.get("late", 0.0),
-            plain=stage.pop("plain", 0.0),
         )
         settings = LoopSettings(**{**config.get("loop", {}), **stage}, seed=seed + number)
         train(objective, batch_at, settings, folder / f"stage_{number}", sample=sample)

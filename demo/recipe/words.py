@@ -32,12 +32,29 @@ SIZE_WORDS = {
 }
 # (place, phrasings that follow an object)
 PLACE_WORDS = {
-    "in the centre": ("in the centre", "in the center", "in the middle", "at the center", "centred", "centered"),
-    "at the left": ("at the left", "on the left", "on the left side", "to the left", "left"),
-    "at the right": ("at the right", "on the right", "on the right side", "to the right", "right"),
-    "at the top": ("at the top", "on the top", "at the top edge", "in the upper part", "top"),
-    "at the bottom": ("at the bottom", "on the bottom", "at the bottom edge", "in the lower part", "bottom"),
-}
+    "in the centre": (
+        "in the centre", "in the center", "in the middle", "at the center", "centred", "centered",
+        "right in the middle", "sitting in the center", "at the centre of the picture", "in the middle of the picture", "shown in the centre",
+    ),
+    "at the left": (
+        "at the left", "on the left", "on the left side", "to the left", "left", "in the left part",
+        "near the left edge", "sitting on the left", "at the left of the picture", "on the left hand side", "shown at the left",
+    ),
+    "at the right": (
+        "at the right", "on the right", "on the right side", "to the right", "right", "in the right part",
+        "near the right edge", "sitting on the right", "at the right of the picture", "on the right hand side",
+        "shown at the right",
+    ),
+    "at the top": (
+        "at the top", "on the top", "at the top edge", "in the upper part", "top", "near the top",
+        "near the upper edge", "sitting at the top", "at the top of the picture", "in the top half", "shown at the top",
+    ),
+    "at the bottom": (
+        "at the bottom", "on the bottom", "at the bottom edge", "in the lower part", "bottom", "near the bottom",
+        "near the lower edge", "sitting at the bottom", "at the bottom of the picture", "in the bottom half",
+        "shown at the bottom",
+    ),
+}  # fmt: skip
 PLACE_WORDS_TEST = {
     "in the centre": ("in the middle of the image", "that is centered"),
     "at the left": ("on the left of the image", "that is on the left"),
@@ -46,11 +63,23 @@ PLACE_WORDS_TEST = {
     "at the bottom": ("at the bottom of the image", "that is at the bottom"),
 }
 RELATION_WORDS = {
-    "left of": ("left of", "to the left of", "on the left of", "at the left side of"),
-    "right of": ("right of", "to the right of", "on the right of", "at the right side of"),
-    "above": ("above", "over", "on top of", "higher than"),
-    "below": ("below", "under", "beneath", "underneath", "lower than"),
-}
+    "left of": (
+        "left of", "to the left of", "on the left of", "at the left side of", "sitting left of", "just to the left of",
+        "that is left of", "shown to the left of", "standing left of", "that lies left of",
+    ),
+    "right of": (
+        "right of", "to the right of", "on the right of", "at the right side of", "sitting right of",
+        "just to the right of", "that is right of", "shown to the right of", "standing right of", "that lies right of",
+    ),
+    "above": (
+        "above", "over", "on top of", "higher than", "sitting above", "just above", "that is above", "shown over",
+        "floating above", "that lies above",
+    ),
+    "below": (
+        "below", "under", "beneath", "underneath", "lower than", "sitting below", "just below", "that is below",
+        "shown under", "floating below", "that lies below",
+    ),
+}  # fmt: skip
 RELATION_WORDS_TEST = {
     "left of": ("which is left of", "placed to the left of", "located left of"),
     "right of": ("which is right of", "placed to the right of", "located right of"),
@@ -66,7 +95,12 @@ FRAMES = (
     "i want {}", "i would like to see {}", "generate {}", "create {}", "make {}", "a photo of {}", "a photo with {}",
     "there is {}", "can you draw {}?", "create an image with {}", "imagine {}", "a drawing of {}", "an image with {}",
     "generate an image of {}", "a scene with {}", "an illustration of {}", "let me see {}", "{}, flat design",
-    "simple: {}", "just {}", "only {}", "minimalist art: {}", "{}, vector art", "icon of {}",
+    "simple: {}", "just {}", "only {}", "minimalist art: {}", "{}, vector art", "icon of {}", "a sketch of {}",
+    "give us {}", "paint {} for us", "could you make {}?", "could you show me {}?", "we want {}", "we need {}",
+    "a poster of {}", "a poster showing {}", "an image showing {}", "a picture that has {}", "a picture which shows {}",
+    "let there be {}", "{}, thanks", "hello, {}", "try {}", "design {}", "depict {}", "produce an image of {}",
+    "my picture should have {}", "it should show {}", "what about {}?", "i wish for {}", "now {}", "one can see {}",
+    "you see {}", "a card with {}", "a logo with {}", "wallpaper: {}", "a flag that has {}", "here is {}",
 )  # fmt: skip
 FRAMES_TEST = (
     "could you paint {} for me?", "a sketch that shows {}", "give me {}", "a poster with {}", "{}, thank you",
@@ -79,7 +113,13 @@ BACKGROUNDS = (
     "{0} with {2} background", "{0}, the background is {1}", "{0} on a plain {1} background", "{0} and {2} background",
     "on {2} background, {0}", "{1} background with {0}", "{2} background with {0} on it", "{1} background, {0}",
     "in front of {2} background there is {0}", "{0} on {2} canvas", "{0}, {1} backdrop", "{2} image with {0}",
-    "{0} surrounded by {1}", "{0} in {2} image", "{0} on {2} field",
+    "{0} surrounded by {1}", "{0} in {2} image", "{0} on {2} field", "{0} on {2} surface", "{2} surface with {0}",
+    "{0}, everything else is {1}", "{0} and all around it {1}", "{0} with {1} behind it", "{0}, {1} behind",
+    "the background is {1}, {0}", "the background is {1} and shows {0}", "the image is {1}, with {0} on it",
+    "on {1}: {0}", "{1}: {0}", "{0} set against {1}", "{0} painted on {1}", "{0} upon {2} ground", "{2} field with {0}",
+    "{2} picture that has {0}", "against {2} backdrop, {0}", "{0} whose background is {1}", "all {1}, but for {0}",
+    "{0} where the background is {1}", "{0} lying on {2} sheet", "{0} on something {1}", "with {2} background: {0}",
+    "with {2} backdrop, {0}", "{0} using {2} background", "in {2} setting, {0}", "{0} at {2} wall",
 )  # fmt: skip
 BACKGROUNDS_TEST = (
     "{0} placed on {2} backdrop", "{2} canvas that shows {0}", "over {2} background, {0}", "{0}, behind it only {1}",
@@ -100,6 +140,11 @@ ABSENT = (
     "{} and no {}",
     "no {1}, {0}",
     "{}, not {}",
+    "{} that has no {}",
+    "{}, and never {}",
+    "{}, free of {}",
+    "{}, avoid {}",
+    "{}, leave out {}",
 )
 ABSENT_TEST = ("{} with no {}", "{}, there is no {}")
 FILLERS = (

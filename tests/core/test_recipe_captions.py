@@ -6,8 +6,9 @@ import re
 import pytest
 
 from demo.recipe import questions, scenes, words
-from demo.recipe.captions import Caption, caption, plain_caption
-from demo.recipe.scene_data import SceneBatches, mixed_scene, smoothing_shares
+from demo.recipe.captions import Caption, caption, meaning
+from demo.recipe.scene_data import mixed_scene, smoothing_shares
+from demo.recipe.scenes import Scene, SceneObject
 from demo.recipe.tokenizer import build_tokenizer
 
 
@@ -81,7 +82,7 @@ def test_some_captions_are_fragments_as_negative_prompts_are():
 
 def test_what_is_not_said_varies():
     """The same words stand for scenes that differ in what they leave out."""
-    backgrounds = {s.background for s, c in captions(30000) if c.text == "a red circle"}
+    backgrounds = {s.background for s, c in captions(60000) if c.text == "a red circle"}
     assert len(backgrounds) >= 4
 
 
@@ -173,9 +174,18 @@ def test_the_tokenizer_reads_capitals_as_small_letters():
     assert [len(tokenizer.encode(" " + word).ids) for word in ("purple", "background", "triangles", "none")] == [1] * 4
 
 
-def test_a_share_of_the_prompts_is_plain():
-    scene = scenes.random_scene(random.Random(3))
-    for share in (0.0, 1.0):
-        batches = SceneBatches(None, [scene], None, 64, 64, 1, (0, 1, 0), 0, plain=share)
-        expected = Caption(plain_caption(scene)) if share else caption(scene, random.Random(4))
-        assert batches.caption(scene, random.Random(4)) == expected
+def test_what_a_caption_means():
+    """The same for every phrasing, with the left or upper object first."""
+    scene = Scene(
+        (SceneObject("cross", "red", "small", 90, 64), SceneObject("circle", "blue", "large", 38, 64)),
+        "white", relation="right of",
+    )  # fmt: skip
+    everything = Caption("", True, True, (True, True), (True, True), (True, True), ("green",))
+    assert meaning(scene, everything) == "large blue circle left of small red cross on white, no green"
+    little = Caption("", False, False, (True, False), (True, False), (False, False))
+    assert meaning(scene, little) == "any any shape and any red cross on any"
+    for found, says in captions(2000):
+        if not says.fragment:
+            said = meaning(found, says)
+            assert (f"on {found.background}" in said) == says.background
+            assert said.count("any any") == sum(not (c or s) for c, s in zip(says.colours, says.sizes))
