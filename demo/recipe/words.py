@@ -34,11 +34,13 @@ SIZE_WORDS = {
 PLACE_WORDS = {
     "in the centre": (
         "in the centre", "in the center", "in the middle", "at the center", "centred", "centered",
-        "right in the middle", "sitting in the center", "at the centre of the picture", "in the middle of the picture", "shown in the centre",
+        "right in the middle", "sitting in the center", "at the centre of the picture", "in the middle of the picture",
+        "shown in the centre",
     ),
     "at the left": (
         "at the left", "on the left", "on the left side", "to the left", "left", "in the left part",
-        "near the left edge", "sitting on the left", "at the left of the picture", "on the left hand side", "shown at the left",
+        "near the left edge", "sitting on the left", "at the left of the picture", "on the left hand side",
+        "shown at the left",
     ),
     "at the right": (
         "at the right", "on the right", "on the right side", "to the right", "right", "in the right part",
