@@ -27,7 +27,7 @@ from janus_core.batch.manifest import Defaults, read_outputs
 from janus_core.batch.run import Options, run_batch
 from janus_core.batch.sample import sample_images
 from janus_core.batch.worker import Setup
-from janus_core.cli_generate import size
+from janus_core.cli_options import size
 from janus_core.files import write_text
 
 CLIENTS = 16

@@ -103,7 +103,7 @@ class Pipeline:
         """Loads a checkpoint with weights as `weights`: default, bf16, fp16, fp32, int8, fp8_e4m3fn or int8-lora."""
         from janus_core import loading
         from janus_core.checkpoint import WEIGHT_FORMATS
-        from janus_core.cli_generate import DTYPES
+        from janus_core.cli_options import DTYPES
         from janus_core.operations import compute_dtype
         from janus_core.vae import load_vae
 

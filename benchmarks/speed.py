@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import RESULTS, baselines, report
 from janus_core.checkpoint import WEIGHT_FORMATS, build_model, quantized
-from janus_core.cli_generate import DTYPES
+from janus_core.cli_options import DTYPES
 from janus_core.operations import choose_operations
 from janus_core.sampling import flow
 from janus_core.sampling.cuda_graphs import capture_for

@@ -19,7 +19,7 @@ def number(name: str, default: float) -> float:
 def build():
     """The application of a replica, with models of its own."""
     from janus_core import load
-    from janus_core.cli_generate import DTYPES
+    from janus_core.cli_options import DTYPES
     from janus_core.errors import JanusError
     from janus_core.serve.app import ServerSettings, create_app
     from janus_core.serve.cli import load_models

@@ -9,13 +9,11 @@ from pathlib import Path
 from . import __version__
 from .batch.cli import add_commands as add_batch
 from .checkpoint import check_checkpoint, quantized, read_checkpoint, save_single_file, with_loras
-from .cli_generate import (
+from .cli_generate import edit, generate, load
+from .cli_options import (
     Progress,
-    edit,
     examples,
-    generate,
     given,
-    load,
     loading_arguments,
     question_arguments,
     size,
@@ -118,7 +116,11 @@ def token_arguments(group):
     group.add_argument("--top-k", type=int, help="sample from the k most likely tokens; 0, off, by default")
     group.add_argument("--top-p", type=float, help="sample from the most likely tokens of this probability; 1 is off")
     group.add_argument("--window", type=int, help="tokens per pass, guessed and verified (Jacobi); 1, off, by default")
-    group.add_argument("--roles", choices=("auto", *ROLES), help="names in the chat template; the checkpoint's own")
+    group.add_argument(
+        "--roles",
+        choices=("auto", *ROLES),
+        help="names in the chat template; auto, the default, takes the checkpoint's own",
+    )
 
 
 def generate_arguments(sub):

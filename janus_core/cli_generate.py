@@ -1,86 +1,15 @@
 """The commands generate and edit."""
 
-import argparse
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
 from . import loading
-from .checkpoint import WEIGHT_CHOICES
+from .cli_options import DTYPES, Progress, given
 from .errors import JanusError
 from .files import check_output, write_text
 from .image import open_image, write_image
 from .pipeline import JanusFlowPipeline, JanusPipeline
-from .prompt import ROLES
-from .questions import ANSWERS
 
 TITLES = {"janus": "Janus and Janus-Pro", "janusflow": "JanusFlow"}  # of the families
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-
-def size(text: str) -> tuple[int, int]:
-    """WIDTHxHEIGHT."""
-    width, _, height = text.lower().partition("x")
-    return int(width), int(height)
-
-
-def examples(lines: str) -> dict:
-    """The arguments of add_parser that show examples below a command's help."""
-    return {"epilog": f"examples:\n{lines}", "formatter_class": argparse.RawDescriptionHelpFormatter}
-
-
-def lora(text: str) -> tuple[str, float]:
-    """FILE or FILE:STRENGTH."""
-    path, colon, strength = text.rpartition(":")
-    try:
-        return (path, float(strength)) if colon else (text, 1.0)
-    except ValueError:  # a colon in the name
-        return text, 1.0
-
-
-def weight_arguments(sub):
-    """The options of what becomes of a checkpoint's weights."""
-    sub.add_argument("--weights", choices=WEIGHT_CHOICES, help="store the language model's weights in 8 or 4 bits")
-    text = "LoRA to merge into the weights, a file or a folder of peft; may be given several times"
-    sub.add_argument("--lora", metavar="FILE[:STRENGTH]", type=lora, action="append", default=[], help=text)
-
-
-def loading_arguments(sub):
-    """The options of how a checkpoint is loaded."""
-    sub.add_argument("--device", help="cpu, cuda, mps; the best there is by default")
-    sub.add_argument("--dtype", choices=DTYPES, help="dtype of weights and arithmetic; the file's by default")
-    weight_arguments(sub)
-
-
-def question_arguments(sub):
-    """The options of a question's chat text and of the form of its answer."""
-    sub.add_argument(
-        "--answer", choices=ANSWERS, default="free", help="ask for a word or phrase, or for an option's letter"
-    )
-    sub.add_argument("--option", action="append", default=[], help="an option of --answer letter; once per option")
-    sub.add_argument("--roles", choices=("auto", *ROLES), help="names in the chat template; the checkpoint's own")
-    sub.add_argument("--system-prompt", help='text in front of the question; "" for none, as benchmarks ask')
-
-
-class Progress:
-    """A progress bar that a pipeline reports to. It ends at 100 %, also where a text ends before its limit."""
-
-    def __init__(self, unit: str):
-        self.bar = tqdm(unit=unit)
-
-    def __call__(self, done: int, total: int):
-        self.bar.total = total
-        self.bar.update(done - self.bar.n)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, *_):
-        if kind is None:
-            self.bar.total = self.bar.n
-            self.bar.refresh()
-        self.bar.close()
 
 
 def load(args, **kwargs):
@@ -127,7 +56,7 @@ def generate(args):
 def check_tuned(args):
     """Raises JanusError for options of fine-tuned models that contradict each other or would have no effect."""
     if args.reflect is not None and (args.reflect < 0 or args.count != 1):
-        raise JanusError("--reflect takes a number from 0 on and works on one image: leave --count at 1.")
+        raise JanusError("--reflect must be 0 or more, and works on one image: leave --count at 1.")
     if not args.think and args.reflect is None:
         for name in given({"text-temperature": args.text_temperature, "max-new-tokens": args.max_new_tokens}):
             raise JanusError(f"--{name} is of the text that --think or --reflect writes: give one of these too.")
@@ -193,11 +122,6 @@ def guidance_interval(args) -> tuple[float, float] | None:
     """--cfg-start and --cfg-end, the missing one by its default; None without both."""
     start, end = args.cfg_start, args.cfg_end
     return None if start is None and end is None else (0.0 if start is None else start, 1.0 if end is None else end)
-
-
-def given(options: dict) -> dict:
-    """The options that are on the command line."""
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def check_absent(pipe, foreign: dict):

@@ -27,7 +27,7 @@ def question_for(question: str, answer: str = "free", options: Sequence[str] = (
         raise PromptError(f"There is no form of answer {answer!r}, only {', '.join(ANSWERS)}.")
     if len(options) > len(ascii_uppercase) or (answer == "letter") != bool(options):
         raise PromptError(
-            f"An answer by letter needs options, up to {len(ascii_uppercase)}, and only that has options."
+            f"The answer form letter needs 1 to {len(ascii_uppercase)} options; the other forms take none."
         )
     if answer == "free":
         return question

@@ -91,7 +91,8 @@ def interval_inputs(whole: str) -> list:
         io.Float.Input(
             "cfg_end",
             default=1.0,
-            tooltip=f"The fraction of the {whole} at which guidance ends. After it, each step takes half the time.",
+            tooltip=f"The fraction of the {whole} at which guidance ends. After it, one row per image is computed "
+            "instead of two.",
             **settings,
         ),
     ]

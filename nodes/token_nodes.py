@@ -29,7 +29,11 @@ class JanusTokenSampler(io.ComfyNode):
                 seed_input(
                     "Image k of a batch uses the random numbers of seed + k, on any device and at any batch size."
                 ),
-                cfg_input(5.0, "Classifier-free guidance. The paper uses 5; 1 turns it off and is twice as fast."),
+                cfg_input(
+                    5.0,
+                    "Classifier-free guidance. The paper uses 5; 1 turns it off, which computes one row per image "
+                    "instead of two.",
+                ),
                 temperature_input(1.0, "The original implementation uses 1; 0 always takes the most likely token."),
                 io.Int.Input(
                     "top_k",

@@ -18,7 +18,7 @@ from .questions import questions
 from .scenes import TASK, Scene, World, empty_scene, random_scene, render_array
 
 WHOLE, FRAGMENT = 0.02, 0.3  # shares of the smoothing, see smoothing_shares
-TEXTS = {"meaning": 0.55, "plan": 0.15, "question": 0.3}  # shares of the texts alone
+TEXTS = {"meaning": 0.62, "plan": 0.08, "question": 0.3}  # shares of the batches with text alone
 QUESTIONS = 14  # about an image in a batch, besides its description
 
 
@@ -107,7 +107,7 @@ class SceneBatches:
             batch["und_pixels"] = scene_pixels(scenes)
         if text:
             scenes = [mixed_scene(rng, self.text_split) for _ in range(text)]
-            batch |= batches.text_rows(self.prompts, [text_pair(scene, rng) for scene in scenes])
+            batch |= batches.text_rows(self.prompts, text_pairs(scenes, rng))
         if generation:
             chosen = [rng.randrange(len(self.scenes)) for _ in range(generation)]
             scenes = [self.scenes[k] for k in chosen]
@@ -139,10 +139,12 @@ def pick_questions(scene: Scene, rng: random.Random) -> list[tuple[str, str]]:
     return [*rng.sample(pairs, min(QUESTIONS, len(pairs))), describe]
 
 
-def text_pair(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    """A request and its answer in text alone: what a prompt means, a plan, or a question."""
+def text_pairs(scenes: list[Scene], rng: random.Random) -> list[tuple[str, str]]:
+    """Requests and their answers in text alone, one per scene: what a prompt means, a plan, or a question; all of one
+    kind, since plans are requested in long texts, to which a batch is padded."""
     (kind,) = rng.choices(list(TEXTS), list(TEXTS.values()))
-    return {"meaning": meaning_of_prompt, "plan": plan_request, "question": text_question}[kind](scene, rng)
+    make = {"meaning": meaning_of_prompt, "plan": plan_request, "question": text_question}[kind]
+    return [make(scene, rng) for scene in scenes]
 
 
 def meaning_of_prompt(scene: Scene, rng: random.Random) -> tuple[str, str]:

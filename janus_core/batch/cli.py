@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from ..cli_generate import DTYPES, examples, given, question_arguments, size
+from ..cli_options import DTYPES, examples, given, question_arguments, size
 from ..errors import JanusError
 from ..files import user_path
 from .groups import parse_shard
@@ -20,7 +20,7 @@ HELP = {
 }
 EXAMPLES = {
     "generate": "  python -m janus_core batch generate prompts.txt --model models/janus/Janus-Pro-1B --out out",
-    "describe": "  python -m janus_core batch describe images --model models/janus/Janus-Pro-1B --out captions",
+    "describe": '  python -m janus_core batch describe images --question "What is it?" --model MODEL --out captions',
     "geneval": "  python -m janus_core batch geneval --prompts evaluation_metadata.jsonl --model MODEL --out out",
     "dpg": "  python -m janus_core batch dpg --prompts dpg_bench/prompts --model MODEL --out out",
     "wise": "  python -m janus_core batch wise --prompts wise/data --model MODEL --out out",
@@ -71,7 +71,7 @@ def add_commands(commands, model_arguments: Callable, token_arguments: Callable)
 def _run_arguments(sub):
     sub.add_argument("--out", type=Path, required=True, help="folder of the outputs; OUT.run beside it has the records")
     sub.add_argument("--limit", type=int, help="only the first N jobs")
-    sub.add_argument("--batch-size", type=int, help="the most images at once; found from memory by default")
+    sub.add_argument("--batch-size", type=int, help="the most images at once; by default as many as fit in memory")
     sub.add_argument("--shard", default="0/1", metavar="I/N", help="do only part I of N, counted from 0")
     sub.add_argument("--engine", choices=("process", "ray"), default="process", help="this process, or Ray")
     sub.add_argument("--workers", type=int, help="number of Ray workers; one per GPU by default")

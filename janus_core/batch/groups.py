@@ -31,9 +31,11 @@ def check_settings(outputs: list[Output], family: str):
         seen.add(key)
         others = {name: value for name, value in output.settings.items() if name in OTHER_SETTINGS}
         settings_of(sampler_kind(output.task, family), sampler_settings(output.settings))
-        foreign = {"describe": "size", "generate": "roles" if family == "janusflow" else None}[output.task]
-        if foreign in others or (family == "janusflow" and output.task == "generate" and "system_prompt" in others):
-            raise BatchError(f"The job {output.job} has a setting that {output.task} with {family} does not have.")
+        chat = ("roles", "system_prompt") if family == "janusflow" else ()
+        for name in {"describe": ("size",), "generate": chat}[output.task]:
+            if name in others:
+                what = "an answer" if output.task == "describe" else "an image of JanusFlow"
+                raise BatchError(f"The job {output.job} has the setting {name}, which is not for {what}: remove it.")
 
 
 def make_groups(outputs: list[Output], prompts: PromptEncoder, batch_size: int) -> list[Group]:

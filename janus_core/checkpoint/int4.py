@@ -39,7 +39,7 @@ def kitchen():
         return tensor.AsymW4A8Int8Layout, tensor.QuantizedTensor
     except (ImportError, AttributeError):
         raise CheckpointError(
-            "int4 weights need the package comfy-kitchen, 0.2.31 or newer: install it, or use int8 weights."
+            "int4 weights need comfy-kitchen 0.2.31 or newer: run `pip install comfy-kitchen`, or use int8 weights."
         ) from None
 
 

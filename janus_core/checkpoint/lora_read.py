@@ -184,7 +184,7 @@ def _changes(path, stem, parts, config, layer, third, weights) -> list[Change]:
     for key, tensor in (pair for kind, pair in parts.items() if kind != "alpha"):
         if tensor.dtype not in WEIGHT_DTYPES or not tensor.isfinite().all():
             raise CheckpointError(
-                f"{path}: {key[:100]} has numbers that are not finite, or no numbers of 16 or more bits."
+                f"{path}: {key[:100]} is not finite, or has fewer than 16 bits: save it again in fp16, bf16 or fp32."
             )
     pair = [parts[kind] for kind in ("up", "down") if kind in parts]
     if len(pair) == 1:

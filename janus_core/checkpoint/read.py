@@ -119,7 +119,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if exists:
         raise CheckpointError(f"{path} is neither a checkpoint folder nor a .safetensors file.")
     raise CheckpointError(
-        f"There is no checkpoint at {path}: `python -m janus_core download NAME` downloads an official one."
+        f"There is no checkpoint at {path}: `python -m janus_core download --help` lists the official ones."
     )
 
 

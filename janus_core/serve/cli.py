@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from ..cli_generate import DTYPES, examples, loading_arguments
+from ..cli_options import DTYPES, examples, loading_arguments
 from ..errors import JanusError
 from ..prompt import ROLES, SYSTEM_PROMPT
 
@@ -26,8 +26,13 @@ def add_command(commands):
     sub.add_argument("--host", default="127.0.0.1", help="127.0.0.1 by default: this machine alone")
     sub.add_argument("--port", type=int, default=8000, help="8000 by default")
     sub.add_argument("--api-key", help="that clients must send; JANUS_API_KEY by default, or none")
-    sub.add_argument("--batch-size", type=int, help="the most images at once; found from memory by default")
-    sub.add_argument("--queue-size", type=int, default=64, help="images or answers that wait; more are answered 429")
+    sub.add_argument("--batch-size", type=int, help="the most images at once; by default as many as fit in memory")
+    sub.add_argument(
+        "--queue-size",
+        type=int,
+        default=64,
+        help="images or answers that may wait, 64 by default; then 429",
+    )
     sub.add_argument("--timeout", type=float, default=600.0, help="seconds until a request is given up")
     sub.add_argument("--max-images", type=int, default=16, help="the largest n of a request")
     sub.add_argument("--max-body-mb", type=int, default=64, help="the largest request, in MB")

@@ -14,7 +14,7 @@ from sdxl_layout import write_sdxl_vae
 
 import janus_core
 from janus_core.cli import main, parser
-from janus_core.cli_generate import Progress
+from janus_core.cli_options import Progress
 from janus_core.image import open_image
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -86,7 +86,7 @@ def test_reflect(ar, tmp_path, monkeypatch):
         (["generate", "a", "--model", "{flow}", "--think", "got-r1"], "--think is not for JanusFlow"),
         (["generate", "a", "--model", "{flow}", "--reflect", "1"], "--reflect is not for JanusFlow"),
         (["generate", "a", "--model", "{ar}", "--reflect", "1", "--count", "2"], "one image"),
-        (["generate", "a", "--model", "{ar}", "--reflect", "-1"], "from 0 on"),
+        (["generate", "a", "--model", "{ar}", "--reflect", "-1"], "0 or more"),
         (["generate", "a", "--model", "{ar}", "--text-temperature", "1"], "--text-temperature is of the text"),
         (["generate", "a", "--model", "{ar}", "--max-new-tokens", "9"], "--max-new-tokens is of the text"),
         (["generate", "a", "--model", "{ar}", "--think", "got-r1", "--system-prompt", "b"], "has its own"),

@@ -81,7 +81,7 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
     "serve": {
         "batch",
         "checkpoint",
-        "cli_generate",
+        "cli_options",
         "describe",
         "errors",
         "image",
@@ -125,7 +125,7 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
         "__init__",
         "captions",
         "checkpoint",
-        "cli_generate",
+        "cli_options",
         "devices",
         "errors",
         "files",
@@ -144,6 +144,7 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
         "batch",
         "checkpoint",
         "cli_generate",
+        "cli_options",
         "devices",
         "doctor",
         "download",
@@ -156,7 +157,8 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
         "serve",
         "training",
     },
-    "cli_generate": {"checkpoint", "errors", "files", "image", "loading", "pipeline", "prompt", "questions"},
+    "cli_generate": {"cli_options", "errors", "files", "image", "loading", "pipeline"},
+    "cli_options": {"checkpoint", "prompt", "questions"},
     "__main__": {"cli"},
 }
 

@@ -14,7 +14,7 @@ from janus_core.checkpoint import WEIGHT_FORMATS, quantized, read_checkpoint, wi
 from janus_core.checkpoint.lora_read import read_lora
 from janus_core.checkpoint.quantize import quantize_weight
 from janus_core.cli import main
-from janus_core.cli_generate import lora
+from janus_core.cli_options import lora
 from janus_core.errors import CheckpointError
 
 Q, DOWN_PROJ = (f"language_model.model.layers.0.{name}" for name in ("self_attn.q_proj", "mlp.down_proj"))
@@ -264,7 +264,7 @@ def huge(tensors):
     (dora, "has no place for .*dora_scale: .*not a plain LoRA"),
     (twice, "changes .*weight twice"),
     (infinite, "not finite"),
-    (whole_numbers, "no numbers of 16 or more bits"),
+    (whole_numbers, "fewer than 16 bits"),
     (odd_alpha, "alpha is not a number"),
     (wide_alpha, "alpha is not a number"),
     (long_diff, r"does not fit the model: .*input_layernorm has \[97\], no change of \[96\]"),
