@@ -13,7 +13,7 @@ from .synthetic import shapes_of
 
 MODELS = {"Janus-Pro-1B": ("ar", "1b"), "Janus-Pro-7B": ("ar", "7b"), "JanusFlow-1.3B": ("flow", "1b")}
 FORMATS = ("bf16", "int8", "int4")
-PROMPT, IMAGE = 64, 576
+PROMPT, IMAGE = 64, 576  # JanusFlow stores the keys and values of the prompt only
 BATCHES = (1, 4)
 
 
@@ -39,9 +39,9 @@ def counted(family: str, size: str, weights: str) -> dict[str, int]:
         found["file"] += size_of_it
         if not name.startswith((*unused, "gen_vision_model.encoder.", "gen_vision_model.quant_conv.")):
             found["weights"] += size_of_it
-    params = baselines.llama_params(size)
+    params, positions = baselines.llama_params(size), PROMPT + IMAGE if family == "ar" else PROMPT
     for batch in BATCHES:
-        found[f"cache {batch}"] = KVCache.bytes(params, 2 * batch, PROMPT + IMAGE, torch.bfloat16, "cuda")
+        found[f"cache {batch}"] = KVCache.bytes(params, 2 * batch, positions, torch.bfloat16, "cuda")
     return found
 
 
