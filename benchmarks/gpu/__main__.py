@@ -7,6 +7,7 @@ command. With `--size tiny` every part is rehearsed on small models, on a CPU to
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -31,17 +32,22 @@ def run_part(name: str, args, limit_s: float) -> str:
     command += ["--tiny"] if args.size == "tiny" else []
     log = args.out / f"{name}.log"
     with log.open("a") as output:
+        part = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **PARTS[name].environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         try:
-            code = subprocess.run(
-                command,
-                cwd=ROOT,
-                env={**os.environ, **PARTS[name].environment},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=limit_s,
-            ).returncode
+            code = part.wait(limit_s)
         except subprocess.TimeoutExpired:
             return f"stopped after {limit_s:.0f} s"
+        finally:
+            if part.poll() is None:  # also what it has started, which would run beside the next part
+                os.killpg(part.pid, signal.SIGKILL)
+                part.wait()
     return "done" if code == 0 else f"ended with exit code {code}, see {log.name}"
 
 

@@ -64,8 +64,7 @@ def run(context: Context, size: str, weights: str | None, loop: str, batch: int)
 
 def state_error(context: Context, size: str, model, cond) -> float:
     """Of the prompt's hidden states, relative to bf16 weights."""
-    expected = model_of("ar", size, context.device).llama(cond).float()
-    return ((model.llama(cond).float() - expected).norm() / expected.norm()).item()
+    return speed.relative_error(model.llama(cond), model_of("ar", size, context.device).llama(cond))
 
 
 @torch.inference_mode()
@@ -78,4 +77,5 @@ def transformers_run(context: Context, size: str, tokens: int) -> dict:
     ids = torch.randint(10, baselines.VOCABULARY, (speed.PROMPT_TOKENS,), device=device)
     ids[0], ids[-1] = baselines.BOS, baselines.BEGIN_OF_IMAGE
     speed.timed(lambda: baseline.generate(ids, 1, tokens), device)
-    return {"s_per_token": speed.timed(lambda: baseline.generate(ids, 1, tokens), device) / tokens}
+    prompt, total = (speed.timed(lambda n=n: baseline.generate(ids, 1, n), device) for n in (1, tokens))
+    return {"s_per_token": (total - prompt) / (tokens - 1), "prompt_s": prompt}
