@@ -32,6 +32,11 @@ def synchronise(device):
         torch.cuda.synchronize()
 
 
+def relative_error(found, expected) -> float:
+    """Of hidden states, in the Euclidean norm."""
+    return ((found.float() - expected.float()).norm() / expected.float().norm()).item()
+
+
 def timed(function, device) -> float:
     """Seconds of one call."""
     synchronise(device)
@@ -111,7 +116,7 @@ def autoregressive(args, device, dtype) -> dict:
         small = build_model(quantized(baseline.checkpoint, weights), operations, device=device)
         name = f"janus_core, {weights} weights"
         models[name] = small
-        model_errors[name] = ((small.llama(cond) - states).float().std() / states.float().std()).item()
+        model_errors[name] = relative_error(small.llama(cond), states)
 
     def generate(model, decode):
         settings, images = TokenSamplerSettings(), range(args.batch)
@@ -166,11 +171,13 @@ def main():
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=DTYPES, action="append", help="may be given more than once; default bf16")
     parser.add_argument("--weights", choices=WEIGHT_FORMATS, action="append", help="besides bf16; default int8")
-    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--batch", type=int, help="images at once; default 1")
     parser.add_argument("--tokens", type=int, help="per image; default 576 on a GPU and 24 on a CPU")
     parser.add_argument("--steps", type=int, help="default 30 on a GPU and 2 on a CPU")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
+    chosen = [f"{key}{getattr(args, key)}" for key in ("batch", "tokens", "steps") if getattr(args, key) is not None]
+    args.batch = args.batch or 1
     device = torch.device(args.device)
     on_cpu = device.type == "cpu"
     args.tokens = args.tokens or (24 if on_cpu else baselines.IMAGE_TOKENS)
@@ -188,6 +195,7 @@ def main():
                 result["results"].append(entry)
                 print(table_rows(entry, not on_cpu), flush=True)
     name = ["speed", device.type, args.size, args.family, *(args.dtype or []), *(args.weights or [])]
+    name += chosen
     name += ["original"] if baselines.original_repository() else []
     name += ["large-pages"] if on_cpu and report.large_pages() else []
     RESULTS.mkdir(exist_ok=True)

@@ -1,8 +1,8 @@
 """What each weight format costs in exactness, on the demo checkpoint of Janus-Pro: python -m benchmarks.weight_formats.
 
 The error is that of the prompts' hidden states, relative to unquantised weights; the scores are the pixel judge's (see
-demo/recipe/quality.py). int4 needs comfy-kitchen. Its rotation is 256 inputs wide, which the demo's widths of 192 and
-512 do not fill everywhere: --rotation 64 puts all of the demo's layers into 4 bits.
+demo/recipe/quality.py). int4 needs comfy-kitchen. Its rotation is 256 inputs wide, which the demo's layers do not fill
+everywhere; the rotation of 64 that is the default here puts all of them into 4 bits.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from demo.recipe.quality import AR, generate, prompts, scores, table
 from janus_core.checkpoint import WEIGHT_CHOICES, quantized, read_checkpoint, save_single_file
 
 from . import report
+from .speed import relative_error
 
 
 def pipeline(weight_dtype: str | None, rotation: int):
@@ -51,8 +52,7 @@ def main():
         pipe = pipeline(name, args.rotation)
         found = states(pipe, asked)
         expected = found if expected is None else expected
-        error = ((found - expected).norm() / expected.norm()).item()
-        rows[f"{name or 'float32'}, error {error:.4f}"] = scores(generate(pipe, asked), asked)
+        rows[f"{name or 'float32'}, error {relative_error(found, expected):.4f}"] = scores(generate(pipe, asked), asked)
         print(list(rows)[-1], flush=True)
     text = f"{report.header(report.run_info(torch.device('cpu')))}\n\n{args.count} prompts of the demo, percent right; "
     text += f"int4 with rotations of {args.rotation} inputs.\n\n{table(rows)}\n"
