@@ -5,6 +5,7 @@ Every request must be answered 200 or 429, and the server's memory must not grow
 
 import argparse
 import asyncio
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import httpx
 from benchmarks import AR
 
 ROOT = Path(__file__).resolve().parents[1]
-PORT = 18473
+START = 120  # seconds until the server must answer
 IMPATIENT = 10  # every tenth client leaves early
 
 
@@ -63,21 +64,25 @@ def main():
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=60)
     args = parser.parse_args()
-    command = [sys.executable, "-m", "janus_core", "serve", "--model", str(AR), "--device", "cpu", "--port", str(PORT)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "janus_core", "serve", "--model", str(AR), "--device", "cpu", "--port", str(port)]
     server = subprocess.Popen(
         [*command, "--batch-size", "8", "--queue-size", "32"],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    address = f"http://127.0.0.1:{PORT}"
+    address = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + START
     try:
         while True:
             try:
                 httpx.get(f"{address}/health").raise_for_status()
                 break
             except httpx.TransportError:
-                assert server.poll() is None, "the server has ended"
+                assert server.poll() is None and time.monotonic() < deadline, "the server does not answer"
                 time.sleep(0.2)
         asyncio.run(soak(address, server.pid, 8, 5))
         counts, memory = asyncio.run(soak(address, server.pid, args.clients, args.seconds))
