@@ -39,9 +39,9 @@ def test_dpg(tmp_path):
     for name in ("0", "partiprompts10", "COCOval2014000000"):
         (tmp_path / f"{name}.txt").write_text(f"A long prompt of {name}.\n")
     outputs = outputs_of("dpg", tmp_path)
-    assert {output.path for output in outputs} == {"0.png", "partiprompts10.png", "COCOval2014000000.png"}
+    prompts = {f"{name}.png": f"A long prompt of {name}." for name in ("0", "partiprompts10", "COCOval2014000000")}
+    assert {output.path: output.prompt for output in outputs} == prompts
     assert all(len(output.seeds) == 4 and output.beside == {} for output in outputs)
-    assert outputs[1].prompt == "A long prompt of COCOval2014000000." or outputs[0].prompt == "A long prompt of 0."
     assert all(len(output.seeds) == 1 for output in outputs_of("dpg", tmp_path, samples=1))
     with pytest.raises(BatchError, match="4 or 1"):
         outputs_of("dpg", tmp_path, samples=3)

@@ -78,22 +78,32 @@ def test_images_are_those_of_the_pipeline(client, pipe):
 
 
 def test_requests_that_wait_together_are_one_batch(client, server, pipe, monkeypatch):
-    sizes, original = [], pipe.generate_tokens
+    sizes, gate, original = [], threading.Event(), pipe.generate_tokens
 
     def counted(prompts, **settings):
         sizes.append(len(prompts))
-        time.sleep(0.3 if len(sizes) == 1 else 0)
+        gate.wait(60)
         return original(prompts, **settings)
 
     monkeypatch.setattr(pipe, "generate_tokens", counted)
     texts = [f"a {colour} circle" for colour in ("red", "green", "blue", "yellow", "black", "white")]
 
     def ask(k):
-        time.sleep(0.1 * bool(k))  # the first one alone is under way when the others come
         return client.images.generate(prompt=texts[k], extra_body={"seed": k, "guidance_scale": 2.0 + (k == 5)})
 
+    def wait_until(condition):
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
     with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(ask, range(6)))
+        answers = [pool.submit(ask, 0)]
+        wait_until(lambda: sizes == [1])  # it is under way alone when the others come
+        answers += [pool.submit(ask, k) for k in range(1, 6)]
+        wait_until(lambda: server[1].queues["janus"].length == 5)
+        gate.set()
+        found = [answer.result() for answer in answers]
     assert sorted(sizes) == [1, 1, 4]
     for k, one in enumerate(found):
         assert difference(image_of(one.data[0]), pipe(texts[k], seed=k, guidance=2.0 + (k == 5))[0]) <= 1
