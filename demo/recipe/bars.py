@@ -86,7 +86,7 @@ def negatives(name: str, pipe, count: int) -> list[Bar]:
     rng, obeyed, spoilt = random.Random("negatives"), [], []
     for k in range(count):
         scene = mixed_scene(rng, shared=0.0)
-        while len(scene.objects) != 1 or scene.held_out:
+        while len(scene.objects) != 1:
             scene = mixed_scene(rng, shared=0.0)
         o, kind = scene.objects[0], ("background", "colour", "shape")[k % 3]
         text = {

@@ -198,7 +198,6 @@ class _Writer:
             before = [f"{colour}," if colour and size else colour, size]
         after = ""
         if colour and self.chance(0.1):
-            before[before.index(colour) if colour in before else 0] = ""
             before = [size]
             after = self.pick((" that is {}", " in {}", " coloured {}", " of {} colour")).format(colour)
         filler = self.fillers(0.12)

@@ -13,14 +13,14 @@ from .tasks import Edit, check_of, distinct_scene, edit_of
 
 def edited(result: judge.Comparison, edit: Edit) -> tuple[bool, bool]:
     """(what was asked for is right, everything else is unchanged) of a comparison with an edit's target."""
-    asked_for = {"colour": {"colour"}, "shape": {"shape"}, "size": {"size"}, "move": set(), "add": {"colour", "shape"}}
+    asked_for = {"colour": {"colour"}, "shape": {"shape"}, "size": {"size"}, "move": set(), "add": judge.ATTRIBUTES}
     others = all(right == judge.ATTRIBUTES for k, right in enumerate(result.objects) if k != edit.changed)
     if edit.kind == "background":
         return result.background, result.count and others
     if edit.kind == "remove":
         return result.count, result.background and others
     right, wanted = result.objects[edit.changed], asked_for[edit.kind]
-    rest = judge.ATTRIBUTES - wanted if edit.kind != "add" else set()
+    rest = judge.ATTRIBUTES - wanted
     if right is None:
         return False, result.background and others
     return wanted <= right, result.background and result.count and others and rest <= right
