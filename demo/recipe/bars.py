@@ -83,7 +83,7 @@ def variety(name: str, pipe) -> list[Bar]:
 
 def negatives(name: str, pipe, count: int) -> list[Bar]:
     """A negative prompt names what the same seed shows without it; the image must lose that, and nothing else."""
-    rng, obeyed, spoilt = random.Random("negatives"), [], []
+    rng, obeyed, followed = random.Random("negatives"), [], []
     for k in range(count):
         scene = mixed_scene(rng, shared=0.0)
         while len(scene.objects) != 1:
@@ -98,6 +98,7 @@ def negatives(name: str, pipe, count: int) -> list[Bar]:
         background, found = judge.find_objects(pipe(text, seed=k)[0])
         if not found or found[0].shape is None:
             obeyed.append(False)
+            followed.append(False)
             continue
         word = {"background": background, "colour": found[0].colour, "shape": found[0].shape}[kind]
         forms = {"background": ("{} background", "{}"), "colour": ("{}", "{} colour"), "shape": ("{}", "{p}", "a {}")}
@@ -107,10 +108,10 @@ def negatives(name: str, pipe, count: int) -> list[Bar]:
         there = {"background": [background], "colour": [f.colour for f in found], "shape": [f.shape for f in found]}
         whole = judge.follows(result, scene, says)
         obeyed.append(word not in there[kind] and whole)
-        spoilt.append(whole)
+        followed.append(whole)
     return [
         Bar(f"{name}: negative prompts obeyed, nothing else spoilt", percent(obeyed), 80),
-        Bar(f"{name}: the prompt still followed with a negative prompt", percent(spoilt), 80),
+        Bar(f"{name}: the prompt still followed with a negative prompt", percent(followed), 80),
     ]
 
 
