@@ -118,11 +118,10 @@ def make(rng: random.Random, work: Path) -> Case:
 def generation(rng, pipe, family, work):
     table = {**COMMON, **(TOKENS if family == "janus" else FLOW)}
     values, bad = chosen(rng, table)
-    if isinstance(values.get("num_images"), int) and values.get("num_images") == 2:
-        for name in ("noise",):
-            values.pop(name, None) if bad != name else None
-    if bad is None and values.get("noise") is not None and values.get("latents") is None:
-        values["num_images"] = 1
+    if values.get("latents") is not None and bad != "denoise":
+        values["denoise"] = 0.5
+    if bad is None and (values.get("latents") is not None or values.get("noise") is not None):
+        values |= {"num_images": 1, "size": (16, 16)}
 
     def call():
         made = pipe.generate_latents("a cat", **values)
