@@ -28,7 +28,13 @@ def prompt_list(prompt, num_images: int) -> tuple[list, int]:
 
 
 class Pipeline:
-    """What both families do: describe images."""
+    """What both families do: describe images.
+
+    Attributes:
+        patch_size: width and height of what one position of the language model stands for, in pixels.
+    """
+
+    patch_size: int
 
     def __init__(self, model, prompts: PromptEncoder, device: torch.device, dtype: torch.dtype):
         self.model, self.prompts, self.device, self.dtype = model, prompts, device, dtype
@@ -37,11 +43,6 @@ class Pipeline:
     def image_size(self) -> int:
         """Native width and height of an image, in pixels."""
         return self.model.params.siglip.image_size
-
-    @property
-    def patch_size(self) -> int:
-        """Width and height of what one position of the language model stands for, in pixels."""
-        raise NotImplementedError
 
     def grid(self, size: tuple[int, int] | None = None) -> tuple[int, int]:
         """Rows and columns of patches in an image of `size` (width, height) in pixels, the native size when None.
