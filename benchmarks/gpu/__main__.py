@@ -46,7 +46,9 @@ def run_part(name: str, args, limit_s: float) -> str:
             return f"stopped after {limit_s:.0f} s"
         finally:
             if part.poll() is None:  # also what it has started, which would run beside the next part
-                os.killpg(part.pid, signal.SIGKILL)
+                if hasattr(os, "killpg"):
+                    os.killpg(part.pid, signal.SIGKILL)
+                part.kill()  # Windows has no process groups to kill
                 part.wait()
     return "done" if code == 0 else f"ended with exit code {code}, see {log.name}"
 
