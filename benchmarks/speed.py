@@ -58,11 +58,9 @@ def measure(contestants: dict, repeats: int, device, units: int) -> dict[str, di
     """
     first, memory = {}, {}
     for name, function in contestants.items():
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            before = torch.cuda.memory_allocated(device)
+        before = start_peak(device)
         first[name] = timed(function, device)
-        if device.type == "cuda":
+        if before is not None:
             memory[name] = (torch.cuda.max_memory_allocated(device) - before) / 1e9
     later = {name: [] for name in contestants}
     for _ in range(repeats):
@@ -74,6 +72,14 @@ def measure(contestants: dict, repeats: int, device, units: int) -> dict[str, di
         "first_extra_s": {name: first[name] - median for name, median in medians.items()},
         **({"run_GB": memory} if memory else {}),
     }
+
+
+def start_peak(device: torch.device) -> int | None:
+    """Begins to count the peak of allocated memory. Returns the bytes that are allocated now; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
 
 
 def machine_rates(device, dtype) -> dict[str, float]:

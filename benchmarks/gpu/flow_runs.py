@@ -8,7 +8,7 @@ from janus_core.sampling import flow
 from janus_core.sampling.cuda_graphs import capture_for
 
 from .. import baselines, speed
-from .models import DTYPE, first_and_median, model_of, peak_GB, rates, size_of
+from .models import DTYPE, PeakMemory, first_and_median, model_of, rates, size_of
 from .parts import Context, NotRun
 
 
@@ -40,6 +40,7 @@ def run(context: Context, size: str, weights: str | None, captured: bool, batch:
     if captured and capture is None:
         raise NotRun("this device captures no CUDA graphs")
     model = model_of("flow", size, context.device, weights)
+    peak = PeakMemory(model, device)
     z, embeds, visible = inputs(context, size, batch)
     cond, uncond = (flow.PromptEmbeds(embeds[k : k + 1], visible[k : k + 1]) for k in range(2))
 
@@ -53,7 +54,7 @@ def run(context: Context, size: str, weights: str | None, captured: bool, batch:
     tokens = z.shape[-1] * z.shape[-2] // model.params.uvit.stride**2 + 1
     floor = 2 * matrices * 2 * batch * tokens / rates(context.device)["matmul_GFLOP_s"] / 1e9
     result = {"s_per_step": median / steps, "images_per_s": batch / median, "of_floor": floor / (median / steps)}
-    return {**result, "first_extra_s": first - median, "peak_GB": peak_GB(context.device)}
+    return {**result, "first_extra_s": first - median, "peak_GB": peak.gigabytes()}
 
 
 @torch.inference_mode()

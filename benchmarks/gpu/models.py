@@ -56,9 +56,8 @@ def rates(device: str) -> dict[str, float]:
 
 
 def first_and_median(context: Context, generate) -> tuple[float, float]:
-    """Seconds of the first run and the median of those after it; the count of memory for peak_GB begins here."""
+    """Seconds of the first run and the median of those after it."""
     device = torch.device(context.device)
-    reset_peak(context.device)
     first = speed.timed(generate, device)
     later = sorted(speed.timed(generate, device) for _ in range(context.sizes["repeats"]))
     return first, later[len(later) // 2]
@@ -66,16 +65,23 @@ def first_and_median(context: Context, generate) -> tuple[float, float]:
 
 def decoder_bytes(model) -> int:
     """Bytes of weights that one decode step reads: the decoder's blocks and the image head."""
-    modules = [*model.llama.layers, *([model.gen_head] if hasattr(model, "gen_head") else [])]
-    tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
-    return sum(t.numel() * t.itemsize for t in tensors)
+    return sum(map(bytes_of, [*model.llama.layers, *([model.gen_head] if hasattr(model, "gen_head") else [])]))
 
 
-def peak_GB(device: str) -> float | None:
-    """The peak of memory that was allocated since reset_peak; None on a CPU."""
-    return torch.cuda.max_memory_allocated() / 1e9 if device.startswith("cuda") else None
+def bytes_of(module) -> int:
+    """Of a module's parameters and buffers."""
+    return sum(t.numel() * t.itemsize for t in (*module.parameters(), *module.buffers()))
 
 
-def reset_peak(device: str):
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
+class PeakMemory:
+    """A model's bytes and the most that was allocated on top of them since the object was made."""
+
+    def __init__(self, model, device: torch.device):
+        self.model_bytes, self.device = bytes_of(model), device
+        self.before = speed.start_peak(device)
+
+    def gigabytes(self) -> float | None:
+        """None on a CPU."""
+        if self.before is None:
+            return None
+        return (self.model_bytes + torch.cuda.max_memory_allocated(self.device) - self.before) / 1e9

@@ -8,7 +8,7 @@ from janus_core.sampling.settings import TokenSamplerSettings
 from janus_core.sampling.tokens import sample_image_tokens
 
 from .. import baselines, speed
-from .models import DTYPE, decoder_bytes, first_and_median, model_of, peak_GB, rates, size_of
+from .models import DTYPE, PeakMemory, decoder_bytes, first_and_median, model_of, rates, size_of
 from .parts import Context, NotRun
 
 WEIGHTS = (None, "int8", "fp8_e4m3fn")
@@ -41,6 +41,7 @@ def loop_of(name: str, model, rows):
 def run(context: Context, size: str, weights: str | None, loop: str, batch: int) -> dict:
     device, count = torch.device(context.device), context.sizes["tokens"]
     model = model_of("ar", size, context.device, weights)
+    peak = PeakMemory(model, device)
     ids = torch.randint(10, baselines.VOCABULARY, (speed.PROMPT_TOKENS,), device=device)
     cond = model.embed_text(ids, DTYPE)[None]
     uncond = cond.roll(1, 1)
@@ -58,7 +59,7 @@ def run(context: Context, size: str, weights: str | None, loop: str, batch: int)
     per_token = (median - prefill) / (count - 1)
     floor = decoder_bytes(model) / rates(context.device)["read_GB_s"] / 1e9
     result = {"s_per_token": per_token, "images_per_s": batch / median, "of_floor": floor / per_token}
-    result |= {"first_extra_s": first - median, "prompt_s": prefill, "peak_GB": peak_GB(context.device)}
+    result |= {"first_extra_s": first - median, "prompt_s": prefill, "peak_GB": peak.gigabytes()}
     return {**result, "error": weights and state_error(context, size, model, cond)}
 
 
