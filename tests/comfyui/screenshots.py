@@ -5,14 +5,13 @@ README's image is the text-to-image graph in the browser, above images of the de
 """
 
 import io
-import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
+from editor import editor  # noqa: E402
 from graphs import outputs_of, token_graph  # noqa: E402
 from help_tables import DOCS, NODES  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -21,7 +20,6 @@ from playwright.sync_api import sync_playwright  # noqa: E402
 from benchmarks import ROOT  # noqa: E402
 from benchmarks.comfyui_server import Server, find_comfyui  # noqa: E402
 
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
 SETTINGS = {
     "Comfy.NodeBadge.NodeSourceBadgeMode": "None",
     "Comfy.NodeBadge.NodeIdBadgeMode": "None",
@@ -136,23 +134,17 @@ def hero(page, server):
 
 def main():
     wanted = sys.argv[1:] or [*NODES, "hero"]
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     with tempfile.TemporaryDirectory() as base, sync_playwright() as playwright:
         (Path(base) / "input" / "my-images").mkdir(parents=True)
         server = Server(find_comfyui(), Path(base), {}, ("--cpu",), threads=1)
         try:
-            browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-            page = browser.new_page(viewport={"width": 1600, "height": 1000})
-            page.goto(f"http://127.0.0.1:{server.port}/")
-            page.wait_for_function("window.app && window.app.graph && window.app.extensionManager", timeout=60000)
-            page.wait_for_timeout(3000)
-            page.keyboard.press("Escape")
-            for name, value in SETTINGS.items():
-                page.evaluate("([name, value]) => window.app.extensionManager.setting.set(name, value)", [name, value])
-            node_images(page, [name for name in wanted if name != "hero"])
-            if "hero" in wanted:
-                hero(page, server)
-            browser.close()
+            with editor(playwright, server.port) as page:
+                page.keyboard.press("Escape")
+                for pair in SETTINGS.items():
+                    page.evaluate("(pair) => window.app.extensionManager.setting.set(...pair)", list(pair))
+                node_images(page, [name for name in wanted if name != "hero"])
+                if "hero" in wanted:
+                    hero(page, server)
         finally:
             server.stop()
 

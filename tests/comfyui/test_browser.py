@@ -5,12 +5,12 @@ graphs are saved to $JANUS_SCREENSHOTS, if set.
 """
 
 import os
-import shutil
 import time
 from itertools import combinations
 from pathlib import Path
 
 import pytest
+from editor import editor, find_chromium
 from graphs import outputs_of
 from judged import shows
 from PIL import Image
@@ -18,7 +18,6 @@ from templates.catalogue import TEMPLATES, WITHOUT_DEMO
 from templates.layout import Box
 from workflow_files import NOTES, ROOT, TWINS, WORKFLOWS, read
 
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
 MIN_ZOOM = 0.6  # ComfyUI hides all text below 0.57
 NAMES = [path.stem for path in WORKFLOWS]
 
@@ -26,19 +25,12 @@ NAMES = [path.stem for path in WORKFLOWS]
 @pytest.fixture(scope="module")
 def page(start):
     playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright")
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
+    if find_chromium() is None:
         pytest.skip("no Chromium ($CHROMIUM or on the path)")
     server = start()
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    with playwright.sync_playwright() as p, editor(p, server.port) as page:
         page.server = server
-        page.goto(f"http://127.0.0.1:{server.port}/")
-        page.wait_for_function("window.app && window.app.graph && window.app.extensionManager", timeout=60000)
-        page.wait_for_timeout(3000)
         yield page
-        browser.close()
 
 
 def open_template(page, name: str):

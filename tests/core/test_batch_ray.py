@@ -4,9 +4,9 @@ import importlib.util
 import json
 import os
 import signal
-from pathlib import Path
 
 import pytest
+from batch_proofs import files_of
 
 from janus_core.batch.manifest import Defaults, read_outputs
 from janus_core.batch.outputs import BatchError
@@ -15,10 +15,6 @@ from janus_core.batch.worker import Setup
 
 PROMPTS = ["a red circle on a blue background", "a cat", "a green square", "a dog left of a cat", "an orange cross"]
 HAS_RAY = importlib.util.find_spec("ray") is not None
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.skipif(not HAS_RAY, reason="needs Ray: pip install -r requirements-scale.txt")

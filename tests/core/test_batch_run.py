@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from batch_proofs import files_of
 from PIL import Image
 from sdxl_layout import write_sdxl_vae
 
@@ -38,10 +39,6 @@ def jobs(tmp_path):
 def run(jobs, model, out, *more, task="generate", status=0):
     command = ["batch", task, str(jobs), "--model", str(model), "--out", str(out), "--dtype", "fp32", "--device", "cpu"]
     assert main([*command, "--seed", "3", *map(str, more)]) == status
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def summary(out: Path, name="summary.json") -> dict:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from checked import Checked
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -21,7 +22,6 @@ from janus_core.networks.vq import tokens_to_latent
 from janus_core.sampling.settings import TokenSamplerSettings
 from janus_core.sampling.tokens import sample_image_tokens
 
-TOLERANCE = 1e-4
 GREEDY = TokenSamplerSettings(temperature=0)
 RECIPES = {"reasongen": "reasongen-r1", "t2i_r1": "t2i-r1", "got_r1": "got-r1"}
 CASES = [(model, case) for model in ("janus4o", "pro_r1", *RECIPES) for case in ("p0", "p1")]
@@ -42,25 +42,8 @@ def ar(golden):
     )
 
 
-class Checked:
-    """Compares results with one case's golden tensors and tracks which of these were used."""
-
-    def __init__(self, tensors, case: str):
-        self.expected = {n.removeprefix(f"{case}."): t for n, t in tensors.items() if n.startswith(f"{case}.")}
-        self.seen = set()
-
-    def __call__(self, name, result):
-        expected = self.expected[name]
-        result = torch.as_tensor(result)
-        assert result.shape == expected.shape, name
-        if expected.is_floating_point():
-            assert (result - expected).abs().max() <= TOLERANCE, name
-        else:
-            assert torch.equal(result.long(), expected.long()), name
-        self.seen.add(name)
-
-    def all(self):
-        assert self.seen == set(self.expected), set(self.expected) - self.seen
+def checked(tensors, case: str) -> Checked:
+    return Checked({n.removeprefix(f"{case}."): t for n, t in tensors.items() if n.startswith(f"{case}.")})
 
 
 def rows_of(prompt):
@@ -95,7 +78,7 @@ def text_logits(pipe, embeds, written):
 @torch.inference_mode()
 @pytest.mark.parametrize("case", ["p0", "p1"])
 def test_edit(ar, case):
-    pipe, check, text = ar.pipe, Checked(ar.tensors, f"janus4o.{case}"), ar.texts[f"janus4o.{case}"]
+    pipe, check, text = ar.pipe, checked(ar.tensors, f"janus4o.{case}"), ar.texts[f"janus4o.{case}"]
     assert edit.edit_text(pipe.prompts, text["prompt"], 36, 36) == text["sft"]
     prompt = pipe.edit_prompt(ar.source, text["prompt"])
     check("full_ids", prompt.tokens.ids)
@@ -116,7 +99,7 @@ def test_edit(ar, case):
 @pytest.mark.parametrize("case", ["p0", "p1"])
 @pytest.mark.parametrize("model", RECIPES)
 def test_think(ar, model, case):
-    pipe, check, text = ar.pipe, Checked(ar.tensors, f"{model}.{case}"), ar.texts[f"{model}.{case}"]
+    pipe, check, text = ar.pipe, checked(ar.tensors, f"{model}.{case}"), ar.texts[f"{model}.{case}"]
     recipe = think.recipe_of(RECIPES[model])
     request = recipe.request(pipe.embedder, text["prompt"])
     check("input_ids", request.ids)
@@ -142,7 +125,7 @@ def test_think(ar, model, case):
 @torch.inference_mode()
 @pytest.mark.parametrize("case", ["p0", "p1"])
 def test_reflect(ar, case):
-    pipe, check, text = ar.pipe, Checked(ar.tensors, f"pro_r1.{case}"), ar.texts[f"pro_r1.{case}"]
+    pipe, check, text = ar.pipe, checked(ar.tensors, f"pro_r1.{case}"), ar.texts[f"pro_r1.{case}"]
     caption, golden_image = text["prompt"], ar.tensors[f"pro_r1.{case}.picture"]
     first = pipe.generation_prompt(caption)
     check("draw.cond_ids", first.tokens.ids)

@@ -5,6 +5,7 @@ Tolerances: integers equal, floats 1e-4, decoded images 1e-3.
 
 import pytest
 import torch
+from checked import Checked
 
 import janus_core
 from janus_core.describe import question_embeds
@@ -15,26 +16,7 @@ from janus_core.sampling.settings import TextSamplerSettings, TokenSamplerSettin
 from janus_core.sampling.text import sample_text
 from janus_core.sampling.tokens import sample_image_tokens
 
-FLOAT, IMAGE = 1e-4, 1e-3
-
-
-class Checked:
-    """Compares results with the golden tensors and tracks which of these were used."""
-
-    def __init__(self, expected):
-        self.expected, self.seen = expected, set()
-
-    def __call__(self, name, result, tolerance=FLOAT):
-        expected = self.expected[name]
-        assert result.shape == expected.shape, name
-        if expected.is_floating_point():
-            assert (result - expected).abs().max() <= tolerance, name
-        else:
-            assert torch.equal(result, expected), name
-        self.seen.add(name)
-
-    def all(self):
-        assert self.seen == set(self.expected), set(self.expected) - self.seen
+IMAGE = 1e-3
 
 
 def load(golden):
