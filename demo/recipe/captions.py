@@ -12,7 +12,9 @@ from . import words
 from .scenes import COLOURS, OPPOSITE, SHAPES, Scene
 from .words import plural, with_article
 
-LEFT_OUT = 0.3  # how often an attribute is not said
+COMPLETE = 0.25  # how often everything is said
+NAMES = 0.15  # how often nothing but colours and shapes
+LEFT_OUT = 0.3  # otherwise, how often an attribute is not said
 STYLES = {"sentence": 0.78, "list": 0.1, "fragment": 0.12}
 STYLES_TEST = {"sentence": 0.8, "list": 0.2}
 JUNK = (
@@ -82,15 +84,16 @@ def _arranged(scene, says, names):
     return f" {relation} ".join(names)
 
 
-def caption(scene: Scene, rng: random.Random, test: bool = False) -> Caption:
+def caption(scene: Scene, rng: random.Random, test: bool = False, complete: float = COMPLETE) -> Caption:
     """A random prompt that is true for the scene.
 
     Args:
         test: with phrasings and filler words that are held out of training, and any capitals.
+        complete: the share of prompts, fragments aside, that say everything.
     """
     styles = STYLES_TEST if test else STYLES
     (style,) = rng.choices(list(styles), list(styles.values()))
-    writer = _Writer(scene, rng, test)
+    writer = _Writer(scene, rng, test, complete)
     if style == "fragment":
         found = writer.fragment()
     elif not scene.objects:
@@ -110,6 +113,7 @@ class _Writer:
     scene: Scene
     rng: random.Random
     test: bool
+    complete: float
 
     def chance(self, share: float) -> bool:
         return self.rng.random() < share
@@ -136,9 +140,9 @@ class _Writer:
     def what_to_say(self) -> Caption:
         """A caption without a text: everything, names alone, or each attribute or not."""
         count, kind = len(self.scene.objects), self.rng.random()
-        if kind < 0.25:
+        if kind < self.complete:
             out = [False] * (2 + 2 * count)
-        elif kind < 0.4:
+        elif kind < self.complete + NAMES:
             out = [True, True, *[False] * count, *[True] * count]
         else:
             out = [self.chance(LEFT_OUT) for _ in range(2 + 2 * count)]

@@ -11,7 +11,7 @@ from janus_core.finetunes.think import RECIPES
 from janus_core.prompt import PromptEncoder
 from janus_core.training import batches
 
-from .captions import Caption, caption, meaning, plain_caption
+from .captions import COMPLETE, Caption, caption, meaning, plain_caption
 from .codebook import to_pixels
 from .plans import plan_of
 from .questions import questions
@@ -75,6 +75,7 @@ class SceneBatches:
         alignment: whether generation rows carry their pixels, for REPA.
         text_held_out: whether text alone also describes held-out combinations.
         late: of the flow's rows, the share with the prompt of another scene and a late time (see flow_objective.py).
+        complete: see captions.caption.
     """
 
     def __init__(
@@ -90,11 +91,12 @@ class SceneBatches:
         alignment=False,
         text_held_out=False,
         late=0.0,
+        complete=COMPLETE,
     ):
         self.prompts, self.scenes, self.codes = prompts, scenes, codes
         self.image_tokens, self.question_tokens = image_tokens, question_tokens
         self.rows, self.seed, self.alignment = batches.split_rows(rows, ratio), seed, alignment
-        self.text_split, self.late = None if text_held_out else False, late
+        self.text_split, self.late, self.complete = None if text_held_out else False, late, complete
 
     def __call__(self, index: int) -> dict:
         rng = random.Random(f"{self.seed} {index}")
@@ -113,7 +115,7 @@ class SceneBatches:
             scenes = [self.scenes[k] for k in chosen]
             late = [rng.random() < self.late for _ in scenes]
             said = [rng.choice(self.scenes) if other else one for one, other in zip(scenes, late)]
-            captions = [caption(scene, rng) for scene in said]
+            captions = [caption(scene, rng, complete=self.complete) for scene in said]
             texts = [one.text for one in captions]
             batch |= batches.generation_rows(self.prompts, texts, self.codes[chosen], self.image_tokens, rng)
             batch["gen_dropped"] = smoothing_shares(captions, batch["gen_dropped"])

@@ -20,7 +20,7 @@ from janus_core.training.unified import JanusObjective
 from janus_core.training.validation import image_grid, pipeline_of
 from janus_core.vae import load_vae
 
-from . import new_models, scene_data
+from . import captions, new_models, scene_data
 from .codebook import patch_tokens
 from .flow_objective import DemoFlowObjective
 from .tokenizer import build_tokenizer
@@ -44,8 +44,9 @@ def train_model(config: dict, folder: Path) -> Path:
     `shared` is the share of the scenes with two objects in which these have something in common (see
     scene_data.mixed_scene), by default 0; `overshoot` and `late` are the flow's (see flow_objective.py). Each of the
     config's `stages` has a stage number, the rows and the data ratio of a batch, whether text alone describes held-out
-    combinations (`text_held_out`), and loop settings. The weights written are the mean over the ends of the last
-    `average` stages, by default 1 (averaging over learning rate cycles, arXiv 1803.05407).
+    combinations (`text_held_out`), the share of prompts that say everything (`complete`), and loop settings. The
+    weights written are the mean over the ends of the last `average` stages, by default 1 (averaging over learning rate
+    cycles, arXiv 1803.05407).
     """
     seed, family = config["seed"], config["family"]
     torch.manual_seed(seed)
@@ -106,6 +107,7 @@ def train_model(config: dict, folder: Path) -> Path:
             alignment=bool(config.get("repa")),
             text_held_out=stage.pop("text_held_out", False),
             late=config.get("late", 0.0),
+            complete=stage.pop("complete", captions.COMPLETE),
         )
         settings = LoopSettings(**{**config.get("loop", {}), **stage}, seed=seed + number)
         train(objective, batch_at, settings, folder / f"stage_{number}", sample=sample)
