@@ -7,11 +7,12 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from ..errors import OutputError
+from ..errors import CheckpointError, OutputError
 from ..files import user_path, write_atomically, write_text
 from ..janus import JanusParams
 from ..janusflow import JanusFlow, JanusFlowParams
 from ..prompt import BEGIN_OF_IMAGE, BOS, END_OF_IMAGE, EOS, IMAGE_PLACEHOLDER, PAD
+from .quantize import quantized_layers
 from .read import METADATA, TEXT_PREFIX, VQ_PREFIX, Checkpoint
 
 
@@ -102,9 +103,15 @@ def save_folder(checkpoint: Checkpoint, folder: str | Path, dtype: torch.dtype =
     """Writes a checkpoint as a folder in the original layout, the weights last.
 
     Raises:
+        CheckpointError: weights are quantised.
         OutputError: a file cannot be written.
     """
     folder = user_path(folder, OutputError)
+    if quantized_layers(checkpoint.tensors):
+        raise CheckpointError(
+            f"{checkpoint.path} has quantised weights, which the original layout cannot hold: "
+            "write one .safetensors file instead."
+        )
     vision = checkpoint.config.get("vision_config") or checkpoint.config["vision_und_enc_config"]
     texts = {
         "config": checkpoint.config,

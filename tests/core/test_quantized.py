@@ -17,6 +17,7 @@ from janus_core.checkpoint import (
     quantized,
     quantized_layers,
     read_checkpoint,
+    save_folder,
     save_single_file,
 )
 from janus_core.checkpoint.quantize import ROWS, quant_settings, quantize_weight
@@ -154,6 +155,13 @@ def test_unsupported_quantised_layers(golden, tmp_path, format, missing, message
 def test_an_unknown_weight_dtype(golden):
     with pytest.raises(CheckpointError, match="int8, fp8_e4m3fn"):
         janus_core.load(golden("ar-a").folder, device="cpu", weight_dtype="int3")
+
+
+def test_a_folder_in_the_original_layout_holds_no_quantised_weights(golden, tmp_path):
+    checkpoint = quantized(read_checkpoint(golden("ar-a").folder), "int8")
+    with pytest.raises(CheckpointError, match="original layout cannot hold"):
+        save_folder(checkpoint, tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
 
 
 def quantized_layer(weight_dtype):
