@@ -1,4 +1,4 @@
-"""The recipe's six commands, one after another, on its own configs with everything made small."""
+"""The recipe's seven commands, one after another, on its own configs with everything made small."""
 
 import json
 from pathlib import Path
@@ -21,6 +21,7 @@ SMALL = {
         "codebook": {"seed": 1, "scenes": 30, "textures": 3, "scene_codes": 60, "texture_codes": 40, "rounds": 1},
     },
     "vae": {},
+    "generation": {"sizes": SIZES, "scenes": 8},
     "janus_pro": {"sizes": SIZES, "scenes": 8},
     "janusflow": {"sizes": SIZES, "scenes": 8},
     "tasks": {"rows": 4, "rank": 2},
@@ -55,6 +56,7 @@ def test_every_command_runs_after_the_one_before(results):
         "encoder": "encoder.safetensors",
         "vq": "vq.safetensors",
         "vae": "vae.safetensors",
+        "generation": "checkpoint",
         "janus_pro": "checkpoint",
         "janusflow": "checkpoint",
         "tasks": "lora.safetensors",
