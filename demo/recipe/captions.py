@@ -262,7 +262,10 @@ class _Writer:
         return self.pick((word, plural(word))), (name,)
 
     def fragment(self) -> Caption:
-        """One or two attributes that the scene has, or one that it lacks; as negative prompts have them."""
+        """One or two attributes that the scene has, or one that it lacks; as negative prompts have them.
+
+        An object of two is named in the plural or with "any", since "a circle" as a prompt is an image of one object.
+        """
         scene = self.scene
         kinds = ["background", "background", "any colour", "any colour", "junk", "absent"]
         if scene.objects:
@@ -292,13 +295,17 @@ class _Writer:
             )
         o = self.rng.choice(scene.objects)
         noun = self.pick(words.SHAPE_WORDS[o.shape])
+        size, colour = self.pick(words.SIZE_WORDS[o.size]), self.colour(o.colour)
+        alone = len(scene.objects) == 1
         if kind == "shape":
-            return self.pick((noun, with_article(noun), plural(noun), f"any {noun}"))
+            return self.pick(
+                (noun, with_article(noun), plural(noun), f"any {noun}") if alone else (plural(noun), f"any {noun}")
+            )
         if kind == "name":
-            return self.pick(("{}", "a {}")).format(f"{self.colour(o.colour)} {noun}")
+            named = f"{colour} {noun}"
+            return self.pick((named, with_article(named)) if alone else (f"{colour} {plural(noun)}", f"any {named}"))
         if kind == "size":
-            size = self.pick(words.SIZE_WORDS[o.size])
-            return self.pick((size, f"{size} shape", f"{size} {noun}"))
+            return self.pick((size, f"{size} shape", f"{size} {noun}") if alone else (size, f"any {size} shape"))
         if scene.place:
             return self.pick(words.PLACE_WORDS[scene.place])
         return self.pick(("two shapes", "another shape"))

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from . import words
 from .captions import plain_caption
-from .scenes import COLOURS, HELD_OUT_PAIRS, HELD_OUT_RELATIONS, NUMBERS, OPPOSITE, RADII, SHAPES, Scene
+from .scenes import COLOURS, NUMBERS, OPPOSITE, RADII, SHAPES, Scene
 from .words import plural, with_article
 
 # Phrasings of each kind of question, and those that are held out of training. {s} is a shape, {p} its plural, {c} a
@@ -139,21 +139,15 @@ def _counts(scene, rng):
 
 
 def _yes_no(scene, rng):
-    """One question of each kind whose answer is yes, and one whose answer is no.
-
-    Held-out combinations are never there in training; they are not asked for, or the answer would be known.
-    """
+    """One question of each kind whose answer is yes, and one whose answer is no."""
     objects, found = scene.objects, []
     shapes, names = [o.shape for o in objects], [o.name for o in objects]
 
     def ask(kind, yes, **asked):
         found.append((kind, asked, "yes" if yes else "no"))
 
-    def taught(colour, shape):
-        return scene.held_out or (colour, shape) not in HELD_OUT_PAIRS
-
     there = [(s, plural(s)) for s in SHAPES]
-    there += [(f"{c} {s}", f"{c} {plural(s)}") for c in COLOURS for s in SHAPES if taught(c, s)]
+    there += [(f"{c} {s}", f"{c} {plural(s)}") for c in COLOURS for s in SHAPES]
     for yes in (True, False):
         fitting = [pair for pair in there if (pair[0] in shapes or pair[0] in names) == yes]
         if not yes and objects and rng.random() < 0.7:  # what is nearly there
@@ -170,7 +164,7 @@ def _yes_no(scene, rng):
     unique = [o for o in objects if shapes.count(o.shape) == 1]
     if unique:
         o = rng.choice(unique)
-        wrong = [c for c in COLOURS if c != o.colour and taught(c, o.shape)]
+        wrong = [c for c in COLOURS if c != o.colour]
         near = [c for c in wrong if c == scene.background or c in [p.colour for p in objects]]
         for colour in (o.colour, rng.choice(near if near and rng.random() < 0.5 else wrong)):
             ask("is colour", colour == o.colour, s=o.shape, c=colour)
@@ -179,9 +173,6 @@ def _yes_no(scene, rng):
     if len(unique) == 2:
         a, b = rng.sample(objects, 2)
         relation = scene.relation if a is objects[0] else OPPOSITE[scene.relation]
-        opposite = (a.shape, OPPOSITE[relation], b.shape)
-        if opposite in HELD_OUT_RELATIONS or (b.shape, relation, a.shape) in HELD_OUT_RELATIONS:
-            return found
         for asked in (relation, OPPOSITE[relation]):
             ask("is related", asked == relation, t=f"the {a.shape}", u=f"the {b.shape}", r=asked)
     return found
@@ -195,7 +186,7 @@ def phrase(kind: str, asked: dict, rng: random.Random, test: bool = False) -> st
     """
     asked = {key: _synonyms(value, rng) for key, value in asked.items()}
     if "r" in asked:
-        asked["r"] = rng.choice(words.RELATION_WORDS[asked["r"]]) if asked["r"] in words.RELATION_WORDS else asked["r"]
+        asked["r"] = rng.choice([word for word in words.RELATION_WORDS[asked["r"]] if not word.startswith("that ")])
     text = rng.choice((PHRASINGS_TEST if test else PHRASINGS)[kind]).format(**asked)
     return _case(text, rng) if test else text
 

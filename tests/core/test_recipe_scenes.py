@@ -50,16 +50,15 @@ def test_an_empty_image_has_no_shapes():
 
 def test_training_scenes_have_no_held_out_combination():
     rng = random.Random(4)
-    kinds = set()
+    kinds, backgrounds = set(), set()
     for _ in range(3000):
         scene = scenes.random_scene(rng)
         assert not scene.held_out
-        pairs = {(o.colour, o.shape) for o in scene.objects}
-        assert not pairs & scenes.HELD_OUT_PAIRS
         kinds |= {(o.shape, o.colour, o.size) for o in scene.objects}
-    assert len(kinds) == 2 * (4 * 8 - len(scenes.HELD_OUT_PAIRS)), "all other objects occur"
-    held_out = [scenes.random_scene(rng, two=True, held_out=True) for _ in range(300)]
-    assert any(s.held_out_pair for s in held_out) and any(s.held_out_relation for s in held_out)
+        backgrounds |= {(scene.background, o.colour, o.shape) for o in scene.objects}
+    assert len(kinds) == 2 * 4 * 8, "all objects occur"
+    assert len(backgrounds) == 4 * 8 * (7 - 1), "each on all backgrounds but its own colour and the held-out one"
+    assert all(scenes.random_scene(rng, two=True, held_out=True).held_out for _ in range(300))
 
 
 def test_two_objects_share_a_shape_a_colour_or_both():
