@@ -21,7 +21,7 @@ from .cli_options import (
 )
 from .devices import usable_device
 from .download import CHECKPOINTS, download_checkpoint, download_vae, models_folder
-from .errors import DownloadError, JanusError, is_out_of_memory
+from .errors import DownloadError, JanusError, TrainingError, is_out_of_memory
 from .files import os_reason
 from .finetunes.think import RECIPES
 from .image import open_image
@@ -233,6 +233,8 @@ def download(args):
 def train(args):
     from . import training  # needs accelerate, which nothing else here does
 
+    if not args.estimate and (args.memory is not None or args.gpus != 1):
+        raise TrainingError("--memory and --gpus belong to --estimate, which does not train: add it or omit them.")
     if args.estimate:
         print(training.estimate(args.config, dict(args.set), args.memory, args.gpus))
     else:
@@ -261,7 +263,7 @@ def main(argv=None) -> int:
         print("cancelled", file=sys.stderr)
         return 130
     except Exception as error:
-        message = _message(error)
+        message = _message(error, args.function is train)
         if message is None:
             raise
         print(f"error: {message}", file=sys.stderr)
@@ -269,10 +271,12 @@ def main(argv=None) -> int:
     return 0
 
 
-def _message(error: Exception) -> str | None:
+def _message(error: Exception, training: bool = False) -> str | None:
     """The line for an error that a user can act on; None for a bug."""
     if isinstance(error, JanusError):
         return " ".join(str(error).split())
+    if is_out_of_memory(error) and training:
+        return "out of memory: train with --estimate to see what needs it, and what else would fit."
     if is_out_of_memory(error):
         return "out of memory: use a smaller --count or --size, or --dtype bf16."
     if isinstance(error, OSError):

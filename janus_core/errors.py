@@ -48,13 +48,16 @@ def first_line(error: BaseException) -> str:
 def library_errors(kind: type[JanusError], message: str):
     """Turns what a library raises for bad input into `kind`: the message, and the library's reason in brackets.
 
-    Panics of Rust code, which are not Exceptions (pyo3's PanicException), are converted too.
+    An error that says that memory ran out is no bad input, and is left as it is. Panics of Rust code, which are not
+    Exceptions (pyo3's PanicException), are converted too.
     """
     try:
         yield
     except (JanusError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
+        if is_out_of_memory(error):
+            raise
         raise kind(f"{message} ({first_line(error)}).") from None
 
 

@@ -51,12 +51,15 @@ def os_reason(error: BaseException) -> str:
 
 
 def read_text(path: Path, error: type[JanusError] = CheckpointError) -> str:
-    """The text of a file of at most TEXT_BYTES. Raises `error` if it is not UTF-8 or cannot be read."""
+    """The text of a file of at most TEXT_BYTES, without a byte order mark.
+
+    Raises `error` if it is not UTF-8 or cannot be read.
+    """
     path = regular_file(path, error)
     try:
         if path.stat().st_size > TEXT_BYTES:
             raise error(f"{path} is over {TEXT_BYTES >> 20} MB, too large for a text file.")
-        return path.read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise error(f"{path} is not text in UTF-8: save it in that encoding, or download it again.") from None
     except OSError as reason:

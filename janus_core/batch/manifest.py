@@ -86,7 +86,7 @@ def _rows(path: Path) -> list[dict]:
         return _parquet_rows(path)
     if suffix not in SUFFIXES:
         raise BatchError(f"{path} is not a manifest: it must be a {', '.join(SUFFIXES)} file.")
-    text = read_text(path, BatchError).removeprefix("\ufeff")
+    text = read_text(path, BatchError)
     if suffix == ".csv":
         with library_errors(BatchError, f"{path} cannot be read as CSV: close every quote, or save it as .jsonl"):
             return [_without_empty(row, path) for row in csv.DictReader(io.StringIO(text, newline=""))]

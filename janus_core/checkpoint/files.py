@@ -49,11 +49,14 @@ def _is_plain(name, tensor) -> bool:
     return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.itemsize
 
 
-def read_pickle(path: Path, error: type[JanusError] = CheckpointError, limit: int = PICKLE_BYTES):
+def read_pickle(
+    path: Path, error: type[JanusError] = CheckpointError, limit: int = PICKLE_BYTES, remedy: str = "download it again"
+):
     """What a file of torch.save holds, read with `weights_only=True`: nothing in it is executed.
 
     Args:
         limit: bytes that it may have beside its tensors.
+        remedy: what to do about a damaged file.
 
     Raises:
         `error`: it cannot be read, or is not loaded for safety.
@@ -69,7 +72,7 @@ def read_pickle(path: Path, error: type[JanusError] = CheckpointError, limit: in
     except JanusError:
         raise
     except Exception as reason:  # of many types: damaged pickles fail anywhere in the reader
-        raise _unreadable(path, reason, error) from None
+        raise _unreadable(path, reason, error, remedy) from None
 
 
 def _check_zip(path: Path, error: type[JanusError], limit: int):
@@ -111,7 +114,9 @@ class _BoundedReader:
         self.file.close()
 
 
-def _unreadable(path: Path, reason: Exception, error: type[JanusError] = CheckpointError) -> JanusError:
+def _unreadable(
+    path: Path, reason: Exception, error: type[JanusError] = CheckpointError, remedy: str = "download it again"
+) -> JanusError:
     """The error for a weight file that another library could not read; never quotes torch's advice on pickles."""
     if is_out_of_memory(reason):
         return error(f"{path} does not fit in memory: close other programs, or raise the limit of this process.")
@@ -125,7 +130,7 @@ def _unreadable(path: Path, reason: Exception, error: type[JanusError] = Checkpo
             f"{path} was not loaded, for safety: it is damaged, or holds more than weights. Use a .safetensors file."
         )
     internal = isinstance(reason, (AttributeError, TypeError, LookupError))  # of the reader, and of no use to a user
-    return error(f"{path} is damaged or incomplete, download it again{'' if internal else f' ({os_reason(reason)})'}.")
+    return error(f"{path} is damaged or incomplete, {remedy}{'' if internal else f' ({os_reason(reason)})'}.")
 
 
 def _first_bytes(path: Path) -> bytes:

@@ -21,7 +21,7 @@ def read_config(path: str | Path, overrides: list[str] = ()) -> dict:
     suffix = path.suffix.lower()
     if suffix not in (".yaml", ".yml", ".json"):
         raise RequestError(f"{path} must be a .yaml, .yml or .json file.")
-    text = read_text(path, RequestError).removeprefix("\ufeff")
+    text = read_text(path, RequestError)
     config = _expanded(parse_json(text, path, RequestError) if suffix == ".json" else _parsed_yaml(text, path))
     if not isinstance(config, dict):
         raise RequestError(f"{path} must hold a mapping.")

@@ -78,6 +78,12 @@ def estimate(path: str | Path, changes: dict | None = None, memory: float | None
     """
     config = _checked(path, changes)
     check("gpus", gpus, Whole(1, 10000), TrainingError)
+    loop = config["loop"]
+    if gpus > 1 and (config.get("lora") or loop.get("step_in_backward") or loop.get("optimizer") == "adamw8bit"):
+        raise TrainingError(
+            "FSDP shards all weights, trained with adamw and without step_in_backward; any other config needs the same "
+            "memory on each of several GPUs as on one: leave out --gpus."
+        )
     with _needed_libraries():
         from .memory_estimate import estimate_memory
     estimated = estimate_memory(config, gpus)

@@ -52,7 +52,11 @@ class EncodedImages:
             key = hashlib.sha256(f"{self.preparation} {self.hashes[path]}".encode()).hexdigest()
             self.files[path] = self.folder / f"{key[:40]}.safetensors"
             if number % processes == rank and not self._is_cached(self.files[path]):
-                save_tensors(self._prepared(path), self.files[path], {"format": "pt"})
+                try:
+                    prepared = self._prepared(path)
+                except ImageError as error:
+                    raise ImageError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+                save_tensors(prepared, self.files[path], {"format": "pt"})
         self.encode = None  # worker processes need no encoder
 
     def _is_cached(self, file: Path) -> bool:

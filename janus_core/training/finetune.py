@@ -10,6 +10,7 @@ from accelerate.utils import parse_flag_from_env
 from ..checkpoint import VQ_PREFIX, build_vq, read_checkpoint, save_folder, save_lora
 from ..checkpoint.read import Checkpoint
 from ..errors import CheckpointError, ImageError, TrainingError
+from ..files import user_path
 from ..janusflow import VAE_DOWNSCALE, JanusFlow
 from ..prompt import PromptEncoder
 from ..vae import load_vae
@@ -31,14 +32,17 @@ def finetune(config: dict, folder: Path) -> Path:
     """Fine-tunes as configs/finetune.json says.
 
     Returns:
-        The folder of the fine-tuned checkpoint; with `lora` the file of the LoRA.
+        The folder of the fine-tuned checkpoint; with `lora` the file of the LoRA. The folder `steps` has the LoRA of
+        each earlier save.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or trained, or the VAE of a JanusFlow is not named.
         ImageError: an image or a caption is missing or cannot be read.
-        TrainingError: a loss is not finite, the folder's state is of another run, or a library is missing.
+        TrainingError: one of the config's folders is in another, a loss is not finite, the folder's state is of another
+            run, or a library is missing.
         OutputError: the result cannot be written.
     """
+    _check_folders(config, folder)
     processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator does
     if config.get("lora") and parse_flag_from_env("ACCELERATE_USE_FSDP"):
         raise TrainingError("FSDP is for all weights: train a LoRA without it, on as many GPUs as there are.")
@@ -51,7 +55,7 @@ def finetune(config: dict, folder: Path) -> Path:
 
     autoencoder, encode, weights = _autoencoder(model, checkpoint, config, processes.device)
     examples, prior = _read_examples(config, prompts)
-    cache, size = Path(config.get("cache") or folder / "cache"), model.params.siglip.image_size
+    cache, size = user_path(config.get("cache") or folder / "cache", TrainingError), model.params.siglip.image_size
     images = EncodedImages(cache, size, encode, fingerprint(weights), parts_read(rows_of(config), alignment))
     paths = [one.path for one in (*examples, *prior)]
     images.prepare(paths, processes.process_index, processes.num_processes)
@@ -76,7 +80,14 @@ def finetune(config: dict, folder: Path) -> Path:
     if config.get("validation"):
         validate = Validation(model, prompts, autoencoder, config["validation"], folder / "validation")
     objective = make_objective(model, objective_values, config.get("loss_weighting"))
-    log = train(objective, batch_at, loop_settings(config), folder / "run", validate=validate, identity=identity)
+    export = None
+    if config.get("lora"):
+
+        def export(done):
+            save_lora(model, checkpoint, folder / "steps" / f"{done:06}")
+
+    settings = loop_settings(config)
+    log = train(objective, batch_at, settings, folder / "run", validate=validate, export=export, identity=identity)
 
     if processes.is_main_process:
         save_curve(log, folder / "curve.png")
@@ -89,6 +100,24 @@ def finetune(config: dict, folder: Path) -> Path:
         _save_checkpoint(model, checkpoint, objective_values, written)
     processes.wait_for_everyone()
     return written
+
+
+def _check_folders(config: dict, folder: Path):
+    """Raises TrainingError if images that are no training data would be read as such: the run's own, or the prior's."""
+    images = _resolved(config["images"])
+    others = {"folder": folder, "prior.images": (config.get("prior") or {}).get("images")}
+    for name, other in others.items():
+        if other is None:
+            continue
+        other = _resolved(other)
+        if images == other or images in other.parents:
+            raise TrainingError(f"{name} ({other}) is in the images' folder, {images}: name another place for it.")
+        if name != "folder" and other in images.parents:
+            raise TrainingError(f"The images ({images}) are in {name}, {other}: name another place for them.")
+
+
+def _resolved(folder: str | Path) -> Path:
+    return user_path(folder, TrainingError).absolute()
 
 
 def rows_of(config: dict) -> tuple[int, int]:
@@ -126,9 +155,10 @@ def _read_examples(config: dict, prompts: PromptEncoder) -> tuple[list[Example],
     limit = caption_limit(config)
     examples = cut_texts(read_folder(config["images"]), prompts, limit)
     prior = cut_texts(read_folder(config["prior"]["images"]), prompts, limit) if config.get("prior") else []
-    generates = rows_of(config)[1] > 0
-    if generates and not all(any(one.caption for one in group) for group in (examples, prior) if group):
-        raise ImageError(f"{config['images']}: no image has a caption to generate it from: set ratio to [1, 0].")
+    if rows_of(config)[1] > 0:
+        for group, folder in ((examples, config["images"]), (prior, (config.get("prior") or {}).get("images"))):
+            if group and not any(one.caption for one in group):
+                raise ImageError(f"{folder}: no image has a caption to generate it from: set ratio to [1, 0].")
     return examples, prior
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def read_folder(folder: str | Path) -> list[Example]:
     folder = user_path(folder, ImageError)
     found = _image_files(folder)
     described, images = {}, set(found)
-    for path in sorted(folder.rglob(METADATA)):
+    for path in _visible(folder, folder.rglob(METADATA)):
         for image, entry in _read_metadata(path):
             if image not in images:
                 raise ImageError(
@@ -56,13 +57,13 @@ def read_folder(folder: str | Path) -> list[Example]:
     for path, problem in captions.conflicts(from_text).items():
         if captions.caption_path(path).exists():
             raise ImageError(f"{folder}: {problem}")
-    bare = [one.path.name for one in examples if not one.caption and not one.questions]
+    shown = [one for one in examples if one.repeats]
+    bare = [one.path.name for one in shown if not one.caption and not one.questions]
     if bare:
         raise ImageError(
             f"{folder}: {bare[0]} has no caption in a .txt file beside it or in {METADATA} "
-            f"({len(bare)} of {len(found)} lack one)."
+            f"({len(bare)} of {len(shown)} lack one)."
         )
-    shown = [one for one in examples if one.repeats]
     if not shown:
         raise ImageError(f"{folder}: every image is in a folder whose name begins with 0, which leaves it out.")
     return shown
@@ -72,14 +73,18 @@ def _image_files(folder: Path) -> list[Path]:
     """The image files below a folder. Raises ImageError if there are none."""
     if not folder.is_dir():
         return captions.image_files(folder)  # which says why
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in captions.SUFFIXES)
-    paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    paths = _visible(folder, (path for path in folder.rglob("*") if path.suffix.lower() in captions.SUFFIXES))
     return paths or captions.image_files(folder)
+
+
+def _visible(folder: Path, paths: Iterable[Path]) -> list[Path]:
+    """The paths that are not hidden and in no hidden folder, sorted."""
+    return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def _read_metadata(path: Path):
     """Yields (image path, entry) of each line."""
-    for number, line in enumerate(read_text(path, ImageError).splitlines(), start=1):
+    for number, line in enumerate(read_text(path, ImageError).split("\n"), start=1):
         if not line.strip():
             continue
         name = f"{path}, line {number}"

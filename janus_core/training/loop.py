@@ -37,6 +37,7 @@ def train(
     *,
     sample: Callable[[Path], None] | None = None,
     validate: Callable[[int], None] | None = None,
+    export: Callable[[int], None] | None = None,
     identity: dict | None = None,
     stop_at: int | None = None,
 ) -> list[dict]:
@@ -51,6 +52,7 @@ def train(
         sample: writes a PNG image of samples to the given path, whatever its suffix; called every
             `settings.sample_every` steps with the averaged weights in place.
         validate: called like `sample`, with the number of steps.
+        export: called with the number of steps after each save but the last, with the averaged weights in place.
         identity: settings by name, of which a state must have the same values to be resumed.
         stop_at: stops after this many steps in all, as if the run had been killed there.
 
@@ -62,7 +64,7 @@ def train(
             weight is not finite, or a library is missing.
         OutputError: the state cannot be written.
     """
-    trainer = Trainer(objective, settings, Path(folder), identity or {}, sample, validate)
+    trainer = Trainer(objective, settings, Path(folder), identity or {}, sample, validate, export)
     end = settings.steps if stop_at is None else min(stop_at, settings.steps)
     batches = trainer.batches(batch_at, end)
     for step in range(trainer.start, end):
@@ -91,10 +93,10 @@ class Trainer:
         evaluates: whether `evaluate` has anything to do.
     """
 
-    def __init__(self, objective, settings: LoopSettings, folder: Path, identity: dict, sample, validate):
+    def __init__(self, objective, settings: LoopSettings, folder: Path, identity: dict, sample, validate, export):
         folder.mkdir(parents=True, exist_ok=True)
         self.objective, self.settings, self.folder = objective, settings, folder
-        self.sample, self.validate = sample, validate
+        self.sample, self.validate, self.export = sample, validate, export
         self.evaluates = bool(settings.sample_every and (sample or validate))
         self.accelerator = _accelerator(settings, folder, cache_casts=not is_checkpointed(objective))
         objective.train()
@@ -168,8 +170,12 @@ class Trainer:
         self.accelerator.log({**means, "learning rate": learning_rate(self.settings, done - 1)}, step=done)
 
     def save(self, done: int):
-        """Writes state.pt and log.jsonl."""
+        """Writes state.pt and log.jsonl, and calls `export`."""
         save_state(self.folder, self.objective, self.optimizer, self.ema, done, self.log, self.identity)
+        if self.export and done < self.settings.steps and self.accelerator.is_main_process:
+            self.ema.swap(self.objective)
+            self.export(done)
+            self.ema.swap(self.objective)
 
     def evaluate(self, done: int):
         """Calls `sample` and `validate` in the main process, with the averaged weights in place.

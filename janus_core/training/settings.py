@@ -49,6 +49,7 @@ VALIDATION = {
     "guidance": Number(1, 100),
 }
 QUESTION = {"image": Text(), "question": Text()}
+SECTIONS = {"lora": LORA, "prior": PRIOR, "validation": VALIDATION}
 LOOP = {
     "steps": Whole(1, 10**9),
     "lr": RATE,
@@ -126,8 +127,11 @@ def check_finetune(config: dict, name):
         TrainingError: a setting is missing, unknown, of another type or out of range.
     """
     name = f"The config {name}"
+    for key, section in SECTIONS.items():
+        if config.get(key) == {}:
+            raise TrainingError(f"{name}: {key} is empty: set {next(iter(section))}, or {key} to null to leave it out.")
     _check_section(config, FINETUNE, name, NEEDED if config.get("lora") else (*NEEDED, "stage"))
-    for key, section in (("lora", LORA), ("prior", PRIOR), ("validation", VALIDATION)):
+    for key, section in SECTIONS.items():
         check_fields(config.get(key) or {}, section, f"{name}: {key}", TrainingError, closed=True)
     for question in (config.get("validation") or {}).get("questions") or ():
         _check_section(question, QUESTION, f"{name}: validation: questions", QUESTION)
@@ -158,12 +162,14 @@ def setting(section: dict, name: str, default):
 
 
 def loop_settings(config: dict) -> LoopSettings:
-    """The loop's settings of a fine-tuning config; by default without EMA for a LoRA, else with one that warms up.
+    """The loop's settings of a fine-tuning config; by default without EMA for a LoRA, else with one that warms up, and
+    with a warm-up of the rate over the first twentieth of the steps.
 
     Raises:
         TrainingError: they do not fit together.
     """
     defaults = {
+        "warmup": min(LoopSettings.warmup, config["loop"]["steps"] // 20),
         "ema": 0.0 if config.get("lora") else 0.99,
         "ema_warmup": True,
         "workers": 2,

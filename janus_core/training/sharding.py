@@ -18,11 +18,20 @@ def loads_weights() -> bool:
 
 
 def full_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The whole tensors, sharded ones gathered on the CPU; every process must call it."""
-    return {
-        name: tensor.detach().full_tensor().cpu() if hasattr(tensor, "full_tensor") else tensor.detach()
-        for name, tensor in tensors.items()
-    }
+    """The whole tensors, sharded ones gathered on the CPU of the main process; every process must call it.
+
+    The other processes get the whole tensors of what is not sharded, and nothing else.
+    """
+    whole = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach()
+        if hasattr(tensor, "full_tensor"):
+            tensor = tensor.full_tensor()
+            if not PartialState().is_main_process:
+                continue
+            tensor = tensor.cpu()
+        whole[name] = tensor
+    return whole
 
 
 @torch.no_grad()

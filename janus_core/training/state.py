@@ -66,7 +66,7 @@ def load_state(folder: Path, objective, optimizer, ema: EMA, identity: dict) -> 
     path = folder / "state.pt"
     if not path.exists():
         return 0, []
-    state = read_pickle(path, TrainingError, LOG_BYTES)
+    state = read_pickle(path, TrainingError, LOG_BYTES, "remove it to start over")
     with library_errors(TrainingError, f"{path} is not the state of this run, remove it or name another folder"):
         missing = [key for key in PARTS if not isinstance(state, dict) or key not in state]
         if missing:

@@ -5,13 +5,18 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ..errors import JanusError, TrainingError, first_line
+
 
 class _Batches(Dataset):
     def __init__(self, batch_at: Callable):
         self.batch_at = batch_at
 
     def __getitem__(self, index):
-        return self.batch_at(index)
+        try:
+            return self.batch_at(index)
+        except JanusError as error:  # raised as it is in the training process; DataLoader would add a traceback to it
+            return error
 
 
 def stream(
@@ -22,6 +27,10 @@ def stream(
     Args:
         workers: processes that prepare batches ahead, two each; 0 prepares each batch when it is asked for.
         before: called with each index before its batch is yielded; without workers also before it is prepared.
+
+    Raises:
+        JanusError: batch_at did.
+        TrainingError: a worker process died.
     """
     if not workers or not indices:
         for index in indices:
@@ -35,6 +44,18 @@ def stream(
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
     )
-    for index, batch in zip(indices, loader):
+    prepared = iter(loader)
+    for index in indices:
+        try:
+            batch = next(prepared)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise TrainingError(
+                f"A process that prepares batches died ({first_line(error)}): set loop.workers to 0, or give the "
+                "container more shared memory."
+            ) from None
+        if isinstance(batch, JanusError):
+            raise batch
         before(index)
         yield batch

@@ -2,14 +2,17 @@
 
 import json
 import random
+import shutil
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from core.training_models import FAMILIES, tiny
+from PIL import Image
 from safetensors.torch import load_file
 
+import janus_core
 from demo.recipe import scenes
 from demo.recipe.captions import plain_caption
 from demo.recipe.train_autoencoders import taesd_tensors
@@ -17,7 +20,7 @@ from janus_core import cli, loading
 from janus_core.checkpoint import save_folder
 from janus_core.checkpoint.files import read_pickle
 from janus_core.errors import ImageError, TrainingError
-from janus_core.training import finetune, folder_data, read_config, trained_model
+from janus_core.training import finetune, folder_data, read_config, settings, trained_model
 
 LOOP = {"steps": 6, "lr": 5e-3, "warmup": 1, "precision": "no", "log_every": 3, "save_every": 3}
 LORA = {"rank": 4, "targets": ["q_proj", "down_proj"]}
@@ -91,6 +94,9 @@ def test_a_lora_has_the_names_that_comfyui_reads(family, run, tmp_path):
         assert (up.shape[0], down.shape[1]) == weight.shape and down.shape[0] == up.shape[1] == 4
         assert tensors[f"{name}.alpha"].item() == 4
         assert up.abs().sum() > 0, "trained"
+    early = load_file(tmp_path / "out" / "steps" / "000003" / "lora.safetensors")
+    assert early.keys() == tensors.keys() and not all(torch.equal(early[name], tensors[name]) for name in tensors)
+    assert [path.name for path in (tmp_path / "out" / "steps").iterdir()] == ["000003"], "the last is the result"
 
 
 def test_an_image_without_caption_is_refused(images):
@@ -98,6 +104,47 @@ def test_an_image_without_caption_is_refused(images):
     (images / "1.txt").unlink()
     with pytest.raises(ImageError, match="1.png has no caption"):
         folder_data.read_folder(images)
+
+
+def test_what_is_no_training_data_is_left_out(images):
+    (images / "0_unused").mkdir()
+    (images / "1.png").rename(images / "0_unused" / "1.png")  # without its caption
+    (images / ".hidden").mkdir()
+    (images / ".hidden" / "metadata.jsonl").write_text("not JSON")
+    (images / "0.txt").write_bytes(b"\xef\xbb\xbfa red circle")
+    line = json.dumps({"image": "2.png", "caption": "one\u2028two"}, ensure_ascii=False)
+    (images / "metadata.jsonl").write_text(f"{line}\n", encoding="utf-8-sig")
+    assert [(one.path.name, one.caption) for one in folder_data.read_folder(images)] == [
+        ("0.png", "a red circle"),
+        ("2.png", "one\u2028two"),
+    ]
+
+
+def test_an_image_that_cannot_be_used_is_named(run, images):
+    Image.new("RGB", (3000, 1)).save(images / "1.png")
+    assert "1.png: The image is 3000x1" in run("janus")
+
+
+def test_the_rate_warms_up_over_a_twentieth_of_the_steps(tmp_path):
+    config = {"loop": {"steps": 500}, "seed": 0}
+    assert settings.loop_settings(config).warmup == 25
+    assert settings.loop_settings({**config, "loop": {"steps": 500, "warmup": 3}}).warmup == 3
+    assert settings.loop_settings({**config, "loop": {"steps": 10**6}}).warmup == 2000
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (["--memory", "24"], "belong to --estimate"),
+        (["--gpus", "2"], "belong to --estimate"),
+        (["--estimate", "--gpus", "8"], "FSDP shards all weights"),
+        (["--set", "lora={}"], "lora is empty: set rank, or lora to null"),
+    ],
+)
+def test_options_of_train_without_effect_are_refused(changes, message, capsys):
+    config = Path(janus_core.__file__).parent / "training" / "configs" / "janus_pro_1b_style_lora.json"
+    assert cli.main(["train", "--config", str(config), *changes]) == 1
+    assert message in capsys.readouterr().err
 
 
 def test_settings_on_the_command_line_replace_the_configs(tmp_path, capsys):
@@ -252,7 +299,14 @@ def test_prior_images_questions_and_sub_folders(run, images, tmp_path):
     (images / "0.txt").unlink()
     entry = {"image": "2_more/0.png", "question": "What is it?", "answer": "a circle"}
     (images / "metadata.jsonl").write_text(json.dumps(entry))
-    written = run(
-        "janus", lora=LORA, prior={"images": str(images), "share": 0.5}, caption_dropout=0.3, caption_tokens=5
-    )
+    prior = shutil.copytree(images, tmp_path / "prior")
+    written = run("janus", lora=LORA, prior={"images": str(prior), "share": 0.5}, caption_dropout=0.3, caption_tokens=5)
     assert load_file(written)
+
+
+def test_a_folder_inside_the_images_is_refused(run, images, tmp_path):
+    """Its images would be trained on as well."""
+    assert f"folder ({images / 'out'}) is in the images' folder" in run("janus", folder=str(images / "out"))
+    prior = {"images": str(images / "prior")}
+    assert f"prior.images ({images / 'prior'}) is in the images' folder" in run("janus", prior=prior)
+    assert "are in prior.images" in run("janus", prior={"images": str(tmp_path)})
