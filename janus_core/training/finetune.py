@@ -20,8 +20,8 @@ from .encoded import EncodedImages, fingerprint
 from .folder_batches import FolderBatches, parts_read
 from .folder_data import Example, cut_texts, read_folder
 from .identity import run_identity
-from .loop import train
-from .settings import loop_settings, setting
+from .loop import check_distribution, train
+from .settings import LoopSettings, loop_settings, setting
 from .trained_model import TRAINED_WITH, build_trained_model, make_objective, objective_settings
 from .validation import Validation, move_autoencoder
 
@@ -42,10 +42,9 @@ def finetune(config: dict, folder: Path) -> Path:
             run, or a library is missing.
         OutputError: the result cannot be written.
     """
+    processes, settings = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")), loop_settings(config)
     _check_folders(config, folder)
-    processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator does
-    if config.get("lora") and parse_flag_from_env("ACCELERATE_USE_FSDP"):
-        raise TrainingError("FSDP is for all weights: train a LoRA without it, on as many GPUs as there are.")
+    _check_processes(config, settings, processes.num_processes)
     torch.manual_seed(config["seed"])
     checkpoint = read_checkpoint(config["checkpoint"])
     model = build_trained_model(checkpoint, config)
@@ -86,7 +85,6 @@ def finetune(config: dict, folder: Path) -> Path:
         def export(done):
             save_lora(model, checkpoint, folder / "steps" / f"{done:06}")
 
-    settings = loop_settings(config)
     log = train(objective, batch_at, settings, folder / "run", validate=validate, export=export, identity=identity)
 
     if processes.is_main_process:
@@ -114,6 +112,14 @@ def _check_folders(config: dict, folder: Path):
             raise TrainingError(f"{name} ({other}) is in the images' folder, {images}: name another place for it.")
         if name != "folder" and other in images.parents:
             raise TrainingError(f"The images ({images}) are in {name}, {other}: name another place for them.")
+
+
+def _check_processes(config: dict, settings: LoopSettings, processes: int):
+    """Raises TrainingError for what several processes or FSDP do not allow, before any work is done."""
+    sharded = parse_flag_from_env("ACCELERATE_USE_FSDP")
+    if config.get("lora") and sharded:
+        raise TrainingError("FSDP is for all weights: train a LoRA without it, on as many GPUs as there are.")
+    check_distribution(settings, processes, sharded, bool(settings.sample_every and config.get("validation")))
 
 
 def _resolved(folder: str | Path) -> Path:

@@ -16,6 +16,7 @@ from ..schema import Text, check_fields
 log = logging.getLogger(__name__)
 
 METADATA = "metadata.jsonl"
+UNREAD = (".tif", ".tiff", ".gif", ".avif", ".heic", ".heif", ".jfif", ".jxl")  # images that are not read
 FIELDS = {"image": Text(), "caption": Text(empty=True), "question": Text(), "answer": Text()}
 
 
@@ -73,7 +74,12 @@ def _image_files(folder: Path) -> list[Path]:
     """The image files below a folder. Raises ImageError if there are none."""
     if not folder.is_dir():
         return captions.image_files(folder)  # which says why
-    paths = _visible(folder, (path for path in folder.rglob("*") if path.suffix.lower() in captions.SUFFIXES))
+    files = _visible(folder, folder.rglob("*"))
+    unread = [path for path in files if path.suffix.lower() in UNREAD]
+    if unread:
+        formats = ", ".join(captions.SUFFIXES)
+        log.warning("%d images are left out, first %s: convert them to one of %s.", len(unread), unread[0], formats)
+    paths = [path for path in files if path.suffix.lower() in captions.SUFFIXES]
     return paths or captions.image_files(folder)
 
 

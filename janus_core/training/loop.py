@@ -107,7 +107,7 @@ class Trainer:
         optimizer = make_optimizer(list(trained_parameters(objective).values()), settings)
         self.model, self.prepared = self.accelerator.prepare(objective, optimizer)
         self.optimizer, self.trained = self.prepared.optimizer, list(trained_parameters(objective).values())
-        _check_distribution(settings, self.accelerator.num_processes, is_sharded(objective), self.evaluates)
+        check_distribution(settings, self.accelerator.num_processes, is_sharded(objective), self.evaluates)
         self.in_backward = StepInBackward(self.optimizer, settings.clip) if settings.step_in_backward else None
         self.ema = EMA(objective, settings.ema, settings.ema_warmup, None if settings.ema_device == "same" else "cpu")
         self.identity = {**identity, "processes": self.accelerator.num_processes}
@@ -234,7 +234,7 @@ def _accelerator(settings: LoopSettings, folder: Path, cache_casts: bool) -> Acc
     return accelerator
 
 
-def _check_distribution(settings: LoopSettings, processes: int, sharded: bool, evaluates: bool):
+def check_distribution(settings: LoopSettings, processes: int, sharded: bool, evaluates: bool):
     """Raises TrainingError for settings that several processes or FSDP do not allow."""
     if settings.step_in_backward and processes > 1:
         raise TrainingError("step_in_backward works in one process only: set it to false to train on several GPUs.")

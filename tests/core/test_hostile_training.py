@@ -142,8 +142,8 @@ def test_a_module_without_anything_to_train(tmp_path):
 def test_what_several_gpus_do_not_allow(changes, run, named):
     run = {"processes": 1, "sharded": False, "evaluates": False, **run}
     with pytest.raises(TrainingError, match=named):
-        loop._check_distribution(LoopSettings(steps=1, **changes), **run)
-    loop._check_distribution(LoopSettings(steps=1), **{**run, "evaluates": False})
+        loop.check_distribution(LoopSettings(steps=1, **changes), **run)
+    loop.check_distribution(LoopSettings(steps=1), **{**run, "evaluates": False})
 
 
 def test_every_kind_with_a_share_has_a_row():
