@@ -14,9 +14,10 @@ from .cli_options import (
     Progress,
     examples,
     given,
-    loading_arguments,
+    model_arguments,
     question_arguments,
     size,
+    token_arguments,
     weight_arguments,
 )
 from .devices import usable_device
@@ -25,7 +26,6 @@ from .errors import DownloadError, JanusError, TrainingError, is_out_of_memory
 from .files import os_reason
 from .finetunes.think import RECIPES
 from .image import open_image
-from .prompt import ROLES
 from .questions import question_for
 from .serve.cli import add_command as add_serve
 
@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     generate_arguments(command(generate, "Generate images from a prompt."))
     edit_arguments(command(edit, "Edit an image as an instruction says, with Janus-4o."))
     describe_arguments(command(describe, "Answer a question about images."))
-    add_batch(commands, model_arguments, token_arguments)
+    add_batch(commands)
     add_serve(commands)
     download_arguments(command(download, "Fetch an official checkpoint from the Hugging Face hub."))
     train_arguments(command(train, "Fine-tune a checkpoint on a folder of captioned images."))
@@ -89,12 +89,6 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--device", help="device of the self-tests; the best there is by default")
     convert_arguments(command(convert, "Convert a checkpoint folder to one .safetensors file."))
     return top
-
-
-def model_arguments(sub):
-    sub.add_argument("--model", required=True, help="checkpoint folder or single .safetensors file")
-    loading_arguments(sub)
-    sub.add_argument("--seed", type=int, default=0, help="0 by default; image k of several uses seed + k")
 
 
 def image_arguments(sub):
@@ -109,18 +103,6 @@ def image_arguments(sub):
         help="guidance starts here: a fraction of the tokens, or of the path from noise; 0 by default",
     )
     sub.add_argument("--cfg-end", type=float, help="guidance ends here, likewise; 1 by default")
-
-
-def token_arguments(group):
-    group.add_argument("--temperature", type=float, help="1 by default; 0 is greedy")
-    group.add_argument("--top-k", type=int, help="sample from the k most likely tokens; 0, off, by default")
-    group.add_argument("--top-p", type=float, help="sample from the most likely tokens of this probability; 1 is off")
-    group.add_argument("--window", type=int, help="tokens per pass, guessed and verified (Jacobi); 1, off, by default")
-    group.add_argument(
-        "--roles",
-        choices=("auto", *ROLES),
-        help="names in the chat template; auto, the default, takes the checkpoint's own",
-    )
 
 
 def generate_arguments(sub):

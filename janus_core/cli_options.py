@@ -50,9 +50,25 @@ def loading_arguments(sub):
     weight_arguments(sub)
 
 
+def model_arguments(sub):
+    """The options of a checkpoint and of random numbers."""
+    sub.add_argument("--model", required=True, help="checkpoint folder or single .safetensors file")
+    loading_arguments(sub)
+    sub.add_argument("--seed", type=int, default=0, help="0 by default; image k of several uses seed + k")
+
+
 def roles_argument(sub):
     text = "names in the chat template; auto, the default, takes the checkpoint's own"
     sub.add_argument("--roles", choices=("auto", *ROLES), help=text)
+
+
+def token_arguments(group):
+    """The options of the token sampler."""
+    group.add_argument("--temperature", type=float, help="1 by default; 0 is greedy")
+    group.add_argument("--top-k", type=int, help="sample from the k most likely tokens; 0, off, by default")
+    group.add_argument("--top-p", type=float, help="sample from the most likely tokens of this probability; 1 is off")
+    group.add_argument("--window", type=int, help="tokens per pass, guessed and verified (Jacobi); 1, off, by default")
+    roles_argument(group)
 
 
 def question_arguments(sub):
@@ -61,11 +77,7 @@ def question_arguments(sub):
         "--answer", choices=ANSWERS, default="free", help="ask for a word or phrase, or for an option's letter"
     )
     sub.add_argument("--option", action="append", default=[], help="an option of --answer letter; once per option")
-    sub.add_argument(
-        "--roles",
-        choices=("auto", *ROLES),
-        help="names in the chat template; auto, the default, takes the checkpoint's own",
-    )
+    roles_argument(sub)
     sub.add_argument("--system-prompt", help='text in front of the question; "" for none, as benchmarks ask')
 
 

@@ -60,6 +60,11 @@ def choose_layers(checkpoint: Checkpoint, weight_dtype: str, load_device, offloa
         packs = available(dtype)
         if packs:
             stored, compute, cast = checkpoint.dtype, dtype, dtype
+            size = sum(tensor.numel() for tensor in checkpoint.tensors.values()) * dtype.itemsize
+            name = str(dtype).removeprefix("torch.")
+            logging.info(
+                f"Janus on this CPU: {name} arithmetic, weights packed once when first used ({size / 1e9:.1f} GB)."
+            )
     if quant_config:
         check_int4(checkpoint, load_device, packs)
         config = _QuantConfig(quant_config)
@@ -112,17 +117,10 @@ def linear_layers_on(device, operations):
 def cpu_dtype(checkpoint: Checkpoint, weight_dtype: str, device) -> torch.dtype:
     """The dtype to compute in on a CPU: bfloat16 where the processor multiplies it natively, else float32."""
     if weight_dtype in ("fp16", "fp32"):
-        dtype = torch.float32
-    elif weight_dtype == "bf16":
-        dtype = torch.bfloat16 if multiplies_bf16() else torch.float32
-    else:
-        dtype = compute_dtype(device, checkpoint.dtype)
-    size = sum(tensor.numel() for tensor in checkpoint.tensors.values()) * dtype.itemsize
-    logging.info(
-        f"Janus on this CPU: {str(dtype).removeprefix('torch.')} arithmetic, weights packed once when first used "
-        f"({size / 1e9:.1f} GB)."
-    )
-    return dtype
+        return torch.float32
+    if weight_dtype == "bf16":
+        return torch.bfloat16 if multiplies_bf16() else torch.float32
+    return compute_dtype(device, checkpoint.dtype)
 
 
 class PackedInComfyUI:

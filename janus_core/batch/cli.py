@@ -1,9 +1,8 @@
 """The command batch: generate, describe, geneval, dpg, wise, compbench."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-from ..cli_options import DTYPES, examples, given, question_arguments, size
+from ..cli_options import DTYPES, examples, given, model_arguments, question_arguments, size, token_arguments
 from ..errors import JanusError
 from ..files import user_path
 from .groups import parse_shard
@@ -28,12 +27,8 @@ EXAMPLES = {
 }
 
 
-def add_commands(commands, model_arguments: Callable, token_arguments: Callable):
-    """Adds `batch` to the subparsers of the command line.
-
-    Args:
-        model_arguments, token_arguments: add the options of a checkpoint and of the token sampler to a parser.
-    """
+def add_commands(commands):
+    """Adds `batch` to the subparsers of the command line."""
     text = "Run many jobs: a manifest of prompts or images, or the prompts of a benchmark (docs/batch.md)."
     batch = commands.add_parser("batch", help=text, description=text).add_subparsers(
         dest="task", required=True, help="what to run; TASK --help has its options"
@@ -49,7 +44,7 @@ def add_commands(commands, model_arguments: Callable, token_arguments: Callable)
     sub = command("generate", generate, "Generate images of a manifest (.jsonl, .csv, .parquet) or a .txt of prompts.")
     sub.add_argument("jobs", type=Path, help="the manifest")
     sub.add_argument("--count", type=int, default=1, help="images per prompt")
-    _image_arguments(sub, token_arguments)
+    _image_arguments(sub)
 
     sub = command("describe", describe, "Answer a question about every image of a manifest or a folder.")
     sub.add_argument("jobs", type=Path, help="the manifest, or a folder of images")
@@ -65,7 +60,7 @@ def add_commands(commands, model_arguments: Callable, token_arguments: Callable)
         sub = command(name, benchmark, f"Generate the images of {HELP[name]}, in the layout that its scorer reads.")
         sub.add_argument("--prompts", type=Path, required=True, help=HELP[name])
         sub.add_argument("--samples", type=int, help=f"images per prompt; {BENCHMARKS[name][2]} by default")
-        _image_arguments(sub, token_arguments)
+        _image_arguments(sub)
 
 
 def _run_arguments(sub):
@@ -81,7 +76,7 @@ def _run_arguments(sub):
     sub.add_argument("--contact-sheet", action="store_true", help="write OUT.run/contact_sheet.html to look at")
 
 
-def _image_arguments(sub, token_arguments: Callable):
+def _image_arguments(sub):
     sub.add_argument("--negative", default="", help="what the images should not show")
     sub.add_argument("--size", type=size, help="WIDTHxHEIGHT in pixels; the model's own by default")
     sub.add_argument("--cfg", type=float, help="guidance: 5 for Janus-Pro and 2 for JanusFlow by default")

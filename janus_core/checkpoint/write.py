@@ -11,9 +11,12 @@ from ..errors import CheckpointError, OutputError
 from ..files import user_path, write_atomically, write_text
 from ..janus import JanusParams
 from ..janusflow import JanusFlow, JanusFlowParams
+from ..networks.siglip import SiglipParams
 from ..prompt import BEGIN_OF_IMAGE, BOS, END_OF_IMAGE, EOS, IMAGE_PLACEHOLDER, PAD
 from .quantize import quantized_layers
 from .read import METADATA, TEXT_PREFIX, VQ_PREFIX, Checkpoint
+
+IMAGE_SIZE = 384  # of the original models, in pixels
 
 
 def config_of(model) -> dict:
@@ -40,6 +43,8 @@ def config_of(model) -> dict:
         "select_feature": "same",
         "select_layer": -1,
     }
+    if siglip.norm_eps != SiglipParams.norm_eps:
+        vision["layer_norm_eps"] = siglip.norm_eps
     sections = _janusflow_sections if model.family == JanusFlow.family else _janus_sections
     return {
         "architectures": ["MultiModalityCausalLM"],
@@ -73,7 +78,6 @@ def _janusflow_sections(p: JanusFlowParams, vision: dict) -> dict:
         "hidden_size": uvit.hidden_size,
         "elementwise_affine": True,
         "use_bias": True,
-        "norm_eps": uvit.norm_eps,
         "dropout": 0.0,
         "use_mid_block": True,
     }
@@ -83,6 +87,7 @@ def _janusflow_sections(p: JanusFlowParams, vision: dict) -> dict:
         "kernel_size": uvit.kernel,
         "padding": uvit.padding,
         "layers_in_middle": uvit.encoder_blocks,
+        "norm_eps": uvit.norm_eps,
         **common,
     }
     decoder = {
@@ -90,6 +95,7 @@ def _janusflow_sections(p: JanusFlowParams, vision: dict) -> dict:
         "out_channels": uvit.latent_channels,
         "upsamples": uvit.upsamples,
         "layers_in_middle": uvit.decoder_blocks,
+        "norm_eps": uvit.decoder_norm_eps,
         **common,
     }
     return {
@@ -112,7 +118,7 @@ def save_folder(checkpoint: Checkpoint, folder: str | Path, dtype: torch.dtype =
             f"{checkpoint.path} has quantised weights, which the original layout cannot hold: "
             "write one .safetensors file instead."
         )
-    vision = checkpoint.config.get("vision_config") or checkpoint.config["vision_und_enc_config"]
+    vision = checkpoint.config.get("vision_config") or checkpoint.config.get("vision_und_enc_config") or {}
     texts = {
         "config": checkpoint.config,
         "tokenizer_config": checkpoint.tokenizer_config,
@@ -121,7 +127,7 @@ def save_folder(checkpoint: Checkpoint, folder: str | Path, dtype: torch.dtype =
             "do_normalize": True,
             "image_mean": [0.5] * 3,
             "image_processor_type": "VLMImageProcessor",
-            "image_size": vision["params"]["image_size"],
+            "image_size": vision.get("params", {}).get("image_size", IMAGE_SIZE),
             "image_std": [0.5] * 3,
             "min_size": 14,
             "processor_class": "VLChatProcessor",
@@ -137,13 +143,19 @@ def save_folder(checkpoint: Checkpoint, folder: str | Path, dtype: torch.dtype =
     for name, value in texts.items():
         write_text(folder / f"{name}.json", json.dumps(value, ensure_ascii=False, indent=2) + "\n")
     write_text(folder / "tokenizer.json", checkpoint.tokenizer)
-    tensors = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in checkpoint.tensors.items()}
+    tensors = {name: tensor.detach().cpu().to(dtype) for name, tensor in checkpoint.tensors.items()}
     save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]):
     """Writes one .safetensors file. Raises OutputError when it cannot be written."""
-    write_atomically(path, lambda file: safetensors.torch.save_file(tensors, file, metadata=metadata))
+    separate, pointers = {}, set()
+    for name, tensor in tensors.items():
+        tensor = tensor.contiguous()
+        # Tied weights share memory, which the format does not allow.
+        separate[name] = tensor.clone() if tensor.data_ptr() in pointers else tensor
+        pointers.add(tensor.data_ptr())
+    write_atomically(path, lambda file: safetensors.torch.save_file(separate, file, metadata=metadata))
 
 
 def save_model(model, like: Checkpoint, vq, folder: str | Path):
@@ -166,9 +178,9 @@ def text_tensors(metadata: dict[str, str]) -> dict[str, torch.Tensor]:
 
 def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
     """The metadata of a single file: config, tokenizer, tokenizer_config, processor_config."""
-    values = (checkpoint.config, None, checkpoint.tokenizer_config, checkpoint.processor_config)
-    metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in zip(METADATA, values)}
-    return {**metadata, "tokenizer": checkpoint.tokenizer, "format": "pt"}
+    configs = ("config", "tokenizer_config", "processor_config")
+    texts = {name: json.dumps(getattr(checkpoint, name), ensure_ascii=False) for name in configs}
+    return {**texts, "tokenizer": checkpoint.tokenizer, "format": "pt"}
 
 
 def save_single_file(checkpoint: Checkpoint, path: str | Path):
@@ -180,10 +192,4 @@ def save_single_file(checkpoint: Checkpoint, path: str | Path):
     path = user_path(path, OutputError)
     if path.suffix != ".safetensors":
         raise OutputError(f"{path} cannot be written: its name must end in .safetensors.")
-    tensors, pointers = {}, set()
-    for name, tensor in checkpoint.tensors.items():
-        tensor = tensor.contiguous()
-        # Tied weights share memory, which the format does not allow.
-        tensors[name] = tensor.clone() if tensor.data_ptr() in pointers else tensor
-        pointers.add(tensor.data_ptr())
-    save_tensors(tensors, path, metadata_of(checkpoint))
+    save_tensors(checkpoint.tensors, path, metadata_of(checkpoint))

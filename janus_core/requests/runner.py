@@ -181,10 +181,11 @@ class Runner:
         if requests[0].task == "understanding":
             return self._understand(requests, plans, batch_size)
         settings, prompts = dict(plans[0].settings), []
+        weight = settings.pop("image_guidance", 5.0)  # a configuration may set it for all its requests
         if requests[0].task == "editing":
             if isinstance(self.pipe, JanusFlowPipeline):
                 raise RequestError("JanusFlow cannot edit images: load a Janus-4o checkpoint.")
-            weight, roles = settings.pop("image_guidance", 5.0), settings.get("roles", "auto")
+            roles = settings.get("roles", "auto")
             source = open_image(requests[0].images[0])
             edits = [self.pipe.edit_prompt(source, request.prompt, weight, roles) for request in requests]
             prompts = [edit for edit, plan in zip(edits, plans) for _ in plan.seeds]

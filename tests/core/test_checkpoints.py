@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from janus_core.checkpoint import (
     detect_family,
     metadata_of,
     read_checkpoint,
+    save_folder,
     save_single_file,
     text_tensors,
 )
@@ -286,6 +288,31 @@ def test_a_written_config_describes_the_same_model(folder):
     assert (params.llama.norm_eps, params.llama.rope_theta, params.llama.max_positions) == (1e-3, 500.0, 512)
     checkpoint.config = config_of(build_model(checkpoint))
     assert build_model(checkpoint).params == params
+
+
+def test_a_written_config_of_janusflow_has_each_norms_own_epsilon(golden, tmp_path):
+    folder = shutil.copytree(golden("flow-a").folder, tmp_path / "flow")
+    config = json.loads((folder / "config.json").read_text())
+    for part, key, value in (
+        ("vision_und_enc_config", "layer_norm_eps", 1e-5),
+        ("vision_gen_enc_config", "norm_eps", 1e-4),
+        ("vision_gen_dec_config", "norm_eps", 1e-3),
+    ):
+        config[part]["params"][key] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    params = build_model(read_checkpoint(folder)).params
+    assert (params.siglip.norm_eps, params.uvit.norm_eps, params.uvit.decoder_norm_eps) == (1e-5, 1e-4, 1e-3)
+    written = replace(read_checkpoint(folder), config=config_of(build_model(read_checkpoint(folder))))
+    assert build_model(written).params == params
+
+
+def test_a_folder_without_sizes_and_with_tied_weights_can_be_written(golden, tmp_path):
+    checkpoint = read_checkpoint(golden("ar-a").folder)
+    head = "language_model.lm_head.weight"
+    tied = {**checkpoint.tensors, head: checkpoint.tensors["language_model.model.embed_tokens.weight"]}
+    dtype = tied[head].dtype
+    save_folder(replace(checkpoint, tensors=tied, config={}), tmp_path / "new", dtype)
+    assert torch.equal(load_file(tmp_path / "new" / "model.safetensors")[head], tied[head])
 
 
 def test_a_single_file_that_cannot_be_written(folder, tmp_path):

@@ -148,7 +148,6 @@ ALLOWED = {  # what each module and package of janus_core may import from the ot
         "files",
         "finetunes",
         "image",
-        "prompt",
         "questions",
         "serve",
         "training",

@@ -38,6 +38,13 @@ def test_generation_names_files_as_torchumm_does(pipe, tmp_path):
     assert runner.run({**request, "output_path": None})["saved_paths"] == []
 
 
+def test_guidance_towards_an_image_may_be_set_for_all_requests(pipe):
+    """It is of edits alone."""
+    request = {"task": "generation", "prompt": "a cat", "params": {"parallel_size": 1}}
+    found, plain = (Runner(pipe, generation_cfg=cfg).run(request) for cfg in ({"image_guidance": 3}, {}))
+    assert found["image"].tobytes() == plain["image"].tobytes()
+
+
 def test_many_requests_are_batched_and_equal_single_ones(pipe, monkeypatch):
     requests = [{"task": "generation", "prompt": p, "params": {"parallel_size": 2}} for p in ("a cat", "a red dog")]
     requests.append({"task": "generation", "prompt": "a cat", "params": {"parallel_size": 1, "cfg_weight": 2.0}})
