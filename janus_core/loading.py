@@ -32,7 +32,8 @@ def load(
         path: a folder in the original or the transformers layout, or a single .safetensors file.
         device: None picks the best one. On a GPU the weights that only understanding uses stay on the CPU until
             `describe` is first called.
-        dtype: to compute in; None takes the file's, but float32 on a CPU that does not multiply 16 bits natively.
+        dtype: to compute in; None takes the file's, but on a CPU float32 for float16, and where the processor does not
+            multiply bfloat16.
         vae: JanusFlow's VAE, a diffusers folder or sdxl_vae.safetensors; needed for images, not for latents.
         weight_dtype: "int8", "fp8_e4m3fn" or "int4" stores the language model's linear layers in 8 or 4 bits
             (docs/memory.md); None leaves them as in the file. `dtype` is still what the model computes in.

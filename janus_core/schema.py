@@ -15,25 +15,26 @@ class Number:
 
     low: float
     high: float
-    whole: bool = False
     or_zero: bool = False
 
     def problem(self, value) -> str | None:
-        right = isinstance(value, int if self.whole else (int, float)) and not isinstance(value, bool)
+        right = isinstance(value, (int, float)) and not isinstance(value, bool)
         if right and (self.low <= value <= self.high or (self.or_zero and value == 0)):  # false for NaN
             return None
-        kind = "a whole number" if self.whole else "a number"
-        return f"{'0 or ' * self.or_zero}{kind} between {self.low:g} and {self.high:g}"
+        return f"{'0 or ' * self.or_zero}a number between {self.low:g} and {self.high:g}"
 
 
 @dataclass(frozen=True)
-class Whole(Number):
-    """A whole number from `low` to `high`."""
+class Whole:
+    """A whole number from `low` to `high`; never a bool."""
 
-    whole: bool = True
+    low: int
+    high: int
 
     def problem(self, value) -> str | None:
-        return super().problem(value) and f"a whole number between {self.low} and {self.high}"
+        if isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high:
+            return None
+        return f"a whole number between {self.low} and {self.high}"
 
 
 @dataclass(frozen=True)

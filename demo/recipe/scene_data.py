@@ -118,7 +118,7 @@ class SceneBatches:
             captions = [caption(scene, rng, complete=self.complete) for scene in said]
             texts = [one.text for one in captions]
             batch |= batches.generation_rows(self.prompts, texts, self.codes[chosen], self.image_tokens, rng)
-            batch["gen_dropped"] = smoothing_shares(captions, batch["gen_dropped"])
+            batch["gen_smoothing"] = smoothing_shares(captions, batch["gen_smoothing"] == 1)
             batch["gen_late"] = torch.tensor(late)
             if self.alignment:
                 batch["gen_pixels"] = scene_pixels(scenes)

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from janus_core import image
 from janus_core.checkpoint.files import read_header, read_tensors
 from janus_core.networks.vq import VQModel, VQParams, tokens_to_latent
-from janus_core.training.loop import LoopSettings, train
+from janus_core.training.loop import train
+from janus_core.training.settings import LoopSettings
 from janus_core.training.validation import image_grid
 from janus_core.vae import SDXL_SCALE
 

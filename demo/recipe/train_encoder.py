@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from janus_core.networks.siglip import SiglipParams, VisionTower
-from janus_core.training.loop import LoopSettings, train
+from janus_core.training.loop import train
+from janus_core.training.settings import LoopSettings
 
 from .new_models import initialise_tower, matmul_attention
 from .scene_data import mixed_scene, scene_pixels

@@ -14,7 +14,8 @@ from janus_core.checkpoint.write import save_model
 from janus_core.janusflow import JanusFlow
 from janus_core.prompt import PromptEncoder
 from janus_core.training import stages
-from janus_core.training.loop import LoopSettings, train
+from janus_core.training.loop import train
+from janus_core.training.settings import LoopSettings
 from janus_core.training.trained_model import OBJECTIVE, TRAINED_WITH
 from janus_core.training.unified import JanusObjective
 from janus_core.training.validation import image_grid, pipeline_of

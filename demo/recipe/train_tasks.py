@@ -13,9 +13,9 @@ from janus_core.janus import Janus
 from janus_core.networks.llama import causal_mask
 from janus_core.prompt import PromptEncoder
 from janus_core.training import objectives
-from janus_core.training.loop import LoopSettings, train
+from janus_core.training.loop import train
 from janus_core.training.lora import add_lora
-from janus_core.training.settings import LAYERS
+from janus_core.training.settings import LAYERS, LoopSettings
 from janus_core.training.unified import IGNORED
 
 from .codebook import patch_tokens

@@ -45,7 +45,7 @@ def kitchen():
 
 @torch.no_grad()
 def quantize(weight: torch.Tensor, device=None, rotation: int = ROTATION) -> dict[str, torch.Tensor]:
-    """The parts of a layer's file, by their names after "weight" (see PARTS).
+    """The tensors of a layer in a file, by the last part of their names: "weight" and those of PARTS.
 
     Args:
         weight: [out, in].

@@ -26,7 +26,7 @@ def with_loras(checkpoint: Checkpoint, loras: Lora | Sequence[Lora]) -> Checkpoi
         loras: files or peft folders (see `read_lora`), each alone or as (path, strength); the strength is 1 by default.
 
     Raises:
-        CheckpointError: a LoRA cannot be read, does not fit the model, or changes an 8-bit weight.
+        CheckpointError: a LoRA cannot be read, does not fit the model, or changes a quantised weight.
     """
     tensors = dict(checkpoint.tensors)
     for name, pairs in lora_changes(checkpoint, loras).items():
@@ -45,7 +45,7 @@ def lora_changes(checkpoint: Checkpoint, loras: Lora | Sequence[Lora]) -> dict[s
                 continue
             if change.name.removesuffix("weight") + COMFY_QUANT in checkpoint.tensors:
                 raise CheckpointError(
-                    f"{checkpoint.path} has 8-bit weights, whose rounding can lose most of a LoRA: merge {path} into "
+                    f"{checkpoint.path} has quantised weights, which round most of a LoRA away: merge {path} into "
                     "the original checkpoint, which may be stored in 8 bits after that (--weights)."
                 )
             changes.setdefault(change.name, []).append((change, strength))

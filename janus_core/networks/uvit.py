@@ -29,10 +29,13 @@ class UViTParams:
     decoder_norm_eps: float = 1e-6
 
 
-def timestep_embedding(t, dim: int, max_period: float = 10000.0):
+MAX_PERIOD = 10000.0  # of the sinusoids of a time's embedding
+
+
+def timestep_embedding(t, dim: int):
     """Sinusoidal embedding of t [B], cosines first, float32 [B, dim] (diffusers' Timesteps, flipped, shift 0)."""
     half = dim // 2
-    frequencies = torch.exp(-math.log(max_period) / half * torch.arange(half, dtype=torch.float32, device=t.device))
+    frequencies = torch.exp(-math.log(MAX_PERIOD) / half * torch.arange(half, dtype=torch.float32, device=t.device))
     angles = t.float()[:, None] * frequencies
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 

@@ -8,14 +8,14 @@ from . import packed, quantized
 def compute_dtype(device: torch.device, file_dtype: torch.dtype) -> torch.dtype:
     """The dtype to compute in where the user names none.
 
-    That is the file's, but float32 for float64, and on a processor without 16-bit products, which widens 16-bit weights
-    for every product.
+    That is the file's, but float32 for float64, and on a CPU for float16 and where the processor does not multiply
+    bfloat16: it would widen the weights for every product.
     """
     if file_dtype == torch.float64:
         return torch.float32
-    if device.type == "cpu" and file_dtype != torch.float32 and not multiplies_bf16():
+    if device.type == "cpu" and (file_dtype == torch.float16 or not multiplies_bf16()):
         return torch.float32
-    return torch.float32 if device.type == "cpu" and file_dtype == torch.float16 else file_dtype
+    return file_dtype
 
 
 def multiplies_bf16() -> bool:
@@ -34,7 +34,7 @@ def choose_operations(device: torch.device, dtype: torch.dtype, has_quantized_la
 
     Args:
         dtype: of the activations.
-        has_quantized_layers: whether the checkpoint holds 8-bit weights.
+        has_quantized_layers: whether the checkpoint holds quantised weights.
 
     Returns:
         A namespace with Linear, Conv2d, Embedding, GroupNorm, LayerNorm and RMSNorm.

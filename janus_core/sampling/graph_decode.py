@@ -29,12 +29,12 @@ class PlainDecoder:
 
     Args:
         starts: int64 [rows], the cache slot of each row's position 0.
-        first_slots: int64 [rows], the first filled slot of each row; `starts` when None.
+        first_slots: int64 [rows], the first filled slot of each row.
     """
 
-    def __init__(self, llama: Llama, cache: KVCache, starts, first_slots=None):
+    def __init__(self, llama: Llama, cache: KVCache, starts, first_slots):
         self.llama, self.cache, self.starts = llama, cache, starts[:, None]
-        self.first_slots = self.starts if first_slots is None else first_slots[:, None]
+        self.first_slots = first_slots[:, None]
         self.slots = torch.arange(cache.keys.shape[3], device=starts.device)
 
     def __call__(self, x, slot):

@@ -65,20 +65,18 @@ class DecodeState:
     given: tuple[torch.Tensor, torch.Tensor] | None  # (tokens, where they are used), see sample_image_tokens
     cache: KVCache  # of the prompts and then of the image, [layers, rows, ...]
     starts: torch.Tensor  # int64 [rows], the cache slot of each row's position 0
+    first_slots: torch.Tensor  # int64 [rows], each row's first filled slot
     hidden: torch.Tensor  # [rows, hidden], the prompts' last hidden states
     tokens: torch.Tensor  # int64 [B, N]
     finite: torch.Tensor  # bool [], whether all logits so far were
-    first_slots: torch.Tensor | None = None  # int64 [rows], each row's first filled slot; None: `starts`
     part_weight: float | None = None  # of the second conditional rows (see sample_image_tokens); None without them
 
     def __post_init__(self):
         self.prompt_length = self.cache.length
-        if self.first_slots is None:
-            self.first_slots = self.starts
 
     @property
     def rows(self) -> int:
-        """Conditional and unconditional rows."""
+        """Conditional, second conditional and unconditional rows."""
         return len(self.starts)
 
     @property
@@ -115,8 +113,8 @@ class DecodeState:
 def prefill(model: Janus, prompts, new_tokens: int):
     """Computes the keys and values of prompts of any lengths, aligned at their ends.
 
-    Prompts of one length are computed in pairs: a conditional row and its unconditional one. Hidden tokens are left
-    out; the tokens after them keep their positions.
+    Prompts of one length, such as a conditional one and its unconditional one, are computed two at a time. Hidden
+    tokens are left out; the tokens after them keep their positions.
 
     Args:
         prompts: a list of (PromptRow, rows): each prompt is computed once and serves that many rows.

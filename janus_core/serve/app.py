@@ -65,7 +65,7 @@ class Server:
         """The queue of a model, made in the event loop that serves it."""
         if model.name not in self.queues:
             batch = self.metrics.batch.labels(model.name)
-            more = {"wait": self.settings.wait, "observe": lambda name, value: batch.observe(value)}
+            more = {"wait": self.settings.wait, "observe": batch.observe}
             self.queues[model.name] = Batcher(model.run, model.batch_size, self.settings.queue_size, **more)
         return self.queues[model.name]
 

@@ -44,10 +44,10 @@ class Batcher:
         batch_size: the most images or answers in a batch, unless a single job has more.
         queue_size: the most images or answers that wait.
         wait: seconds that a batch that is not full waits for one more, when the model has nothing to do.
-        observe: called with (name, value) for metrics: "batch" the size of a batch.
+        observe: called with the size of each batch, for metrics.
     """
 
-    def __init__(self, run, batch_size: int, queue_size: int, wait: float = 0.01, observe=lambda name, value: None):
+    def __init__(self, run, batch_size: int, queue_size: int, wait: float = 0.01, observe=lambda size: None):
         self.run, self.batch_size, self.queue_size, self.wait = run, batch_size, queue_size, wait
         self.observe, self.waiting, self.running = observe, deque(), []
         self.thread = ThreadPoolExecutor(1, "model")
@@ -104,7 +104,7 @@ class Batcher:
         return batch
 
     async def _run_batch(self, batch: list[Job]):
-        self.observe("batch", sum(job.count for job in batch))
+        self.observe(sum(job.count for job in batch))
         for job, found in await asyncio.get_running_loop().run_in_executor(self.thread, self._results, batch):
             if job.result.done():
                 continue

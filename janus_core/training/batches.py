@@ -81,7 +81,7 @@ def generation_rows(
         dropout: share of the prompts that are replaced.
 
     Returns:
-        gen_ids, gen_is_image, gen_places, gen_visible, gen_dropped, and gen_tokens or gen_latents (see unified).
+        gen_ids, gen_is_image, gen_places, gen_visible, gen_smoothing, and gen_tokens or gen_latents (see unified).
     """
     flow = prompts.family == "janusflow"
     count = image_tokens + 1 if flow else image_tokens  # the time embedding precedes the image
@@ -101,7 +101,7 @@ def generation_rows(
         "gen_is_image": pad_rows(is_image, False),
         "gen_places": torch.stack(places),
         "gen_visible": pad_rows(visible, True),
-        "gen_dropped": torch.tensor(dropped),
+        "gen_smoothing": torch.tensor(dropped, dtype=torch.float32),
         **({"gen_latents": codes.float()} if flow else {"gen_tokens": codes.long()}),
     }
 

@@ -26,8 +26,6 @@ from .sharding import is_sharded
 from .state import load_state, save_state
 from .streaming import stream
 
-__all__ = ["EMA", "LoopSettings", "learning_rate", "train"]
-
 
 def train(
     objective: torch.nn.Module,

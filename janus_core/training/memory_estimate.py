@@ -179,7 +179,7 @@ def fake_batch(model, rows: tuple[int, int], lengths: tuple[int, int], alignment
         batch["gen_is_image"] = torch.zeros(shape, dtype=torch.bool)
         batch["gen_visible"] = torch.ones(shape, dtype=torch.bool)
         batch["gen_places"] = torch.arange(shape[1] - count - flow, shape[1]).repeat(rows[1], 1)
-        batch["gen_dropped"] = torch.zeros(rows[1], dtype=torch.bool)
+        batch["gen_smoothing"] = torch.zeros(rows[1])
         if flow:
             side = siglip.image_size // VAE_DOWNSCALE
             batch["gen_latents"] = torch.zeros(rows[1], model.params.uvit.latent_channels, side, side)

@@ -39,7 +39,9 @@ def build_trained_model(checkpoint: Checkpoint, config: dict):
         checkpoint = quantized(checkpoint, "int8")
     has_8_bits = bool(quantized_layers(checkpoint.tensors))
     if has_8_bits and not lora:
-        raise CheckpointError(f"{checkpoint.path} has 8-bit weights, which cannot be trained: use the original one.")
+        raise CheckpointError(
+            f"{checkpoint.path} has quantised weights, which cannot be trained: use the original one."
+        )
     operations = operations_over(nn) if has_8_bits else nn
     model = build_model(checkpoint, operations, dtype=frozen_dtype(checkpoint.dtype, config))
     if lora and lora.get("base") == "nf4":

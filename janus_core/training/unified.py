@@ -97,11 +97,11 @@ def segmented(segments, dtype):
 
 
 class JanusObjective(Objective):
-    """Janus: gen_tokens [B, N] are the image's VQ tokens; gen_is_image is True at N positions; gen_dropped bool [B]
-    is True for rows without a prompt.
+    """Janus: gen_tokens [B, N] are the image's VQ tokens; gen_is_image is True at N positions; gen_smoothing [B]
+    is each row's share of the smoothing, 1 for rows without a prompt.
 
     Args:
-        smoothing: label smoothing of rows without a prompt. Guidance weights a token by p_c^w / p_u^(w - 1). Where both
+        smoothing: largest label smoothing. Guidance weights a token by p_c^w / p_u^(w - 1). Where both
             are tiny, noise in p_u decides; smoothing bounds p_u from below, so that guidance selects no stray tokens.
     """
 
@@ -114,7 +114,7 @@ class JanusObjective(Objective):
         images = self.model.embed_image_tokens(tokens, self.dtype)
         states = self.model.llama(self.with_images(batch["gen_ids"], is_image, images))
         states = at_places(states, batch["gen_places"] - 1)
-        smoothing = self.smoothing * batch["gen_dropped"]
+        smoothing = self.smoothing * batch["gen_smoothing"]
         return {"generation": objectives.image_token_loss(self.model.image_logits(states), tokens, smoothing)}
 
 

@@ -20,14 +20,14 @@ class TritonDecoder:
 
     Args:
         starts: int64 [rows], the slot of each row's position 0.
-        first_slots: int64 [rows], the first filled slot of each row; `starts` when None.
+        first_slots: int64 [rows], the first filled slot of each row.
     """
 
-    def __init__(self, llama: Llama, cache: KVCache, starts, first_slots=None):
+    def __init__(self, llama: Llama, cache: KVCache, starts, first_slots):
         from . import kernels
 
         self.kernels, self.cache, self.starts = kernels, cache, starts
-        self.first_slots = starts if first_slots is None else first_slots
+        self.first_slots = first_slots
         cache.values = cache.values.contiguous()  # a KVCache on a CPU, where kernels can be interpreted, has others
         self.norm = llama.norm
         p, rows, capacity = llama.params, len(starts), cache.keys.shape[3]

@@ -31,7 +31,8 @@ def decoder(rows: int, weights: torch.dtype) -> TritonDecoder:
             layer.scale = torch.ones(len(layer.weight))
     cache = KVCache(PARAMS, rows, 596, torch.bfloat16, "cpu")
     cache.keys, cache.values = cache.keys.bfloat16(), cache.values.bfloat16()
-    return TritonDecoder(llama, cache, torch.zeros(rows, dtype=torch.long))
+    starts = torch.zeros(rows, dtype=torch.long)
+    return TritonDecoder(llama, cache, starts, starts)
 
 
 @torch.inference_mode()

@@ -205,11 +205,14 @@ def test_a_decode_step_touches_no_host_memory(golden):
             given=None,
             cache=cache,
             starts=starts.to("meta"),
+            first_slots=starts.to("meta"),
             hidden=hidden,
             tokens=torch.empty(1, 36, dtype=torch.long, device="meta"),
             finite=torch.empty((), device="meta").bool(),
         )
-        step = graph_decode.DecodeStep(state, graph_decode.PlainDecoder(model.llama, cache, state.starts), 1)
+        step = graph_decode.DecodeStep(
+            state, graph_decode.PlainDecoder(model.llama, cache, state.starts, state.first_slots), 1
+        )
         with Devices() as devices:
             step()
             step.refill_noise(32)

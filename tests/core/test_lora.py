@@ -298,7 +298,7 @@ def test_weights_of_8_bits_are_not_merged_into(checkpoint, plain):
     change = scale / 8 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
     effect = scale * ((stored + change / scale).round() - stored)
     assert (effect * change).sum() < 0.25 * change.square().sum()
-    with pytest.raises(CheckpointError, match="8-bit weights"):
+    with pytest.raises(CheckpointError, match="quantised weights"):
         with_loras(quantized(checkpoint, "int8"), plain[0])
     merged = with_loras(quantized(checkpoint, "int8"), [(plain[0], 0.0)])
     assert merged.tensors[f"{Q}.weight"].dtype == torch.int8

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from demo.recipe import autoencoders, bars, new_models, scene_data, scenes, textures, train_autoencoders
 from demo.recipe.codebook import make_codebook, nearest, patch_tokens, to_patches
 from janus_core.networks.vq import VQModel, VQParams, latent_to_tokens, tokens_to_latent
-from janus_core.training.loop import LoopSettings, train
+from janus_core.training.loop import train
+from janus_core.training.settings import LoopSettings
 from janus_core.vae import load_vae
 
 PARAMS = VQParams(codebook_size=200, codebook_dim=8, z_channels=32, channels=(32,) * 5, res_blocks=1)

@@ -11,7 +11,8 @@ from janus_core import loading
 from janus_core.checkpoint import read_checkpoint, save_folder
 from janus_core.errors import CheckpointError
 from janus_core.training import stages
-from janus_core.training.loop import LoopSettings, train
+from janus_core.training.loop import train
+from janus_core.training.settings import LoopSettings
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -17,7 +17,8 @@ from janus_core.finetunes.edit import edit_prompt
 from janus_core.finetunes.generation_prompt import Embedder
 from janus_core.finetunes.think import RECIPES
 from janus_core.prompt import PromptEncoder
-from janus_core.training.loop import LoopSettings, train
+from janus_core.training.loop import train
+from janus_core.training.settings import LoopSettings
 from janus_core.training.unified import IGNORED
 
 

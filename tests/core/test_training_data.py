@@ -204,7 +204,7 @@ def test_caption_dropout_is_a_setting(folder_batches):
     shares = []
     for dropout in (0.0, 0.5, 1.0):
         batch_at = folder_batches(dropout=dropout)
-        shares.append(torch.cat([batch_at(k)["gen_dropped"] for k in range(60)]).float().mean().item())
+        shares.append(torch.cat([batch_at(k)["gen_smoothing"] for k in range(60)]).float().mean().item())
     assert shares[0] == 0 and 0.35 < shares[1] < 0.65 and shares[2] == 1
 
 

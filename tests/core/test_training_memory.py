@@ -15,10 +15,10 @@ from janus_core.training import trained_model
 from janus_core.training.checkpointing import checkpoint_blocks, is_checkpointed
 from janus_core.training.ema import EMA
 from janus_core.training.finetune import rows_of
-from janus_core.training.loop import LoopSettings, train
+from janus_core.training.loop import train
 from janus_core.training.memory_estimate import GB, Estimate, estimate_memory, fake_batch
 from janus_core.training.memory_tracker import PeakMemory
-from janus_core.training.settings import loop_settings
+from janus_core.training.settings import LoopSettings, loop_settings
 
 LORA = {"rank": 16, "targets": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]}
 CONFIG = {"task": "finetune", "images": "none", "seed": 0, "rows": 8, "ratio": [20, 80], "loop": {"steps": 1}}

@@ -14,7 +14,8 @@ from janus_core.errors import ImageError, TrainingError
 from janus_core.pipeline import JanusFlowPipeline, JanusPipeline
 from janus_core.prompt import PromptEncoder
 from janus_core.training.curves import losses_of, plot_losses
-from janus_core.training.loop import LoopSettings, train
+from janus_core.training.loop import train
+from janus_core.training.settings import LoopSettings
 from janus_core.training.validation import Validation, image_grid, pipeline_of
 
 SETTINGS = {"steps": 4, "lr": 1e-3, "warmup": 1, "precision": "no", "log_every": 2, "sample_every": 2}
