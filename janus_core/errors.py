@@ -39,6 +39,11 @@ class DownloadError(JanusError):
     """A file could not be fetched from the Hugging Face hub."""
 
 
+def not_finite(where: str = "") -> SamplingError:
+    """The error for a model's output that is not finite; `where` says when, as in " at step 3"."""
+    return SamplingError(f"The model's output is not finite{where}: use bf16 or fp32 weights, or check the LoRA.")
+
+
 def first_line(error: BaseException) -> str:
     """The first line of another library's error, to quote in a message; its type if it has no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

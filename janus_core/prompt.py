@@ -45,6 +45,11 @@ class PromptTokens:
     visible: torch.Tensor
 
 
+def all_visible(ids: torch.Tensor) -> PromptTokens:
+    """PromptTokens of ids [L] that attention sees."""
+    return PromptTokens(ids, torch.ones(len(ids), dtype=torch.bool))
+
+
 @dataclass(frozen=True)
 class Question:
     """A question about images, as token ids.
@@ -214,8 +219,7 @@ class PromptEncoder:
 
     def conditional(self, prompt: str, **chat) -> PromptTokens:
         """The row of a prompt, or of a negative prompt that is not empty."""
-        ids = self.model_ids(self.generation_ids(prompt, **chat))
-        return PromptTokens(ids, torch.ones(len(ids), dtype=torch.bool))
+        return all_visible(self.model_ids(self.generation_ids(prompt, **chat)))
 
     def unconditional(self, length: int) -> PromptTokens:
         """The unconditional row beside a conditional one of `length` tokens (see unconditional_row)."""

@@ -10,7 +10,7 @@ import comfy.ldm.common_dit
 import comfy.patcher_extension
 import torch
 
-from ..janus_core.errors import SamplingError
+from ..janus_core.errors import SamplingError, not_finite
 from ..janus_core.janusflow import VAE_DOWNSCALE, JanusFlow
 from ..janus_core.prompt import check_context
 from ..janus_core.sampling.captured_step import CapturedStep
@@ -148,7 +148,7 @@ def prepare_flow_sampling(executor, noise, latent_image, sampler, sigmas, *args,
     finally:
         run.end()
     if not samples.isfinite().all():
-        raise SamplingError("The model's output is not finite: use bf16 or fp32 weights, or check the LoRA.")
+        raise not_finite()
     return samples
 
 

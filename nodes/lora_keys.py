@@ -10,11 +10,12 @@ import functools
 
 import comfy.lora
 
+from ..janus_core.checkpoint import lora_read
 from ..janus_core.checkpoint.lora_read import COMFYUI_PREFIX, PEFT_PREFIX
 from ..janus_core.checkpoint.transformers_layout import LLAMA, transformers_name
 from .base_model import JanusBaseModel
 
-PREFIXES = (PEFT_PREFIX, "transformer.", "")
+PREFIXES = tuple(prefix for prefix in lora_read.PREFIXES if prefix != COMFYUI_PREFIX)
 
 
 def register():

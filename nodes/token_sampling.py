@@ -12,7 +12,7 @@ from comfy.cli_args import LatentPreviewMethod, args
 from PIL import Image
 
 from ..janus_core.errors import SamplingError
-from ..janus_core.image import to_images
+from ..janus_core.image import GREY, to_images
 from ..janus_core.networks.vq import latent_to_tokens, tokens_to_latent
 from ..janus_core.sampling.decode_loop import decode_loop
 from ..janus_core.sampling.settings import TokenSamplerSettings
@@ -24,7 +24,6 @@ from .token_model import JanusTokenModel
 from .token_prompts import Prompts, read_prompts, rows
 
 PREVIEW_SHARE = 0.1  # of the run's time, at most
-GREY = (127, 127, 127)
 
 
 def sample(model, positive, negative, latent: dict, settings: TokenSamplerSettings) -> dict:

@@ -1,6 +1,6 @@
 """Reading and writing checkpoints, quantising them, and building models from them."""
 
-from .build import build_model, build_vq, check_checkpoint
+from .build import build_model, build_vq, check_checkpoint, params_of
 from .lora import Lora, lora_changes, with_loras
 from .lora_read import lora_hash
 from .lora_write import save_lora
@@ -24,6 +24,7 @@ __all__ = [
     "lora_changes",
     "lora_hash",
     "metadata_of",
+    "params_of",
     "quantized",
     "quantized_layers",
     "read_checkpoint",

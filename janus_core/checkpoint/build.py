@@ -48,7 +48,7 @@ def build_model(
         CheckpointError: the weights do not fit together, or not the config.
     """
     base = _model_class(checkpoint)
-    params = _params(checkpoint)
+    params = params_of(checkpoint)
     tensors = _model_tensors(checkpoint, params)
     model = (network or base)(params, operations, attention, device="meta", dtype=dtype)
 
@@ -66,7 +66,7 @@ def build_vq(
     checkpoint: Checkpoint, operations=torch.nn, attention=default_attention, dtype=None, device="cpu"
 ) -> VQModel:
     """The image tokenizer of a Janus checkpoint; arguments and errors are those of build_model."""
-    params = _params(checkpoint)
+    params = params_of(checkpoint)
     tensors = _vq_tensors(checkpoint, params)
     model = VQModel(params.vq, operations, attention, device="meta", dtype=dtype)
     _load_weights(model, tensors, dtype, lambda name: device)
@@ -79,7 +79,7 @@ def check_checkpoint(checkpoint: Checkpoint):
     Raises:
         CheckpointError: something cannot.
     """
-    params = _params(checkpoint)
+    params = params_of(checkpoint)
     _model_tensors(checkpoint, params)
     if checkpoint.family == Janus.family:
         _vq_tensors(checkpoint, params)
@@ -100,7 +100,8 @@ def _vq_tensors(checkpoint: Checkpoint, params: JanusParams) -> dict:
     return _checked(tensors, VQModel(params.vq, device="meta"), checkpoint.path)
 
 
-def _params(checkpoint: Checkpoint) -> JanusParams | JanusFlowParams:
+def params_of(checkpoint: Checkpoint) -> JanusParams | JanusFlowParams:
+    """The dimensions of a checkpoint's model. Raises CheckpointError if its configs and weights do not agree."""
     read = janusflow_params if checkpoint.family == JanusFlow.family else janus_params
     try:
         params = read(checkpoint.tensors, checkpoint.config)

@@ -7,10 +7,10 @@ from PIL import Image
 
 from ..errors import PromptError
 from ..image import understanding_pixels
-from ..prompt import BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE_PLACEHOLDER, PAD, PromptEncoder
+from ..prompt import BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE_PLACEHOLDER, PAD, PromptEncoder, all_visible
 from ..sampling.settings import check_range
 from ..schema import Text, check
-from .generation_prompt import Embedder, GenerationPrompt, Part, all_visible, roles_of
+from .generation_prompt import Embedder, GenerationPrompt, Part, roles_of
 
 ROLES, MODEL = "<|User|>", "Janus-4o"
 

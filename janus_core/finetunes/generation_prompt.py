@@ -128,11 +128,6 @@ def common_weight(parts: Sequence[Part | None]) -> float | None:
     return weight
 
 
-def all_visible(ids: torch.Tensor) -> PromptTokens:
-    """PromptTokens of ids [L] that attention sees."""
-    return PromptTokens(ids, torch.ones(len(ids), dtype=torch.bool))
-
-
 def roles_of(prompts: PromptEncoder, model: str, own: str, asked: str) -> str:
     """The roles that a recipe uses: those asked for, or its own for "auto".
 

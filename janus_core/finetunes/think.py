@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 
 from ..errors import PromptError
-from ..prompt import PromptEncoder
+from ..prompt import PromptEncoder, all_visible
 from ..sampling.settings import TextSamplerSettings
 from ..sampling.text import sample_text, written_ids
 from ..schema import OneOf, Text, check
 from .boxes import BOX_TOKENS
-from .generation_prompt import Embedder, GenerationPrompt, all_visible, roles_of
+from .generation_prompt import Embedder, GenerationPrompt, roles_of
 
 T2I_SYSTEM = "You are a helpful assistant that receives an image prompt and generate a visualization of the prompt."
 T2I_TEMPLATE = """\

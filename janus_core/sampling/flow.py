@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ..errors import SamplingError
+from ..errors import not_finite
 from ..janusflow import JanusFlow
 from ..prompt import check_context
 from .captured_step import CapturedStep
@@ -136,5 +136,5 @@ def integrate(velocity: Callable, z: torch.Tensor, times: list[float]) -> Iterat
     for step, (t, t_next) in enumerate(zip(times, times[1:])):
         z = z + (t_next - t) * velocity(z, t)
         if not z.isfinite().all():
-            raise SamplingError(f"The model's output is not finite at step {step}: use bf16 or fp32 weights.")
+            raise not_finite(f" at step {step}")
         yield FlowStep(step, z)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from ..errors import SamplingError
+from ..errors import not_finite
 from ..networks.cache import KVCache
 from ..prompt import check_context
 from ..vision_language import VisionLanguageModel
@@ -52,7 +52,7 @@ def sample_text(
     for position in range(max_new_tokens):
         logits = model.text_logits(hidden)
         if not logits.isfinite().all():
-            raise SamplingError("The model's output is not finite: use bf16 or fp32 weights.")
+            raise not_finite()
         if position == 0 and first_ids is not None:
             allowed = logits[:, list(first_ids)]
             logits = torch.full_like(logits, -torch.inf)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from ..attention import additive_mask
-from ..errors import SamplingError
+from ..errors import not_finite
 from ..janus import Janus
 from ..networks.cache import KVCache
 from ..prompt import check_context
@@ -285,9 +285,7 @@ def sample_image_tokens(
     for passes, logits in enumerate(decode(state), start=1):
         now = done + logits.shape[1]
         if (passes % CHECK_EVERY == 1 or now == num_tokens) and not state.finite:
-            raise SamplingError(
-                f"The model's output is not finite at token {done}: use bf16 or fp32 weights, or check the LoRA."
-            )
+            raise not_finite(f" at token {done}")
         for position in range(done, now):
             yield TokenStep(position, state.tokens, logits[:, position - done], passes)
         done = now

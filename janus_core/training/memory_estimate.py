@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
-from ..checkpoint import read_checkpoint
-from ..checkpoint.params import janus_params, janusflow_params
+from ..checkpoint import params_of, read_checkpoint
 from ..errors import JanusError, TrainingError
 from ..janus import Janus, JanusParams
 from ..janusflow import VAE_DOWNSCALE, JanusFlow
@@ -93,8 +92,7 @@ def _dimensions(config: dict):
     if official is not None and not Path(name).expanduser().exists():
         return official, frozen_dtype(torch.bfloat16, config), {}, lengths
     checkpoint = read_checkpoint(name)
-    read = janusflow_params if checkpoint.family == JanusFlow.family else janus_params
-    params = read(checkpoint.tensors, checkpoint.config)
+    params = params_of(checkpoint)
     try:
         prompts = PromptEncoder.of(checkpoint)
         examples = read_folder(config["images"])
