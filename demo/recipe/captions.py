@@ -108,6 +108,14 @@ def caption(scene: Scene, rng: random.Random, test: bool = False, complete: floa
     return replace(found, text=text)
 
 
+def whole_caption(scene: Scene, rng: random.Random, test: bool = False) -> Caption:
+    """A random prompt, as of `caption`, that is no fragment."""
+    while True:
+        found = caption(scene, rng, test)
+        if not found.fragment:
+            return found
+
+
 @dataclass(frozen=True)
 class _Writer:
     scene: Scene

@@ -81,7 +81,7 @@ def understanding(pipe, count: int, seed: int = 2025) -> tuple[float, float]:
         written = pipe.describe(scenes.render(scene), question, max_new_tokens=40)[0].strip()
         right[scene.held_out].append(written == answer)
     everything = right[False] + right[True]
-    return 100 * sum(everything) / len(everything), 100 * sum(right[True]) / len(right[True])
+    return bars.percent(everything), bars.percent(right[True])
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:

@@ -11,7 +11,7 @@ from janus_core.finetunes.think import RECIPES
 from janus_core.prompt import PromptEncoder
 from janus_core.training import batches
 
-from .captions import COMPLETE, Caption, caption, meaning, plain_caption
+from .captions import COMPLETE, Caption, caption, meaning, plain_caption, whole_caption
 from .codebook import to_pixels
 from .plans import plan_of
 from .questions import questions
@@ -151,10 +151,8 @@ def text_pairs(scenes: list[Scene], rng: random.Random) -> list[tuple[str, str]]
 
 def meaning_of_prompt(scene: Scene, rng: random.Random) -> tuple[str, str]:
     """A prompt and what it means (captions.meaning)."""
-    while True:
-        says = caption(scene, rng)
-        if not says.fragment:
-            return says.text, meaning(scene, says)
+    says = whole_caption(scene, rng)
+    return says.text, meaning(scene, says)
 
 
 def text_question(scene: Scene, rng: random.Random) -> tuple[str, str]:

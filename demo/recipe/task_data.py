@@ -13,7 +13,7 @@ from janus_core.prompt import PromptEncoder
 from janus_core.training.batches import pad_rows
 from janus_core.training.unified import IGNORED
 
-from .captions import Caption, caption
+from .captions import caption, whole_caption
 from .plans import plan_of
 from .scene_data import mixed_scene, scene_pixels
 from .scenes import Scene
@@ -117,7 +117,7 @@ class TaskBatches:
 
     def plan(self, rng: random.Random) -> Row:
         scene, name = mixed_scene(rng), rng.choice(list(RECIPES))
-        request = recipe_of(name).request(self.embedder, self._prompt(scene, rng).text)
+        request = recipe_of(name).request(self.embedder, whole_caption(scene, rng).text)
         plan = request.prompts.ids(plan_of(scene, name), bos=False)
         end = request.prompts.begin if name != "t2i-r1" else request.prompts.eos
         ids = torch.cat((request.ids, plan, torch.tensor([end])))
@@ -164,9 +164,3 @@ class TaskBatches:
         row.text(tokens.ids)
         row.image(scene, TARGET, self.encoded)
         return row
-
-    def _prompt(self, scene: Scene, rng: random.Random) -> Caption:
-        while True:
-            found = caption(scene, rng)
-            if not found.fragment:
-                return found

@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass, replace
 
 from . import words
-from .captions import Caption, caption
+from .captions import Caption, whole_caption
 from .scene_data import mixed_scene
 from .scenes import COLOURS, PLACES, RADII, RELATIONS, SHAPES, SIZE, Scene, SceneObject, place_at
 from .words import with_article
@@ -166,10 +166,7 @@ class Check:
 
 def check_of(asked: Scene, rng: random.Random, test: bool = False) -> Check:
     """A prompt for a scene, and an image of it or of another one that differs in one attribute or two."""
-    while True:
-        prompt = caption(asked, rng, test)
-        if not prompt.fragment:
-            break
+    prompt = whole_caption(asked, rng, test)
     shown = asked
     for _ in range(0 if rng.random() < 0.4 else rng.choice((1, 1, 2))):
         if not shown.objects:

@@ -19,6 +19,7 @@ from janus_core.prompt import (
     EOS,
     IMAGE_PLACEHOLDER,
     PAD,
+    ROLES,
     SYSTEM_PROMPT,
 )
 
@@ -29,8 +30,7 @@ from .questions import questions
 from .scene_data import mixed_scene
 from .tasks import check_of, distinct_scene, edit_of, reason_of
 
-ROLES = ("<|User|>", "<|Assistant|>")
-SPECIAL = (BOS, EOS, PAD, *ROLES, IMAGE_PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE, BEGIN_OF_GENERATION)
+SPECIAL = (BOS, EOS, PAD, *ROLES["<|User|>"], IMAGE_PLACEHOLDER, BEGIN_OF_IMAGE, END_OF_IMAGE, BEGIN_OF_GENERATION)
 VOCABULARY = 1408
 
 
