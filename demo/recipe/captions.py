@@ -171,13 +171,21 @@ class _Writer:
         if self.same(says) and self.chance(0.6):
             return self.both(says)
         if not says.place:
-            first, second = self.rng.sample((a, b), 2)
+            first, second = (b, a) if self.reverses else (a, b)
             return self.pick(("{} and {}", "{} and {}", "{} with {}", "{}, {}", "both {} and {}")).format(first, second)
         relation = self.pick(words.RELATION_WORDS[scene.relation], words.RELATION_WORDS_TEST[scene.relation])
         if self.chance(0.12):
             relation = self.pick(words.RELATION_WORDS[scene.relation])
             return f"{relation} {b} there is {a}" if self.chance(0.5) else f"{relation} {b} is {a}"
         return f"{a} {relation} {b}"
+
+    @property
+    def reverses(self) -> bool:
+        """Whether the second object is the left or upper one, which is named first where no relation is said.
+
+        In any order, a model cannot tell which object to begin with, and mixes their colours and shapes.
+        """
+        return self.scene.relation in ("right of", "below")
 
     def same(self, says: Caption) -> bool:
         """Whether what is said of both objects is the same."""
@@ -232,7 +240,8 @@ class _Writer:
         says = self.what_to_say()
         says = replace(says, shapes=(True,) * len(says.shapes))
         parts = []
-        for o, coloured, sized in zip(self.scene.objects, says.colours, says.sizes):
+        described = list(zip(self.scene.objects, says.colours, says.sizes))
+        for o, coloured, sized in reversed(described) if self.reverses else described:
             names = [self.pick(words.SIZE_WORDS[o.size])] if sized else []
             names += [self.colour(o.colour)] if coloured else []
             names.append(self.pick(words.SHAPE_WORDS[o.shape]))
