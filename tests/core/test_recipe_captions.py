@@ -8,7 +8,7 @@ import pytest
 from demo.recipe import questions, words
 from demo.recipe.captions import Caption, caption, meaning
 from demo.recipe.scene_data import mixed_scene, smoothing_shares
-from demo.recipe.scenes import Scene, SceneObject
+from demo.recipe.scenes import Scene, SceneObject, random_scene
 from demo.recipe.tokenizer import build_tokenizer
 
 
@@ -142,6 +142,24 @@ def test_answers_are_true():
                 assert (answer == "yes") == (scene.background == asked_for["c"])
             elif kind == "colour of":
                 assert names.count(f"{answer} {asked_for['s']}") == 1
+
+
+@pytest.mark.parametrize("relation, first", [("left of", 0), ("above", 0), ("right of", 1), ("below", 1)])
+def test_objects_without_a_relation_are_named_in_reading_order(relation, first):
+    rng, orders = random.Random(8), []
+    while len(orders) < 60:
+        scene = random_scene(rng, two=True, held_out=None)
+        says = caption(scene, rng)
+        if scene.relation != relation or says.place or says.fragment or says.absent or not all(says.colours):
+            continue
+        named = [word_at(says.text, o.colour) for o in scene.objects]
+        orders.append(named[first] < named[1 - first])
+    assert all(orders)
+
+
+def word_at(text: str, colour: str) -> int:
+    """Where the text has one of a colour's words."""
+    return min(match.start() for word in words.COLOUR_WORDS[colour] for match in re.finditer(rf"\b{word}\b", text))
 
 
 def test_fragments_are_smoothed_more_than_prompts():
