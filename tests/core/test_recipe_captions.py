@@ -71,7 +71,7 @@ def test_each_attribute_is_left_out_about_a_third_of_the_time():
 
 
 def test_some_captions_are_fragments_as_negative_prompts_are():
-    everything = captions(6000)
+    everything = captions(12000)
     fragments = [c.text for _, c in everything if c.fragment]
     assert 0.08 < len(fragments) / len(everything) < 0.16
     assert any(re.fullmatch(r"no \w+", text) for text in fragments)
