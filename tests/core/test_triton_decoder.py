@@ -53,7 +53,7 @@ def run_both(llama, rows: int, dtype, steps: int = 2):
     results = []
     for kind in (PlainDecoder, decoder.TritonDecoder):
         cache = copy.deepcopy(filled)
-        decode = kind(llama, cache, starts)
+        decode = kind(llama, cache, starts, starts)
         states = [decode(x, torch.tensor([63 + k], device=DEVICE)) for k, x in enumerate(inputs)]
         results.append((torch.stack(states), cache.keys, cache.values))
     return results

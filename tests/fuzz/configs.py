@@ -89,6 +89,7 @@ def json_text(folder: Folder, rng):
         file.write_text('{"a": ' + "1" * 5000 + "," + text.lstrip()[1:], encoding="utf-8")
     elif action == "bom":
         file.write_text(text, encoding="utf-8-sig")
+        return f"{action} {name} in {layout}", path, (SAME,)
     elif action == "utf16":
         file.write_text(text, encoding="utf-16")
     elif action == "list":
