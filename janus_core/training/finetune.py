@@ -79,12 +79,11 @@ def finetune(config: dict, folder: Path) -> Path:
     if config.get("validation"):
         validate = Validation(model, prompts, autoencoder, config["validation"], folder / "validation")
     objective = make_objective(model, objective_values, config.get("loss_weighting"))
-    export = None
-    if config.get("lora"):
 
-        def export(done):
-            save_lora(model, checkpoint, folder / "steps" / f"{done:06}")
+    def export(done):
+        save_lora(model, checkpoint, folder / "steps" / f"{done:06}")
 
+    export = export if config.get("lora") else None
     log = train(objective, batch_at, settings, folder / "run", validate=validate, export=export, identity=identity)
 
     if processes.is_main_process:

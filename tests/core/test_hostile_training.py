@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 
-from janus_core.errors import JanusError, TrainingError
+from janus_core.errors import JanusError, TrainingError, library_errors
 from janus_core.training import batches, loop
 from janus_core.training.settings import LOOP, LoopSettings, check_finetune
 from tests.fuzz import training
@@ -149,3 +149,14 @@ def test_what_several_gpus_do_not_allow(changes, run, named):
 def test_every_kind_with_a_share_has_a_row():
     assert batches.split_rows(2, (1000, 1, 0)) == (1, 1, 0)
     assert batches.split_rows(2, (1, 1000, 0)) == (1, 1, 0)
+
+
+def test_memory_that_runs_out_is_no_fault_of_a_file():
+    """A user would remove the state of a long run."""
+    with pytest.raises(torch.cuda.OutOfMemoryError), library_errors(TrainingError, "state.pt is not the state"):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+    with (
+        pytest.raises(TrainingError, match="not the state"),
+        library_errors(TrainingError, "state.pt is not the state"),
+    ):
+        raise RuntimeError("size mismatch")

@@ -29,12 +29,12 @@ class Oracle:
     def record(self, monkeypatch, module, name, entries):
         function = getattr(module, name)
 
-        def recording(*args, **kwargs):
+        def counted(*args, **kwargs):
             found = function(*args, **kwargs)
             self.meant |= entries(args, found)
             return found
 
-        monkeypatch.setattr(module, name, recording)
+        monkeypatch.setattr(module, name, counted)
 
     def image(self, scene: Scene):
         return render(scene if self.right else Scene((), "white" if scene.background != "white" else "black"))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import random
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from core.training_models import tiny
 from PIL import Image
 
-from janus_core.errors import ImageError
+from janus_core.errors import ImageError, TrainingError
 from janus_core.image import cropped_pixels, open_image, understanding_pixels
 from janus_core.prompt import PromptEncoder
 from janus_core.training import batches
@@ -198,6 +199,21 @@ def test_worker_processes_prepare_the_same_batches_in_order(folder_batches):
         expected = batch_at(index)
         assert batch.keys() == expected.keys()
         assert all(torch.equal(batch[name], expected[name]) for name in expected)
+
+
+def damaged(index):
+    raise ImageError("a.png is damaged.")
+
+
+def dies(index):
+    os._exit(1)
+
+
+def test_an_error_in_a_worker_process_is_one_sentence():
+    with pytest.raises(ImageError, match=r"^a\.png is damaged\.$"):
+        list(stream(damaged, range(3), 1))
+    with pytest.raises(TrainingError, match="set loop.workers to 0"):
+        list(stream(dies, range(3), 1))
 
 
 def test_caption_dropout_is_a_setting(folder_batches):
