@@ -8,7 +8,7 @@ from janus_core.finetunes.boxes import boxes_of
 from janus_core.image import cropped_pixels
 from janus_core.prompt import PromptEncoder
 from tests.fuzz import finetunes, settings
-from tests.fuzz.case import message_problem
+from tests.refusals import one_sentence
 
 IMAGE = Image.new("RGB", (20, 9))
 DOORS = {
@@ -28,10 +28,9 @@ def pipe(tmp_path_factory):
 def test_a_value_is_refused(pipe, door, name):
     table, good = DOORS[door]
     for value in table[name][1]:
-        with pytest.raises(JanusError) as error:
+        with one_sentence():
             made = getattr(pipe, door)(**{**good, name: value})
             list(made) if door == "generate_until_match" else None
-        assert message_problem(str(error.value)) is None, str(error.value)
 
 
 def test_a_prompt_that_holds_special_tokens_is_a_prompt(pipe):
