@@ -14,7 +14,7 @@ from ..files import file_hash, os_reason, read_json, read_optional_json, user_pa
 from ..schema import FLAG, Number, OneOf, Section, Whole, check_fields, shown
 from .files import read_tensors
 from .read import WEIGHT_DTYPES
-from .transformers_layout import original_name
+from .transformers_layout import joined_attention, original_name
 
 PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -45,7 +45,6 @@ _MATRIX = re.compile(
     r"\.lora_(A|B|down|up)(?:\.default)?(?:\.weight)?$"  # peft and kohya
     r"|[._]lora\.(down|up)\.weight$|\.lora_linear_layer\.(down|up)\.weight$"  # diffusers
 )
-_VISION_PART = re.compile(r"^(vision_model\..*\.attn)\.([qkv])_proj\.weight$")
 
 
 @dataclass(frozen=True)
@@ -166,11 +165,11 @@ class _LayerNames:
             if stem.startswith(prefix):
                 rest = stem.removeprefix(prefix)
                 for layer in (*(parent + rest for parent in PARENTS), *_from_transformers(rest)):
-                    third = None
-                    if (part := _VISION_PART.match(layer + ".weight")) and layer not in self.layers:
-                        layer, third = f"{part[1]}.qkv", "qkv".index(part[2])
                     if layer in self.layers:
-                        return layer, third
+                        return layer, None
+                    joined, part = joined_attention(f"{layer}.weight")
+                    if part and joined.removesuffix(".weight") in self.layers:
+                        return joined.removesuffix(".weight"), "qkv".index(part)
         return None, None
 
 

@@ -56,14 +56,23 @@ def transformers_name(name: str) -> str:
     return "model.language_model." + name.removeprefix(LLAMA)
 
 
+def joined_attention(name: str) -> tuple[str, str]:
+    """The name of the tensor into which a q, k or v of the vision tower is concatenated, and which of the three it is.
+
+    (name, "") for any other tensor.
+    """
+    found = re.match(r"^(vision_model\..*\.attn)\.([qkv])_proj\.(weight|bias)$", name)
+    return (f"{found[1]}.qkv.{found[3]}", found[2]) if found else (name, "")
+
+
 def original_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Renames tensors, concatenates q, k and v of the vision tower, and restores tied and reshaped tensors."""
     out, parts = {}, {}
     for name, tensor in tensors.items():
         name = original_name(name)
-        split = re.match(r"^(vision_model\..*\.attn)\.([qkv])_proj\.(weight|bias)$", name)
-        if split:
-            parts.setdefault(f"{split[1]}.qkv.{split[3]}", {})[split[2]] = tensor
+        joined, part = joined_attention(name)
+        if part:
+            parts.setdefault(joined, {})[part] = tensor
         elif name == "vision_model.vision_tower.pos_embed":
             out[name] = tensor.unsqueeze(0)
         else:
