@@ -219,7 +219,9 @@ class _Writer:
         after = ""
         if colour and self.chance(0.1):
             before = [size]
-            after = self.pick((" that is {}", " in {}", " coloured {}", " of {} colour")).format(colour)
+            after = self.pick((" that is {}", " in {}", " coloured {}", " of {} colour", " with {} colour")).format(
+                colour
+            )
         filler = self.fillers(0.12)
         text = " ".join(part for part in (*filler, *before, noun) if part)
         if self.chance(0.08):

@@ -24,7 +24,7 @@ from janus_core.prompt import (
 )
 
 from . import words
-from .captions import caption, meaning
+from .captions import JUNK, caption, meaning
 from .plans import plan_of
 from .questions import questions
 from .scene_data import mixed_scene
@@ -72,6 +72,9 @@ def _texts(scenes: int = 1500):
         words.FRAMES,
         words.BACKGROUNDS,
         words.ABSENT,
+        words.ROWS,
+        words.COLUMNS,
+        JUNK,
         *words.PLACE_WORDS.values(),
         *words.RELATION_WORDS.values(),
     )

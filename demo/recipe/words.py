@@ -35,26 +35,33 @@ PLACE_WORDS = {
     "in the centre": (
         "in the centre", "in the center", "in the middle", "at the center", "centred", "centered",
         "right in the middle", "sitting in the center", "at the centre of the picture", "in the middle of the picture",
-        "shown in the centre",
+        "shown in the centre", "in the centre of the canvas", "in the middle of the scene", "which is in the centre",
+        "that lies in the middle",
     ),
     "at the left": (
         "at the left", "on the left", "on the left side", "to the left", "left", "in the left part",
         "near the left edge", "sitting on the left", "at the left of the picture", "on the left hand side",
         "shown at the left",
+        "on the left of the canvas", "at the left of the scene", "to the left of the photo", "which is at the left",
+        "that lies on the left", "in the left half",
     ),
     "at the right": (
         "at the right", "on the right", "on the right side", "to the right", "right", "in the right part",
         "near the right edge", "sitting on the right", "at the right of the picture", "on the right hand side",
         "shown at the right",
+        "on the right of the canvas", "at the right of the scene", "to the right of the photo", "which is at the right",
+        "that lies on the right", "in the right half",
     ),
     "at the top": (
         "at the top", "on the top", "at the top edge", "in the upper part", "top", "near the top",
         "near the upper edge", "sitting at the top", "at the top of the picture", "in the top half", "shown at the top",
+        "at the top of the canvas", "on the top of the scene", "which is at the top", "that lies near the top",
     ),
     "at the bottom": (
         "at the bottom", "on the bottom", "at the bottom edge", "in the lower part", "bottom", "near the bottom",
         "near the lower edge", "sitting at the bottom", "at the bottom of the picture", "in the bottom half",
-        "shown at the bottom",
+        "shown at the bottom", "at the bottom of the canvas", "on the bottom of the scene", "which is at the bottom",
+        "that lies near the bottom",
     ),
 }  # fmt: skip
 PLACE_WORDS_TEST = {
