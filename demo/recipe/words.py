@@ -30,7 +30,13 @@ SIZE_WORDS = {
     "small": ("small", "small", "small", "little", "tiny", "mini"),
     "large": ("large", "large", "big", "big", "huge", "giant"),
 }
-# (place, phrasings that follow an object)
+# Phrasings that follow an object: of the side in {}, of every place, of every relation.
+SIDE_WORDS = (
+    "at the {}", "on the {}", "on the {} side", "to the {}", "{}", "in the {} part", "near the {} edge",
+    "sitting on the {}", "at the {} of the picture", "on the {} hand side", "shown at the {}",
+    "on the {} of the canvas", "at the {} of the scene", "to the {} of the photo", "which is at the {}",
+    "that lies on the {}", "in the {} half",
+)  # fmt: skip
 PLACE_WORDS = {
     "in the centre": (
         "in the centre", "in the center", "in the middle", "at the center", "centred", "centered",
@@ -38,20 +44,8 @@ PLACE_WORDS = {
         "shown in the centre", "in the centre of the canvas", "in the middle of the scene", "which is in the centre",
         "that lies in the middle",
     ),
-    "at the left": (
-        "at the left", "on the left", "on the left side", "to the left", "left", "in the left part",
-        "near the left edge", "sitting on the left", "at the left of the picture", "on the left hand side",
-        "shown at the left",
-        "on the left of the canvas", "at the left of the scene", "to the left of the photo", "which is at the left",
-        "that lies on the left", "in the left half",
-    ),
-    "at the right": (
-        "at the right", "on the right", "on the right side", "to the right", "right", "in the right part",
-        "near the right edge", "sitting on the right", "at the right of the picture", "on the right hand side",
-        "shown at the right",
-        "on the right of the canvas", "at the right of the scene", "to the right of the photo", "which is at the right",
-        "that lies on the right", "in the right half",
-    ),
+    "at the left": tuple(words.format("left") for words in SIDE_WORDS),
+    "at the right": tuple(words.format("right") for words in SIDE_WORDS),
     "at the top": (
         "at the top", "on the top", "at the top edge", "in the upper part", "top", "near the top",
         "near the upper edge", "sitting at the top", "at the top of the picture", "in the top half", "shown at the top",
@@ -71,15 +65,13 @@ PLACE_WORDS_TEST = {
     "at the top": ("at the top of the image", "that is at the top"),
     "at the bottom": ("at the bottom of the image", "that is at the bottom"),
 }
+BESIDE_WORDS = (
+    "{} of", "to the {} of", "on the {} of", "at the {} side of", "sitting {} of", "just to the {} of",
+    "that is {} of", "shown to the {} of", "standing {} of", "that lies {} of",
+)  # fmt: skip
 RELATION_WORDS = {
-    "left of": (
-        "left of", "to the left of", "on the left of", "at the left side of", "sitting left of", "just to the left of",
-        "that is left of", "shown to the left of", "standing left of", "that lies left of",
-    ),
-    "right of": (
-        "right of", "to the right of", "on the right of", "at the right side of", "sitting right of",
-        "just to the right of", "that is right of", "shown to the right of", "standing right of", "that lies right of",
-    ),
+    "left of": tuple(words.format("left") for words in BESIDE_WORDS),
+    "right of": tuple(words.format("right") for words in BESIDE_WORDS),
     "above": (
         "above", "over", "on top of", "higher than", "sitting above", "just above", "that is above", "shown over",
         "floating above", "that lies above",
