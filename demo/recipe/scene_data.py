@@ -17,7 +17,7 @@ from .plans import plan_of
 from .questions import questions
 from .scenes import TASK, Scene, World, empty_scene, random_scene, render_array
 
-WHOLE, FRAGMENT = 0.005, 0.15  # shares of the smoothing, see smoothing_shares
+WHOLE, FRAGMENT = 0.003, 0.3  # shares of the smoothing, see smoothing_shares
 TEXTS = {"meaning": 0.62, "plan": 0.08, "question": 0.3}  # shares of the batches with text alone
 QUESTIONS = 14  # about an image in a batch, besides its description
 
