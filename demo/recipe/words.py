@@ -120,7 +120,8 @@ BACKGROUNDS = (
     "on {1}: {0}", "{1}: {0}", "{0} set against {1}", "{0} painted on {1}", "{0} upon {2} ground", "{2} field with {0}",
     "{2} picture that has {0}", "against {2} backdrop, {0}", "{0} whose background is {1}", "all {1}, but for {0}",
     "{0} where the background is {1}", "{0} lying on {2} sheet", "{0} on something {1}", "with {2} background: {0}",
-    "with {2} backdrop, {0}", "{0} using {2} background", "{0} on top of {2} backdrop", "in {2} setting, {0}", "{0} at {2} wall",
+    "with {2} backdrop, {0}", "{0} using {2} background", "{0} on top of {2} backdrop",
+    "in {2} setting, {0}", "{0} at {2} wall",
 )  # fmt: skip
 BACKGROUNDS_TEST = (
     "{0} placed on {2} backdrop", "{2} canvas that shows {0}", "over {2} background, {0}", "{0}, behind it only {1}",
