@@ -15,7 +15,7 @@ from janus_core.training.unified import IGNORED
 
 from .captions import caption, whole_caption
 from .plans import plan_of
-from .scene_data import mixed_scene, scene_pixels
+from .scene_data import WHOLE, mixed_scene, scene_pixels, smoothing_shares
 from .scenes import Scene
 from .tasks import check_of, distinct_scene, edit_of
 
@@ -32,6 +32,7 @@ class Row:
         ids, kinds, labels, visible: of every position; a label is IGNORED where no text is learnt.
         images: scenes as the vision tower sees them.
         tokens: scenes as VQ tokens, given or to be learnt, in the order of their positions.
+        smoothing: share of the unconditional rows' label smoothing (see scene_data.smoothing_shares).
     """
 
     prompts: PromptEncoder
@@ -41,6 +42,7 @@ class Row:
     visible: list
     images: list
     tokens: list
+    smoothing: float = WHOLE
 
     @classmethod
     def of(cls, prompts: PromptEncoder) -> "Row":
@@ -49,6 +51,11 @@ class Row:
     def text(self, ids, learnt: bool = False, visible=None):
         ids = torch.as_tensor(ids, dtype=torch.long)
         self._add(ids, TEXT, ids if learnt else torch.full_like(ids, IGNORED), visible)
+
+    def without_prompt(self, length: int):
+        """The unconditional row of that many tokens."""
+        self.text(self.prompts.unconditional(length).ids)
+        self.smoothing = 1.0
 
     def image(self, scene: Scene, kind: int, count: int):
         ids = torch.full((count,), self.prompts.placeholder)
@@ -88,6 +95,7 @@ class TaskBatches:
             f"task_{name}": pad_rows([torch.cat(getattr(row, name)) for row in rows], value)
             for name, value in fill.items()
         }
+        batch["task_smoothing"] = torch.tensor([row.smoothing for row in rows])
         if images:
             batch["task_pixels"] = scene_pixels(images)
         if tokens:
@@ -100,7 +108,7 @@ class TaskBatches:
         ids = self.prompts.ids(edit_text(self.prompts, edit.instruction, self.seen, self.encoded))
         row = Row.of(self.prompts)
         if rng.random() < DROP_PROMPT:
-            row.text(self.prompts.unconditional(len(ids)).ids)
+            row.without_prompt(len(ids))
         else:
             first = int((ids == self.prompts.placeholder).nonzero()[0])
             second = first + self.seen + 2
@@ -132,7 +140,7 @@ class TaskBatches:
         else:
             start = len(request.ids)
         if rng.random() < DROP_PROMPT:
-            row.text(self.prompts.unconditional(len(ids)).ids)
+            row.without_prompt(len(ids))
         else:
             row.text(ids[:start])
             row.text(ids[start:], learnt=True)
@@ -149,6 +157,7 @@ class TaskBatches:
         redraw = rng.random() < 0.5
         if redraw and rng.random() < DROP_PROMPT:
             ids[1:-1] = prompts.pad
+            row.smoothing = 1.0
         row.text(ids)
         row.image(check.shown, ENCODED if redraw else SEEN, self.encoded if redraw else self.seen)
         row.text(question)
@@ -160,7 +169,8 @@ class TaskBatches:
 
     def plain(self, rng: random.Random) -> Row:
         scene, row = mixed_scene(rng), Row.of(self.prompts)
-        tokens = self.prompts.conditional(caption(scene, rng).text)
-        row.text(tokens.ids)
+        says = caption(scene, rng)
+        row.text(self.prompts.conditional(says.text).ids)
+        row.smoothing = smoothing_shares([says], torch.tensor([False])).item()
         row.image(scene, TARGET, self.encoded)
         return row

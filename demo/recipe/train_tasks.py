@@ -28,10 +28,10 @@ class TaskObjective(nn.Module):
 
     A batch is a dict of task_ids, task_kinds (see task_data), task_labels [B, L], task_visible bool [B, L],
     task_pixels [n, 3, S, S] of the images as the vision tower sees them, and task_tokens [m], the VQ tokens of the
-    others, both in the order of their positions.
+    others, both in the order of their positions. task_smoothing [B] is each row's share of the smoothing.
 
     Args:
-        smoothing: label smoothing of image tokens, see unified.JanusObjective.
+        smoothing: largest label smoothing of image tokens, see unified.JanusObjective.
     """
 
     def __init__(self, model: Janus, smoothing: float):
@@ -58,8 +58,8 @@ class TaskObjective(nn.Module):
         if target.any():
             tokens = torch.zeros_like(kinds).masked_scatter(kinds > SEEN, batch["task_tokens"])[target]
             logits = model.image_logits(states[target[:, 1:]])
-            smoothing = torch.full((1,), self.smoothing)
-            losses["generation"] = objectives.image_token_loss(logits[None], tokens[None], smoothing)
+            smoothing = self.smoothing * batch["task_smoothing"][:, None].expand(kinds.shape)[target]
+            losses["generation"] = objectives.image_token_loss(logits[:, None], tokens[:, None], smoothing)
         return losses
 
 
@@ -77,5 +77,5 @@ def train_tasks(config: dict, folder: Path) -> Path:
         embedder, encode, model.params.siglip.tokens, tokens, config["rows"], config["ratio"], config["seed"]
     )
     settings = LoopSettings(**config["loop"], seed=config["seed"])
-    train(TaskObjective(model, config["smoothing"]), batch_at, settings, folder / "run")
+    train(TaskObjective(model, config["unconditional_smoothing"]), batch_at, settings, folder / "run")
     return save_lora(model, checkpoint, folder)

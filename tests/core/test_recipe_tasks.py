@@ -9,7 +9,7 @@ from core.training_models import tiny
 
 from demo.recipe import captions, flow_objective, plans, task_bars, tasks, train_tasks, words
 from demo.recipe.judge import compare
-from demo.recipe.scene_data import mixed_scene
+from demo.recipe.scene_data import FRAGMENT, WHOLE, mixed_scene
 from demo.recipe.scenes import render
 from demo.recipe.task_data import ENCODED, SEEN, TARGET, TEXT, TaskBatches
 from janus_core.finetunes.boxes import boxes_of
@@ -146,6 +146,31 @@ def test_a_check_learns_yes_or_no_and_a_redraw_hides_the_end_of_the_answer(setup
             assert prompts.decode(learnt[:1]) in ("yes", "no") and learnt[-1] == prompts.eos and visible.all()
         kinds_of_rows.add(TARGET in kinds)
     assert kinds_of_rows == {True, False}
+
+
+def test_rows_without_a_prompt_are_smoothed_most(setup):
+    embedder, encode = setup
+    batches = TaskBatches(embedder, encode, 64, 64, 200, (1, 0, 0, 0), 0)
+    batch = batches(0)
+    has_prompt = (batch["task_kinds"] == SEEN).any(1)
+    assert 0.03 < (~has_prompt).float().mean() < 0.2
+    assert batch["task_smoothing"].tolist() == pytest.approx([WHOLE if one else 1.0 for one in has_prompt])
+    batches = TaskBatches(embedder, encode, 64, 64, 200, (0, 1, 1, 1), 0)
+    shares = batches(0)["task_smoothing"]
+    assert {round(share, 4) for share in shares.tolist()} == {WHOLE, FRAGMENT, 1.0}
+
+
+def test_each_rows_image_is_smoothed_by_its_share(setup):
+    embedder, encode = setup
+    batch = TaskBatches(embedder, encode, 64, 64, 4, (1, 0, 0, 0), 0)(0)
+
+    def loss(smoothing, shares):
+        objective = train_tasks.TaskObjective(embedder.model, smoothing)
+        return objective({**batch, "task_smoothing": torch.tensor(shares)})["generation"].item()
+
+    none, whole = loss(0.0, [1.0] * 4), loss(1.0, [1.0] * 4)
+    each = [loss(1.0, [float(k == row) for k in range(4)]) - none for row in range(4)]
+    assert sum(each) == pytest.approx(whole - none, rel=1e-3) and len(set(each)) == 4
 
 
 def test_the_losses_of_a_lora_fall(setup, tmp_path):
