@@ -116,6 +116,13 @@ def whole_caption(scene: Scene, rng: random.Random, test: bool = False) -> Capti
             return found
 
 
+def bare_caption(scene: Scene, rng: random.Random) -> Caption:
+    """A random prompt that names the objects by colour and shape, and says nothing else."""
+    every, none = (True,) * len(scene.objects), (False,) * len(scene.objects)
+    says = Caption("", colours=every, shapes=every, sizes=none)
+    return replace(says, text=_Writer(scene, rng, False, COMPLETE).objects(says))
+
+
 @dataclass(frozen=True)
 class _Writer:
     scene: Scene

@@ -11,7 +11,7 @@ from janus_core.finetunes.think import RECIPES
 from janus_core.prompt import PromptEncoder
 from janus_core.training import batches
 
-from .captions import COMPLETE, Caption, caption, meaning, plain_caption, whole_caption
+from .captions import COMPLETE, Caption, bare_caption, caption, meaning, plain_caption, whole_caption
 from .codebook import to_pixels
 from .plans import plan_of
 from .questions import questions
@@ -76,6 +76,7 @@ class SceneBatches:
         text_held_out: whether text alone also describes held-out combinations.
         late: of the flow's rows, the share with the prompt of another scene and a late time (see flow_objective.py).
         complete: see captions.caption.
+        bare: of a batch, the groups of generation rows with one bare name as the prompt: an image with each background.
     """
 
     def __init__(
@@ -92,11 +93,17 @@ class SceneBatches:
         text_held_out=False,
         late=0.0,
         complete=COMPLETE,
+        bare=0,
     ):
         self.prompts, self.scenes, self.codes = prompts, scenes, codes
         self.image_tokens, self.question_tokens = image_tokens, question_tokens
         self.rows, self.seed, self.alignment = batches.split_rows(rows, ratio), seed, alignment
         self.text_split, self.late, self.complete = None if text_held_out else False, late, complete
+        self.bare, self.by_name = bare, {}
+        for k, scene in enumerate(scenes):
+            if len(scene.objects) == 1:
+                backgrounds = self.by_name.setdefault(scene.objects[0].name, {})
+                backgrounds.setdefault(scene.background, []).append(k)
 
     def __call__(self, index: int) -> dict:
         rng = random.Random(f"{self.seed} {index}")
@@ -111,11 +118,13 @@ class SceneBatches:
             scenes = [mixed_scene(rng, self.text_split) for _ in range(text)]
             batch |= batches.text_rows(self.prompts, text_pairs(scenes, rng))
         if generation:
-            chosen = [rng.randrange(len(self.scenes)) for _ in range(generation)]
+            chosen, captions = self.bare_names(rng, generation)
+            others = [rng.randrange(len(self.scenes)) for _ in range(generation - len(chosen))]
+            late = [False] * len(chosen) + [rng.random() < self.late for _ in others]
+            chosen += others
             scenes = [self.scenes[k] for k in chosen]
-            late = [rng.random() < self.late for _ in scenes]
             said = [rng.choice(self.scenes) if other else one for one, other in zip(scenes, late)]
-            captions = [caption(scene, rng, complete=self.complete) for scene in said]
+            captions += [caption(scene, rng, complete=self.complete) for scene in said[len(captions) :]]
             texts = [one.text for one in captions]
             batch |= batches.generation_rows(self.prompts, texts, self.codes[chosen], self.image_tokens, rng)
             batch["gen_smoothing"] = smoothing_shares(captions, batch["gen_smoothing"] == 1)
@@ -123,6 +132,15 @@ class SceneBatches:
             if self.alignment:
                 batch["gen_pixels"] = scene_pixels(scenes)
         return batch
+
+    def bare_names(self, rng: random.Random, most: int) -> tuple[list[int], list[Caption]]:
+        """Scenes, by index, and their prompts: of every background one, so that none is more likely than another."""
+        chosen, captions = [], []
+        for name in rng.sample(list(self.by_name), min(self.bare, len(self.by_name))):
+            group = [rng.choice(scenes) for scenes in self.by_name[name].values()]
+            chosen += group
+            captions += [bare_caption(self.scenes[group[0]], rng)] * len(group)
+        return chosen[:most], captions[:most]
 
 
 def smoothing_shares(captions: list[Caption], dropped: torch.Tensor) -> torch.Tensor:

@@ -45,9 +45,9 @@ def train_model(config: dict, folder: Path) -> Path:
     `shared` is the share of the scenes with two objects in which these have something in common (see
     scene_data.mixed_scene), by default 0; `overshoot` and `late` are the flow's (see flow_objective.py). Each of the
     config's `stages` has a stage number, the rows and the data ratio of a batch, whether text alone describes held-out
-    combinations (`text_held_out`), the share of prompts that say everything (`complete`), and loop settings. The
-    weights written are the mean over the ends of the last `average` stages, by default 1 (averaging over learning rate
-    cycles, arXiv 1803.05407).
+    combinations (`text_held_out`), the share of prompts that say everything (`complete`), groups of bare names
+    (`bare`, see scene_data.SceneBatches) and loop settings. A stage with `mean` starts from the mean over the ends of
+    that many stages before it (averaging over learning rate cycles, arXiv 1803.05407).
     """
     seed, family = config["seed"], config["family"]
     torch.manual_seed(seed)
@@ -91,6 +91,8 @@ def train_model(config: dict, folder: Path) -> Path:
     ends = []
     for number, stage in enumerate(config["stages"]):
         stage = dict(stage)
+        if "mean" in stage:
+            model.load_state_dict(mean_weights(ends[-stage.pop("mean") :]))
         stages.freeze(model, stage["stage"])
         if vq is not None:
             for fixed in new_models.image_token_weights(model):
@@ -109,11 +111,11 @@ def train_model(config: dict, folder: Path) -> Path:
             text_held_out=stage.pop("text_held_out", False),
             late=config.get("late", 0.0),
             complete=stage.pop("complete", captions.COMPLETE),
+            bare=stage.pop("bare", 0),
         )
         settings = LoopSettings(**{**config.get("loop", {}), **stage}, seed=seed + number)
         train(objective, batch_at, settings, folder / f"stage_{number}", sample=sample)
         ends.append({name: weight.clone() for name, weight in model.state_dict().items()})
-    model.load_state_dict(mean_weights(ends[-config.get("average", 1) :]))
     if processes.is_main_process:
         save_model(model, checkpoint, vq, folder / "checkpoint")
     return folder / "checkpoint"

@@ -67,6 +67,35 @@ def test_fixed_image_tokens_are_distinct_and_not_trained(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(before, new_models.image_token_weights(model)))
 
 
+def test_a_stage_with_mean_starts_from_the_mean_of_those_before_it(tmp_path, monkeypatch):
+    """Every stage adds one to each weight, beginning with 0: the last starts from the mean of 2 and 3."""
+    objective, _, _, vq = tiny("janus")
+    starts = []
+
+    def add_one(objective, batch_at, settings, folder, sample):
+        weights = list(objective.model.parameters())
+        starts.append(weights[0].flatten()[0].item())
+        for p in weights:
+            p.data.add_(1)
+
+    for p in objective.model.parameters():
+        p.data.zero_()
+    for name, fake in {
+        "train": add_one, "load_vq": lambda path: vq, "save_model": lambda *args: None,
+        "read_tensors": lambda path: dict.fromkeys(("scenes", "textures"), torch.rand(16, 16 * 16 * 8)),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(train_models, name, fake)
+    monkeypatch.setattr(new_models, "fix_image_tokens", lambda model, *centres: None)
+    monkeypatch.setattr(new_models, "new_model", lambda *args: objective.model)
+    monkeypatch.setattr(train_models.scene_data, "encode_scenes", lambda *args: torch.zeros(4, 64, dtype=torch.long))
+    stage = {"stage": 3, "rows": 4, "steps": 1}
+    config = {"seed": 0, "family": "janus", "scenes": 4, "autoencoder": "x", "sizes": {}, "loss_weighting": "tasks",
+              "unconditional_smoothing": 0.0, "stages": [stage, stage, stage, stage | {"mean": 2}]}  # fmt: skip
+    train_models.train_model(config, tmp_path)
+    assert starts == [0, 1, 2, 2.5]
+    assert next(objective.model.parameters()).flatten()[0] == 3.5, "the last stage's end is what is written"
+
+
 def test_the_mean_of_weights():
     mean = train_models.mean_weights([{"a": torch.tensor([1.0, 2.0])}, {"a": torch.tensor([3.0, 6.0])}])
     assert mean["a"].tolist() == [2.0, 4.0]

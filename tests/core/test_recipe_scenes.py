@@ -4,12 +4,14 @@ import random
 from dataclasses import replace
 
 import pytest
+import torch
+from core.training_models import tiny
 
 from demo.recipe import quality, scene_data, scenes
 from demo.recipe.captions import Caption, caption, plain_caption
 from demo.recipe.judge import ATTRIBUTES, compare, find_objects, follows, judge
 from demo.recipe.tokenizer import build_tokenizer
-from janus_core.prompt import SYSTEM_PROMPT
+from janus_core.prompt import SYSTEM_PROMPT, PromptEncoder
 
 
 def all_right(verdict):
@@ -71,6 +73,23 @@ def test_two_objects_share_a_shape_a_colour_or_both():
     apart = [scene.objects for scene in scene_data.scene_list(0, 400) if scene.relation]
     assert all(a.shape != b.shape and a.colour != b.colour for a, b in apart)
     assert 0.02 < sum(not scene.objects for scene in listed) / len(listed) < 0.06
+
+
+def test_a_bare_name_has_an_image_with_every_background():
+    listed = scene_data.scene_list(0, 3000)
+    prompts = PromptEncoder.of(tiny("janus")[2])
+    codes = torch.arange(3000)[:, None].expand(-1, 64)
+    batch_at = scene_data.SceneBatches(prompts, listed, codes, 64, 64, 32, (0, 30, 2), 0, bare=3)
+    for index in range(3):
+        batch = batch_at(index)
+        chosen = [listed[k] for k in batch["gen_tokens"][:, 0]]
+        assert len(chosen) == 30
+        for group in (slice(0, 6), slice(6, 12), slice(12, 18)):
+            (name,) = {scene.objects[0].name for scene in chosen[group]}
+            assert len({scene.background for scene in chosen[group]}) == 6, "all but its own and the held-out one"
+            same = batch["gen_ids"][group][batch["gen_smoothing"][group] < 1]
+            assert len(same) and (same == same[0]).all(), name
+        assert any(len(scene.objects) == 2 for scene in chosen[18:])
 
 
 def test_questions_have_answers_from_the_scene():
