@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from core.training_models import FAMILIES, tiny
+from core.training_models import FAMILIES, tiny, tiny_recipe
 
 from demo.recipe import __main__, new_models, train_models
 from janus_core import loading
@@ -69,31 +69,34 @@ def test_fixed_image_tokens_are_distinct_and_not_trained(tmp_path):
 
 def test_a_stage_with_mean_starts_from_the_mean_of_those_before_it(tmp_path, monkeypatch):
     """Every stage adds one to each weight, beginning with 0: the last starts from the mean of 2 and 3."""
-    objective, _, _, vq = tiny("janus")
     starts = []
 
     def add_one(objective, batch_at, settings, folder, sample):
-        weights = list(objective.model.parameters())
-        starts.append(weights[0].flatten()[0].item())
-        for p in weights:
+        starts.append(next(objective.parameters()).flatten()[0].item())
+        for p in objective.parameters():
             p.data.add_(1)
 
-    for p in objective.model.parameters():
-        p.data.zero_()
-    for name, fake in {
-        "train": add_one, "load_vq": lambda path: vq, "save_model": lambda *args: None,
-        "read_tensors": lambda path: dict.fromkeys(("scenes", "textures"), torch.rand(16, 16 * 16 * 8)),
-    }.items():  # fmt: skip
-        monkeypatch.setattr(train_models, name, fake)
-    monkeypatch.setattr(new_models, "fix_image_tokens", lambda model, *centres: None)
-    monkeypatch.setattr(new_models, "new_model", lambda *args: objective.model)
-    monkeypatch.setattr(train_models.scene_data, "encode_scenes", lambda *args: torch.zeros(4, 64, dtype=torch.long))
     stage = {"stage": 3, "rows": 4, "steps": 1}
-    config = {"seed": 0, "family": "janus", "scenes": 4, "autoencoder": "x", "sizes": {}, "loss_weighting": "tasks",
-              "unconditional_smoothing": 0.0, "stages": [stage, stage, stage, stage | {"mean": 2}]}  # fmt: skip
+    model, config = tiny_recipe(monkeypatch, "janus", add_one, stages=[stage, stage, stage, stage | {"mean": 2}])
+    for p in model.parameters():
+        p.data.zero_()
     train_models.train_model(config, tmp_path)
     assert starts == [0, 1, 2, 2.5]
-    assert next(objective.model.parameters()).flatten()[0] == 3.5, "the last stage's end is what is written"
+    assert next(model.parameters()).flatten()[0] == 3.5, "the last stage's end is what is written"
+
+
+def test_a_stage_of_the_flow_has_its_own_times_and_overshoot(tmp_path, monkeypatch):
+    seen = []
+
+    def look(objective, batch_at, settings, folder, sample):
+        seen.append((objective.time_mean, objective.overshoot, batch_at.late))
+
+    stage = {"stage": 3, "rows": 4, "steps": 1}
+    stages = [stage, stage | {"time_mean": -2.0, "overshoot": 0.0, "late": 0.0}, stage]
+    settings = {"time_mean": -0.8, "overshoot": 4.0, "late": 0.1, "stages": stages}
+    _, config = tiny_recipe(monkeypatch, "janusflow", look, **settings)
+    train_models.train_model(config, tmp_path)
+    assert seen == [(-0.8, 4.0, 0.1), (-2.0, 0.0, 0.0), (-0.8, 4.0, 0.1)]
 
 
 def test_the_mean_of_weights():

@@ -5,11 +5,10 @@ from functools import partial
 
 import pytest
 import torch
-from core.training_models import FAMILIES, tiny
+from core.training_models import FAMILIES, tiny, tiny_recipe
 from PIL import Image
 
 from demo.recipe import train_autoencoders, train_models
-from demo.recipe.tokenizer import build_tokenizer
 from janus_core.errors import ImageError, TrainingError
 from janus_core.pipeline import JanusFlowPipeline, JanusPipeline
 from janus_core.prompt import PromptEncoder
@@ -77,25 +76,7 @@ def test_the_recipes_samples_are_made_where_the_model_is(family, tmp_path, monke
 
     monkeypatch.setattr(JanusPipeline, "__call__", generate)
     monkeypatch.setattr(JanusFlowPipeline, "__call__", generate)
-    monkeypatch.setattr(train_models, "train", moved)
-    objective, _, checkpoint, vq = tiny(family)
-    monkeypatch.setattr(train_models, "load_vq", lambda path: vq)
-    monkeypatch.setattr(
-        train_models,
-        "read_tensors",
-        lambda path: {name: torch.rand(16, 16 * 16 * 8) for name in ("scenes", "textures")},
-    )
-    monkeypatch.setattr(train_models.new_models, "fix_image_tokens", lambda model, *centres: None)
-    vae = torch.nn.Linear(1, 1)
-    vae.encode = torch.nn.Identity()
-    monkeypatch.setattr(train_models, "load_vae", lambda path: vae)
-    codes = torch.zeros(4, 64, dtype=torch.long) if vq else torch.zeros(4, 4, 16, 16)
-    monkeypatch.setattr(train_models.scene_data, "encode_scenes", lambda *args: codes)
-    monkeypatch.setattr(train_models.new_models, "new_model", lambda *args: objective.model)
-    monkeypatch.setattr(train_models, "run_tokenizer", lambda folder: build_tokenizer())
-    config = {"seed": 0, "family": family, "scenes": 4, "autoencoder": "x", "sizes": {}, "repa": 0.0, "time_mean": 0.0,
-              "overshoot": 0.0, "unconditional_smoothing": 0.0, "loss_weighting": "tasks",
-              "stages": [{"stage": 3, "rows": 4, "steps": 1}]}  # fmt: skip
+    _, config = tiny_recipe(monkeypatch, family, moved)
     with pytest.raises(KeyboardInterrupt):
         train_models.train_model(config, tmp_path)
     assert devices and set(devices) == {"meta"}
