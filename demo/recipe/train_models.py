@@ -27,7 +27,7 @@ from .flow_objective import DemoFlowObjective
 from .tokenizer import build_tokenizer
 from .train_autoencoders import load_vq
 
-FLOW = ("time_mean", "overshoot")  # settings of the flow's objective that a stage can change
+PER_STAGE = ("time_mean", "overshoot")  # settings of the flow's objective that a stage can replace
 SAMPLE_PROMPTS = (
     "a red circle on a blue background",
     "a large green triangle on a white background",
@@ -47,9 +47,9 @@ def train_model(config: dict, folder: Path) -> Path:
     scene_data.mixed_scene), by default 0; `overshoot` and `late` are the flow's (see flow_objective.py). Each of the
     config's `stages` has a stage number, the rows and the data ratio of a batch, whether text alone describes held-out
     combinations (`text_held_out`), the share of prompts that say everything (`complete`), groups of bare names
-    (`bare`, see scene_data.SceneBatches), `time_mean`, `overshoot` and `late` of its own, and loop settings. A
-    stage with `mean` starts from the mean over the ends of that many stages before it (averaging over learning rate
-    cycles, arXiv 1803.05407).
+    (`bare`, see scene_data.SceneBatches) and loop settings; it can replace the config's `time_mean`, `overshoot` and
+    `late`. A stage with `mean` starts from the mean over the ends of that many stages before it (averaging over
+    learning rate cycles, arXiv 1803.05407).
     """
     seed, family = config["seed"], config["family"]
     torch.manual_seed(seed)
@@ -95,7 +95,7 @@ def train_model(config: dict, folder: Path) -> Path:
         stage = dict(stage)
         if "mean" in stage:
             model.load_state_dict(mean_weights(ends[-stage.pop("mean") :]))
-        for setting in FLOW:
+        for setting in PER_STAGE:
             if setting in config:
                 setattr(objective, setting, stage.pop(setting, config[setting]))
         stages.freeze(model, stage["stage"])
