@@ -72,13 +72,16 @@ def texture_crop(rng: random.Random, size: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def initialise_vq(vq: VQModel, pixels, height: float = 1.0):
+def initialise_vq(vq: VQModel, pixels, start: dict[str, torch.Tensor] | None = None, height: float = 1.0):
     """Initialises a VQ model so that the colours of flat images survive its norms from the first step.
 
     A group norm over three channels removes the colour of a flat image. So two channels of each group start as
     constants of +height and -height (the biases of the convolutions that write the residual stream), which makes the
     norm of the group's other channels nearly linear; groups of two channels are unchanged. The convolutions are scaled
     to preserve their input's variance; the encoder's vectors start with zero mean and unit variance over `pixels`.
+
+    Args:
+        start: weights of another VQ model by name; those that fit replace the random ones.
     """
     for name, module in vq.named_modules():
         if not name.endswith(("conv_in", "sample.conv", "nin_shortcut")) or not isinstance(module, nn.Conv2d):
@@ -88,6 +91,10 @@ def initialise_vq(vq: VQModel, pixels, height: float = 1.0):
         if group > 2:
             module.bias[group - 2 :: group] += height
             module.bias[group - 1 :: group] -= height
+    weights = vq.state_dict()
+    for name, weight in (start or {}).items():
+        if weights[name].shape == weight.shape:
+            weights[name].copy_(weight)
     z = vq.quant_conv(vq.encoder(pixels))
     std, mean = torch.std_mean(z, dim=(0, 2, 3))
     vq.quant_conv.weight /= std[:, None, None, None]

@@ -5,14 +5,14 @@ import torch
 from janus_core.training import objectives
 from janus_core.training.unified import JanusFlowObjective
 
-LATE = 0.5  # from this time on the latents, and no longer the prompt, say what the image shows
-AHEAD = 0.1  # the time at which guidance has led farthest, measured at w = 2
+LATE = 0.65  # from this time on the latents, and no longer the prompt, say what the image shows
+AHEAD = 0.2  # the time at which guidance has led farthest, measured at w = 2
 
 
 class DemoFlowObjective(JanusFlowObjective):
     """As its base, with two kinds of latents that a plain path never has.
 
-    Guidance leads beyond the data: towards x + (w - 1) (x - E[x]) in the first tenth of the path, after which the
+    Guidance leads beyond the data: towards x + (w - 1) (x - E[x]) in the first fifth of the path, after which the
     unconditional velocity follows. So half of the rows start from other noise, z_0 + min(t, AHEAD) s (x - m), with m
     another image of the batch and s at random up to `overshoot`; their velocity still leads to x.
 

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from janus_core import image
+from janus_core.checkpoint import VQ_PREFIX, read_checkpoint
 from janus_core.checkpoint.files import read_header, read_tensors
 from janus_core.networks.vq import VQModel, VQParams, tokens_to_latent
 from janus_core.training.loop import train
@@ -17,13 +18,15 @@ from janus_core.vae import SDXL_SCALE
 from . import autoencoders
 from .codebook import make_codebook, patch_tokens
 
+LATENT_WIDTH = 0.4  # standard deviation of the flow model's latents, see demo/README.md
+
 
 def train_vq(config: dict, folder: Path) -> Path:
     """Trains the VQ tokenizer and writes vq.safetensors; see configs/vq.json.
 
     The codebook is built first, from patches of textures and of scenes of both splits; with `both_splits` the networks
-    are trained on both as well (without captions). A phase's `part` is VQObjective's, its `size` that of the crops in
-    pixels, its `textures` their share.
+    are trained on both as well (without captions). `start` names the folder of an AR model from whose VQ the networks
+    go on. A phase's `part` is VQObjective's, its `size` that of the crops in pixels, its `textures` their share.
     """
     torch.manual_seed(config["seed"])
     params = vq_params(config)
@@ -34,7 +37,8 @@ def train_vq(config: dict, folder: Path) -> Path:
     codebook = read_tensors(path)
     vq = VQModel(params)
     first = config["phases"][0]
-    autoencoders.initialise_vq(vq, autoencoders.image_batch(config["seed"], 0, 64, first["size"])[0])
+    start = vq_tensors(config["start"]) if "start" in config else None
+    autoencoders.initialise_vq(vq, autoencoders.image_batch(config["seed"], 0, 64, first["size"])[0], start)
     vq.quantize.embedding.weight.data.copy_(codebook["codes"])
 
     centres = torch.cat((codebook["scenes"], codebook["textures"]))
@@ -62,11 +66,16 @@ def train_vq(config: dict, folder: Path) -> Path:
 
 
 def train_vae(config: dict, folder: Path) -> Path:
-    """Trains the TAESD-style VAE and writes vae.safetensors, which ComfyUI's Load VAE and load_vae read."""
+    """Trains the TAESD-style VAE and writes vae.safetensors, which ComfyUI's Load VAE and load_vae read.
+
+    `start` names such a file to go on from; without it the weights are random.
+    """
     from diffusers import AutoencoderTiny
 
     torch.manual_seed(config["seed"])
     vae = AutoencoderTiny()
+    if config.get("start"):
+        vae.load_state_dict(diffusers_tensors(read_tensors(Path(config["start"]))))
 
     def reconstruct(pixels, _):
         return vae.decode(vae.encode(pixels.to(vae.device)).latents).sample.cpu()
@@ -79,22 +88,38 @@ def train_vae(config: dict, folder: Path) -> Path:
 
 
 def taesd_tensors(vae) -> dict[str, torch.Tensor]:
-    """The weights of an AutoencoderTiny under TAESD's names, bfloat16, with SDXL's scale.
+    """The weights of an AutoencoderTiny under TAESD's names, bfloat16, with the scale from its latents to SDXL's.
 
     Layer 0 of TAESD's decoder is a clamp, which diffusers applies outside of the layers.
     """
-    tensors = {"vae_scale": torch.tensor(SDXL_SCALE), "vae_shift": torch.tensor(0.0)}
+    tensors = {"vae_scale": torch.tensor(SDXL_SCALE / LATENT_WIDTH), "vae_shift": torch.tensor(0.0)}
     for name, weight in vae.state_dict().items():
-        part, _, index, rest = name.split(".", 3)
+        part, _, index, rest = name.split(".", 3)  # "encoder.layers.0.weight"
         index = int(index) + (part == "decoder")
         tensors[f"taesd_{part}.{index}.{rest}"] = weight.to(torch.bfloat16).contiguous()
     return tensors
+
+
+def diffusers_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of an AutoencoderTiny in float32, from those of taesd_tensors."""
+    weights = {}
+    for name, weight in tensors.items():
+        if name.startswith("taesd_"):
+            part, index, rest = name.removeprefix("taesd_").split(".", 2)
+            weights[f"{part}.layers.{int(index) - (part == 'decoder')}.{rest}"] = weight.float()
+    return weights
 
 
 def vq_params(config: dict) -> VQParams:
     """The VQ model of a config; its codebook has the codes of scenes and those of textures."""
     codes = config["codebook"]["scene_codes"] + config["codebook"]["texture_codes"]
     return VQParams(**{**config["model"], "channels": tuple(config["model"]["channels"])}, codebook_size=codes)
+
+
+def vq_tensors(folder: str | Path) -> dict[str, torch.Tensor]:
+    """The weights of the VQ tokenizer of an AR model's folder."""
+    tensors = read_checkpoint(folder).tensors
+    return {name.removeprefix(VQ_PREFIX): t for name, t in tensors.items() if name.startswith(VQ_PREFIX)}
 
 
 def load_vq(path: str | Path) -> VQModel:

@@ -43,8 +43,10 @@ SAMPLE_PROMPTS = (
 def train_model(config: dict, folder: Path) -> Path:
     """Trains a demo model and writes it as a folder in the original layout; see configs/janus_pro.json.
 
+    Without an `autoencoder` a JanusFlow model learns from text alone; of it, other models take the language model.
     `shared` is the share of the scenes with two objects in which these have something in common (see
-    scene_data.mixed_scene), by default 0; `overshoot` and `late` are the flow's (see flow_objective.py). Each of the
+    scene_data.mixed_scene), by default 0; `compile` compiles the blocks of the language model, which takes minutes and
+    a C++ compiler, and makes each step faster; `overshoot` and `late` are the flow's (see flow_objective.py). Each of the
     config's `stages` has a stage number, the rows and the data ratio of a batch, whether text alone describes held-out
     combinations (`text_held_out`), the share of prompts that say everything (`complete`), groups of bare names
     (`bare`, see scene_data.SceneBatches) and loop settings; it can replace the config's `time_mean`, `overshoot` and
@@ -54,8 +56,10 @@ def train_model(config: dict, folder: Path) -> Path:
     seed, family = config["seed"], config["family"]
     torch.manual_seed(seed)
     scenes = scene_data.scene_list(seed, config["scenes"], config.get("shared", 0.0))
-    vq = vae = None
-    if family == JanusFlow.family:
+    vq = vae = codes = encode = None
+    if "autoencoder" not in config:
+        pass
+    elif family == JanusFlow.family:
         vae = load_vae(config["autoencoder"])
         encode = torch.autocast("cpu", torch.bfloat16)(vae.encode)
     else:
@@ -65,7 +69,8 @@ def train_model(config: dict, folder: Path) -> Path:
     processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator does
     with processes.main_process_first():  # the others read its files
         tokenizer = run_tokenizer(folder)
-        codes = scene_data.encode_scenes(scenes, encode, folder / "codes.safetensors")
+        if encode:
+            codes = scene_data.encode_scenes(scenes, encode, folder / "codes.safetensors")
     model = new_models.new_model(family, config["sizes"], tokenizer.get_vocab_size(), vq)
     if config.get("start"):
         new_models.start_from(model, read_checkpoint(config["start"]))
@@ -74,17 +79,21 @@ def train_model(config: dict, folder: Path) -> Path:
     if config.get("encoder"):
         new_models.tower_of(model).load_state_dict(read_tensors(Path(config["encoder"])))
     checkpoint = new_models.new_checkpoint(model, tokenizer, folder, vq)
+    if config.get("compile"):
+        for block in model.llama.layers:
+            block.compile(dynamic=True)
     checkpoint.config[TRAINED_WITH] = {key: config[key] for key in OBJECTIVE if key in config}  # for fine-tuning
     prompts = PromptEncoder.of(checkpoint)
     if family == JanusFlow.family:
         objective = DemoFlowObjective(
             model, config["loss_weighting"], config["repa"], config["time_mean"], config["overshoot"]
         )
-        image_tokens = model.image_tokens(*codes.shape[-2:])
+        image_tokens = model.image_tokens(*codes.shape[-2:]) if encode else 0
     else:
         objective = JanusObjective(model, config["loss_weighting"], config["unconditional_smoothing"])
         image_tokens = codes.shape[1]
 
+    @torch.compiler.set_stance("force_eager")
     def sample(path):
         pipe = pipeline_of(model, prompts, vae if vq is None else vq)  # where the model is by now
         images = [pipe(prompt, seed=k)[0] for k, prompt in enumerate(SAMPLE_PROMPTS)]
@@ -119,7 +128,7 @@ def train_model(config: dict, folder: Path) -> Path:
             bare=stage.pop("bare", 0),
         )
         settings = LoopSettings(**{**config.get("loop", {}), **stage}, seed=seed + number)
-        train(objective, batch_at, settings, folder / f"stage_{number}", sample=sample)
+        train(objective, batch_at, settings, folder / f"stage_{number}", sample=sample if encode else None)
         ends.append({name: weight.clone() for name, weight in model.state_dict().items()})
     if processes.is_main_process:
         save_model(model, checkpoint, vq, folder / "checkpoint")

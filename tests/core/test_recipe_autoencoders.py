@@ -1,5 +1,6 @@
 """The demos' autoencoders: the codebook of patch clusters, the phases of training, the VAE file with TAESD's names."""
 
+import dataclasses
 import math
 import random
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from demo.recipe import autoencoders, bars, new_models, scene_data, scenes, textures, train_autoencoders
 from demo.recipe.codebook import make_codebook, nearest, patch_tokens, to_patches
@@ -127,8 +128,25 @@ def test_a_taesd_file_is_the_diffusers_network(tmp_path):
     pixels = torch.rand(1, 3, 32, 48) * 2 - 1
     with torch.no_grad():
         z = loaded.encode(pixels)
-        torch.testing.assert_close(z, vae.encode(pixels).latents)
-        torch.testing.assert_close(loaded.decode(z), vae.decode(z).sample)
+        torch.testing.assert_close(z, train_autoencoders.LATENT_WIDTH * vae.encode(pixels).latents)
+        torch.testing.assert_close(loaded.decode(z), vae.decode(vae.encode(pixels).latents).sample)
+    again = train_autoencoders.diffusers_tensors(load_file(tmp_path / "vae.safetensors"))
+    assert again.keys() == vae.state_dict().keys()
+    assert all(torch.equal(weight, again[name]) for name, weight in vae.state_dict().items())
+
+
+def test_a_vq_goes_on_from_weights_that_fit():
+    """The other model's codes are wider, so its layers next to the codebook do not fit."""
+    wider = VQModel(dataclasses.replace(PARAMS, codebook_dim=16))
+    vq = VQModel(PARAMS)
+    autoencoders.initialise_vq(vq, autoencoders.image_batch(0, 0, 4, 32)[0], wider.state_dict())
+    other = wider.state_dict()
+    same = {name for name, weight in vq.state_dict().items() if torch.equal(weight, other[name])}
+    kept = {name for name in other if not name.startswith(("quantize.", "quant_conv.", "post_quant_conv.weight"))}
+    assert same == kept
+    assert vq.post_quant_conv.weight.shape == (32, 8, 1, 1)
+    z = vq.quant_conv(vq.encoder(autoencoders.image_batch(0, 0, 4, 32)[0]))
+    torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(8), atol=1e-4, rtol=0)
 
 
 def test_reconstruction_and_moments():

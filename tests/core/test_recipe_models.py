@@ -99,6 +99,30 @@ def test_a_stage_of_the_flow_has_its_own_times_and_overshoot(tmp_path, monkeypat
     assert seen == [(-0.8, 4.0, 0.1), (-2.0, 0.0, 0.0), (-0.8, 4.0, 0.1)]
 
 
+def test_blocks_are_compiled_if_the_config_says_so(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **settings: compiled.append(module))
+    model, config = tiny_recipe(monkeypatch, "janusflow", lambda *args, **kwargs: None)
+    train_models.train_model(config, tmp_path)
+    assert compiled == []
+    train_models.train_model(config | {"compile": True}, tmp_path)
+    assert compiled == list(model.llama.layers)
+
+
+def test_without_an_autoencoder_a_model_learns_from_text_alone(tmp_path, monkeypatch):
+    batches = []
+
+    def look(objective, batch_at, settings, folder, sample):
+        batches.append(batch_at(0))
+        assert sample is None
+
+    stages = [{"stage": 2, "rows": 4, "ratio": [0, 0, 1], "steps": 1}]
+    _, config = tiny_recipe(monkeypatch, "janusflow", look, scenes=0, stages=stages)
+    del config["autoencoder"]
+    train_models.train_model(config, tmp_path)
+    assert set(batches[0]) == {"text_ids", "text_labels", "text_learnt"}
+
+
 def test_the_mean_of_weights():
     mean = train_models.mean_weights([{"a": torch.tensor([1.0, 2.0])}, {"a": torch.tensor([3.0, 6.0])}])
     assert mean["a"].tolist() == [2.0, 4.0]
