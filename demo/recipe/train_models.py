@@ -45,12 +45,11 @@ def train_model(config: dict, folder: Path) -> Path:
 
     Without an `autoencoder` a JanusFlow model learns from text alone; of it, other models take the language model.
     `shared` is the share of the scenes with two objects in which these have something in common (see
-    scene_data.mixed_scene), by default 0; `compile` compiles the blocks of the language model, which takes minutes and
-    a C++ compiler, and makes each step faster; `overshoot` and `late` are the flow's (see flow_objective.py). Each of the
-    config's `stages` has a stage number, the rows and the data ratio of a batch, whether text alone describes held-out
-    combinations (`text_held_out`), the share of prompts that say everything (`complete`), groups of bare names
-    (`bare`, see scene_data.SceneBatches) and loop settings; it can replace the config's `time_mean`, `overshoot` and
-    `late`. A stage with `mean` starts from the mean over the ends of that many stages before it (averaging over
+    scene_data.mixed_scene), by default 0; with `compile` the language model's blocks are compiled, which needs a C++
+    compiler; `overshoot` and `late` are the flow's (see flow_objective.py). Each of the config's `stages` has a stage
+    number, the rows and the data ratio of a batch, whether text alone describes held-out combinations
+    (`text_held_out`), the share of prompts that say everything (`complete`), groups of bare names (`bare`, see
+    scene_data.SceneBatches) and loop settings; it can replace the config's `time_mean`, `overshoot` and `late`. A stage with `mean` starts from the mean over the ends of that many stages before it (averaging over
     learning rate cycles, arXiv 1803.05407).
     """
     seed, family = config["seed"], config["family"]
