@@ -49,8 +49,9 @@ def train_model(config: dict, folder: Path) -> Path:
     compiler; `overshoot` and `late` are the flow's (see flow_objective.py). Each of the config's `stages` has a stage
     number, the rows and the data ratio of a batch, whether text alone describes held-out combinations
     (`text_held_out`), the share of prompts that say everything (`complete`), groups of bare names (`bare`, see
-    scene_data.SceneBatches) and loop settings; it can replace the config's `time_mean`, `overshoot` and `late`. A stage with `mean` starts from the mean over the ends of that many stages before it (averaging over
-    learning rate cycles, arXiv 1803.05407).
+    scene_data.SceneBatches) and loop settings; it can replace the config's `time_mean`, `overshoot` and `late`. A stage
+    with `mean` starts from the mean over the ends of that many stages before it (averaging over learning rate cycles,
+    arXiv 1803.05407).
     """
     seed, family = config["seed"], config["family"]
     torch.manual_seed(seed)
