@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from janus_core.networks.vq import VQModel
+from janus_core.vae import LatentVAE
 
 from . import judge, questions
 from .captions import Caption, caption
@@ -160,16 +161,15 @@ def answers(name: str, pipe, count: int) -> list[Bar]:
     ]
 
 
-def autoencoders(vq: VQModel, vae, count: int) -> list[Bar]:
-    """Mean peak signal-to-noise ratio on textures, in decibels; both models encode and decode."""
-    bars = []
+def textures(name: str, autoencoder: VQModel | LatentVAE, count: int) -> list[Bar]:
+    """Mean peak signal-to-noise ratio of encoded and decoded textures, in decibels."""
+    found = []
     for kind in KINDS:
         rng = random.Random(f"held-out {kind}")
         pixels = torch.cat([to_pixels(texture(kind, rng, test=True)[None]) for _ in range(count)])
-        for name, model in (("VQ", vq), ("VAE", vae)):
-            restored = torch.cat([model.decode(model.encode(part)).float() for part in pixels.split(8)])
-            bars.append(Bar(f"{name}: {kind} (dB)", float(psnr(restored.clamp(-1, 1), pixels).mean()), 20))
-    return bars
+        restored = torch.cat([autoencoder.decode(autoencoder.encode(part)).float() for part in pixels.split(8)])
+        found.append(Bar(f"{name}: {kind} (dB)", float(psnr(restored.clamp(-1, 1), pixels).mean()), 20))
+    return found
 
 
 def psnr(restored, pixels):

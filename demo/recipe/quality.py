@@ -140,6 +140,9 @@ def main(argv=None) -> int:
         pipe = janus_core.load(args.ar, loras=args.tasks, **load)
         return [one for measure in TASK_BARS for one in measure(pipe, args.count)]
 
+    def autoencoders():
+        return [*bars.textures("VQ", ar.vq, args.count), *bars.textures("VAE", flow.vae, args.count)]
+
     sections = {
         "plain": partial(plain_scores, ar, flow, 2 * args.count, args.images),
         "phrasings": partial(each, bars.phrasings, args.count),
@@ -148,7 +151,7 @@ def main(argv=None) -> int:
         "guidance": partial(bars.flow_guidance, flow, args.count),
         "img2img": partial(bars.image_to_image, flow, args.count),
         "answers": partial(each, bars.answers, args.count),
-        "autoencoders": partial(bars.autoencoders, ar.vq, flow.vae, args.count),
+        "autoencoders": autoencoders,
         "tasks": tasks,
     }
     found = []
