@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from janus_core.checkpoint import read_checkpoint
 from janus_core.checkpoint.files import read_tensors
 from janus_core.checkpoint.write import save_model
+from janus_core.janus import Janus
 from janus_core.janusflow import JanusFlow
 from janus_core.prompt import PromptEncoder
 from janus_core.training import stages
@@ -57,15 +58,13 @@ def train_model(config: dict, folder: Path) -> Path:
     torch.manual_seed(seed)
     scenes = scene_data.scene_list(seed, config["scenes"], config.get("shared", 0.0))
     vq = vae = codes = encode = None
-    if "autoencoder" not in config:
-        pass
-    elif family == JanusFlow.family:
-        vae = load_vae(config["autoencoder"])
-        encode = torch.autocast("cpu", torch.bfloat16)(vae.encode)
-    else:
+    if family == Janus.family:
         vq = load_vq(Path(config["autoencoder"]) / "vq.safetensors")
         codebook = read_tensors(Path(config["autoencoder"]) / "codebook.safetensors")
         encode = partial(patch_tokens, centres=codebook["scenes"], size=vq.params.downscale)
+    elif "autoencoder" in config:
+        vae = load_vae(config["autoencoder"])
+        encode = torch.autocast("cpu", torch.bfloat16)(vae.encode)
     processes = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator does
     with processes.main_process_first():  # the others read its files
         tokenizer = run_tokenizer(folder)
