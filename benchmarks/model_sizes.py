@@ -55,8 +55,8 @@ def table() -> str:
     lines += [
         "",
         "Sizes are computed from the weights, not measured (`python -m benchmarks.model_sizes`). Each image that is",
-        f"being generated adds {small} of keys and values, {large} with the 7B model. What stays on a GPU while images",
-        "are generated is less: [docs/memory.md](docs/memory.md).",
+        f"being generated adds {small} of keys and values, {large} with the 7B model (with JanusFlow hardly any). What",
+        "stays on a GPU while images are generated is less: [docs/memory.md](docs/memory.md).",
     ]
     return "\n".join(lines)
 

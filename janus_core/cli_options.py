@@ -54,7 +54,7 @@ def model_arguments(sub):
     """The options of a checkpoint and of random numbers."""
     sub.add_argument("--model", required=True, help="checkpoint folder or single .safetensors file")
     loading_arguments(sub)
-    sub.add_argument("--seed", type=int, default=0, help="0 by default; image k of several uses seed + k")
+    sub.add_argument("--seed", type=int, default=0, help="0 by default; of several images, Janus-Pro's image k uses seed + k")
 
 
 def roles_argument(sub):
