@@ -258,7 +258,7 @@ def _message(error: Exception, training: bool = False) -> str | None:
     if isinstance(error, JanusError):
         return " ".join(str(error).split())
     if is_out_of_memory(error) and training:
-        return "out of memory: train with --estimate to see what needs it, and what else would fit."
+        return "out of memory: `train --estimate --memory GB` shows what needs it, and what would fit."
     if is_out_of_memory(error):
         return "out of memory: use a smaller --count or --size, or --dtype bf16."
     if isinstance(error, OSError):

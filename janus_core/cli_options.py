@@ -45,7 +45,7 @@ def loading_arguments(sub):
     sub.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="dtype of weights and arithmetic; the file's by default, or fp32 on a CPU without 16-bit products",
+        help="dtype of weights and arithmetic; the file's by default, or fp32 on a CPU that cannot multiply in it",
     )
     weight_arguments(sub)
 
@@ -54,7 +54,7 @@ def model_arguments(sub):
     """The options of a checkpoint and of random numbers."""
     sub.add_argument("--model", required=True, help="checkpoint folder or single .safetensors file")
     loading_arguments(sub)
-    sub.add_argument("--seed", type=int, default=0, help="0 by default; of several images, Janus-Pro's image k uses seed + k")
+    sub.add_argument("--seed", type=int, default=0, help="of the random numbers, 0 by default")
 
 
 def roles_argument(sub):

@@ -43,7 +43,7 @@ def choose_layers(checkpoint: Checkpoint, weight_dtype: str, load_device, offloa
     """The layers for a checkpoint on a device.
 
     Args:
-        weight_dtype: one of WEIGHT_DTYPES; those of 8 bits have been applied to the checkpoint already.
+        weight_dtype: one of WEIGHT_DTYPES; those of 8 and 4 bits have been applied to the checkpoint already.
     """
     quant_config = None
     if quantized_layers(checkpoint.tensors):

@@ -50,11 +50,12 @@ def run(context: Context, size: str, weights: str | None, captured: bool, batch:
             pass
 
     first, median = first_and_median(context, generate)
+    peak_GB = peak.gigabytes()  # before `rates`, which needs memory of its own
     matrices = sum(p.numel() for p in model.llama.layers.parameters() if p.dim() == 2)
     tokens = z.shape[-1] * z.shape[-2] // model.params.uvit.stride**2 + 1
     floor = 2 * matrices * 2 * batch * tokens / rates(context.device)["matmul_GFLOP_s"] / 1e9
     result = {"s_per_step": median / steps, "images_per_s": batch / median, "of_floor": floor / (median / steps)}
-    return {**result, "first_extra_s": first - median, "peak_GB": peak.gigabytes()}
+    return {**result, "first_extra_s": first - median, "peak_GB": peak_GB}
 
 
 @torch.inference_mode()

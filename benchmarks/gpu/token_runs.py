@@ -55,11 +55,12 @@ def run(context: Context, size: str, weights: str | None, loop: str, batch: int)
         return step
 
     first, median = first_and_median(context, generate)
+    peak_GB = peak.gigabytes()  # before `rates`, which needs memory of its own
     prefill = speed.timed(lambda: generate(1), device)
     per_token = (median - prefill) / (count - 1)
     floor = decoder_bytes(model) / rates(context.device)["read_GB_s"] / 1e9
     result = {"s_per_token": per_token, "images_per_s": batch / median, "of_floor": floor / per_token}
-    result |= {"first_extra_s": first - median, "prompt_s": prefill, "peak_GB": peak.gigabytes()}
+    result |= {"first_extra_s": first - median, "prompt_s": prefill, "peak_GB": peak_GB}
     return {**result, "error": weights and state_error(context, size, model, cond)}
 
 

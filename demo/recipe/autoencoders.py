@@ -169,12 +169,16 @@ class VAEObjective(nn.Module):
     """Reconstruction of diffusers' AutoencoderTiny with latents of zero mean and unit variance.
 
     The decoder learns from slightly noisy latents, because in use its latents come from a model.
+
+    Args:
+        part: the trained part: "decoder", or None for both.
     """
 
-    def __init__(self, vae, noise: float = 0.1):
+    def __init__(self, vae, part: str | None = None, noise: float = 0.1):
         super().__init__()
         self.vae = vae.to(memory_format=torch.channels_last)
         self.noise = noise
+        vae.encoder.requires_grad_(part != "decoder")
 
     def forward(self, batch):
         z = self.vae.encoder(batch["pixels"])

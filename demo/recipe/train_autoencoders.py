@@ -68,7 +68,7 @@ def train_vq(config: dict, folder: Path) -> Path:
 def train_vae(config: dict, folder: Path) -> Path:
     """Trains the TAESD-style VAE and writes vae.safetensors, which ComfyUI's Load VAE and load_vae read.
 
-    `start` names such a file to go on from; without it the weights are random.
+    `start` names such a file to go on from; without it the weights are random. A phase's `part` is VAEObjective's.
     """
     from diffusers import AutoencoderTiny
 
@@ -80,8 +80,7 @@ def train_vae(config: dict, folder: Path) -> Path:
     def reconstruct(pixels, _):
         return vae.decode(vae.encode(pixels.to(vae.device)).latents).sample.cpu()
 
-    objective = autoencoders.VAEObjective(vae)
-    _phases(config, folder, lambda part: objective, reconstruct)
+    _phases(config, folder, lambda part: autoencoders.VAEObjective(vae, part), reconstruct)
     path = folder / "vae.safetensors"
     save_file(taesd_tensors(vae), path)
     return path

@@ -132,7 +132,7 @@ def benchmark_outputs(
 
 
 def _lines(path: Path) -> list[str]:
-    return [line for line in read_text(path, BatchError).splitlines() if line.strip()]
+    return [line for line in read_text(path, BatchError).split("\n") if line.strip()]
 
 
 def _text(found: dict, name: str, path: Path, k: int) -> str:

@@ -124,10 +124,11 @@ def _unreadable(
     if start.startswith(b"version https://git-lfs"):
         return error(f"{path} is a pointer of git-lfs, not the file itself: run `git lfs pull`, or download it.")
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return error(f"{path} is a web page, not the file itself: download it again.")
+        return error(f"{path} is a web page, not the file itself: {remedy}.")
     if isinstance(reason, pickle.UnpicklingError) and "weights" in str(reason).lower():
         return error(
-            f"{path} was not loaded, for safety: it is damaged, or holds more than weights. Use a .safetensors file."
+            f"{path} was not loaded, for safety: it is damaged, or holds more than weights; {remedy}, or use a "
+            ".safetensors file."
         )
     internal = isinstance(reason, (AttributeError, TypeError, LookupError))  # of the reader, and of no use to a user
     return error(f"{path} is damaged or incomplete, {remedy}{'' if internal else f' ({os_reason(reason)})'}.")

@@ -55,7 +55,7 @@ def save_lora(model: torch.nn.Module, like: Checkpoint, folder: str | Path) -> P
 
 
 def _stored(weight: torch.Tensor) -> torch.Tensor:
-    return weight.detach().to("cpu", torch.bfloat16).contiguous()
+    return weight.detach().to("cpu", torch.bfloat16)
 
 
 def _peft_config(layers, rank: int, alpha: float, like: Checkpoint) -> dict:

@@ -127,7 +127,7 @@ def save_folder(checkpoint: Checkpoint, folder: str | Path, dtype: torch.dtype =
             "do_normalize": True,
             "image_mean": [0.5] * 3,
             "image_processor_type": "VLMImageProcessor",
-            "image_size": vision.get("params", {}).get("image_size", IMAGE_SIZE),
+            "image_size": (vision.get("params") or {}).get("image_size") or IMAGE_SIZE,
             "image_std": [0.5] * 3,
             "min_size": 14,
             "processor_class": "VLChatProcessor",

@@ -159,7 +159,10 @@ class Runner:
             settings |= {name: cfg[name] for name in ("top_p", "roles", "system_prompt") if name in cfg}
             seeds = self._seeds(request, cfg, 1)
             return Plan(seeds, settings, _setting(request.prompt, len(request.images), settings))
-        cfg = {**self.generation_cfg, **_generation(request.params, "params")}
+        cfg = dict(self.generation_cfg)
+        if request.task != "editing":
+            cfg.pop("image_guidance", None)  # a configuration may set it for all its requests
+        cfg |= _generation(request.params, "params")
         settings = {name: value for name, value in cfg.items() if name in SETTINGS.values()}
         if "img_size" in cfg:
             settings["size"] = [cfg["img_size"], cfg["img_size"]]
@@ -181,8 +184,8 @@ class Runner:
         if requests[0].task == "understanding":
             return self._understand(requests, plans, batch_size)
         settings, prompts = dict(plans[0].settings), []
-        weight = settings.pop("image_guidance", 5.0)  # a configuration may set it for all its requests
         if requests[0].task == "editing":
+            weight = settings.pop("image_guidance", 5.0)
             if isinstance(self.pipe, JanusFlowPipeline):
                 raise RequestError("JanusFlow cannot edit images: load a Janus-4o checkpoint.")
             roles = settings.get("roles", "auto")

@@ -4,9 +4,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from ..cli_options import DTYPES, examples, loading_arguments
+from ..cli_options import DTYPES, examples, loading_arguments, roles_argument
 from ..errors import JanusError
-from ..prompt import ROLES, SYSTEM_PROMPT
+from ..prompt import SYSTEM_PROMPT
 
 EXAMPLES = """\
   python -m janus_core serve --model models/janus/Janus-Pro-1B
@@ -38,9 +38,8 @@ def add_command(commands):
     sub.add_argument("--max-body-mb", type=int, default=64, help="the largest request, in MB")
     sub.add_argument("--max-image-mb", type=int, default=20, help="the largest image of a request, in MB")
     sub.add_argument("--system-prompt", default=SYSTEM_PROMPT, help='system prompt of chats without one; "" for none')
-    sub.add_argument(
-        "--roles", choices=("auto", *ROLES), default="auto", help="names in the chat template; the checkpoint's own"
-    )
+    roles_argument(sub)
+    sub.set_defaults(roles="auto")
 
 
 def serve(args):

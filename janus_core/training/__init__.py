@@ -1,5 +1,6 @@
 """Training objectives, stages and loop of Janus and JanusFlow, and fine-tuning on a folder of captioned images."""
 
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,6 +57,7 @@ def run(path: str | Path, folder: str | Path | None = None, changes: dict | None
     """
     config = _checked(path, changes)
     folder = user_path(folder or config["folder"] or "", TrainingError)
+    _check_folders(config, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -78,18 +80,30 @@ def estimate(path: str | Path, changes: dict | None = None, memory: float | None
     """
     config = _checked(path, changes)
     check("gpus", gpus, Whole(1, 10000), TrainingError)
-    loop = config["loop"]
-    if gpus > 1 and (config.get("lora") or loop.get("step_in_backward") or loop.get("optimizer") == "adamw8bit"):
-        raise TrainingError(
-            "FSDP shards all weights, trained with adamw and without step_in_backward; any other config needs the same "
-            "memory on each of several GPUs as on one: leave out --gpus."
-        )
     with _needed_libraries():
+        from .finetune import check_processes
         from .memory_estimate import estimate_memory
+    if gpus > 1:
+        check_processes(config, gpus, sharded=True)
     estimated = estimate_memory(config, gpus)
     if memory is not None:
         estimated.check(memory)
     return estimated.table()
+
+
+def _check_folders(config: dict, folder: Path):
+    """Raises TrainingError if images that are no training data would be read as such: the run's own, or the prior's."""
+    read = {"images": config["images"], "prior.images": (config.get("prior") or {}).get("images")}
+    read = {name: _resolved(path) for name, path in read.items() if path is not None}
+    folders = {"folder": _resolved(folder), **read}
+    for name, one in folders.items():
+        for outer_name, outer in read.items():
+            if name != outer_name and (one == outer or outer in one.parents):
+                raise TrainingError(f"{name} ({one}) is in {outer_name}, {outer}: name another place for it.")
+
+
+def _resolved(folder: str | Path) -> Path:
+    return Path(os.path.realpath(user_path(folder, TrainingError)))
 
 
 def _checked(path, changes: dict | None) -> Config:

@@ -21,7 +21,7 @@ from .folder_batches import FolderBatches, parts_read
 from .folder_data import Example, cut_texts, read_folder
 from .identity import run_identity
 from .loop import check_distribution, train
-from .settings import LoopSettings, loop_settings, setting
+from .settings import loop_settings, setting
 from .trained_model import TRAINED_WITH, build_trained_model, make_objective, objective_settings
 from .validation import Validation, move_autoencoder
 
@@ -38,13 +38,12 @@ def finetune(config: dict, folder: Path) -> Path:
     Raises:
         CheckpointError: the checkpoint cannot be read or trained, or the VAE of a JanusFlow is not named.
         ImageError: an image or a caption is missing or cannot be read.
-        TrainingError: one of the config's folders is in another, a loss is not finite, the folder's state is of another
+        TrainingError: a loss is not finite, the folder's state is of another
             run, or a library is missing.
         OutputError: the result cannot be written.
     """
     processes, settings = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")), loop_settings(config)
-    _check_folders(config, folder)
-    _check_processes(config, settings, processes.num_processes)
+    check_processes(config, processes.num_processes, parse_flag_from_env("ACCELERATE_USE_FSDP"))
     torch.manual_seed(config["seed"])
     checkpoint = read_checkpoint(config["checkpoint"])
     model = build_trained_model(checkpoint, config)
@@ -99,30 +98,12 @@ def finetune(config: dict, folder: Path) -> Path:
     return written
 
 
-def _check_folders(config: dict, folder: Path):
-    """Raises TrainingError if images that are no training data would be read as such: the run's own, or the prior's."""
-    images = _resolved(config["images"])
-    others = {"folder": folder, "prior.images": (config.get("prior") or {}).get("images")}
-    for name, other in others.items():
-        if other is None:
-            continue
-        other = _resolved(other)
-        if images == other or images in other.parents:
-            raise TrainingError(f"{name} ({other}) is in the images' folder, {images}: name another place for it.")
-        if name != "folder" and other in images.parents:
-            raise TrainingError(f"The images ({images}) are in {name}, {other}: name another place for them.")
-
-
-def _check_processes(config: dict, settings: LoopSettings, processes: int):
-    """Raises TrainingError for what several processes or FSDP do not allow, before any work is done."""
-    sharded = parse_flag_from_env("ACCELERATE_USE_FSDP")
+def check_processes(config: dict, processes: int, sharded: bool):
+    """Raises TrainingError for what several processes, or FSDP (`sharded`), do not allow, before any work is done."""
+    settings = loop_settings(config)
     if config.get("lora") and sharded:
         raise TrainingError("FSDP is for all weights: train a LoRA without it, on as many GPUs as there are.")
     check_distribution(settings, processes, sharded, bool(settings.sample_every and config.get("validation")))
-
-
-def _resolved(folder: str | Path) -> Path:
-    return user_path(folder, TrainingError).absolute()
 
 
 def rows_of(config: dict) -> tuple[int, int]:

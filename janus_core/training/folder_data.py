@@ -45,6 +45,7 @@ def read_folder(folder: str | Path) -> list[Example]:
     folder = user_path(folder, ImageError)
     found = _image_files(folder)
     described, images = {}, set(found)
+    repeats = {path: _repeats(path.relative_to(folder)) for path in found}
     for path in _visible(folder, folder.rglob(METADATA)):
         for image, entry in _read_metadata(path):
             if image not in images:
@@ -53,20 +54,19 @@ def read_folder(folder: str | Path) -> list[Example]:
                     f"formats {', '.join(captions.SUFFIXES)}."
                 )
             described.setdefault(image, []).append(entry)
-    examples = [_example(path, described.get(path, ()), _repeats(path.relative_to(folder))) for path in found]
-    from_text = [one.path for one in examples if not any(entry.get("caption") for entry in described.get(one.path, ()))]
+    shown = [_example(path, described.get(path, ()), repeats[path]) for path in found if repeats[path]]
+    if not shown:
+        raise ImageError(f"{folder}: every image is in a folder whose name begins with 0, which leaves it out.")
+    from_text = [one.path for one in shown if not any(entry.get("caption") for entry in described.get(one.path, ()))]
     for path, problem in captions.conflicts(from_text).items():
         if captions.caption_path(path).exists():
             raise ImageError(f"{folder}: {problem}")
-    shown = [one for one in examples if one.repeats]
     bare = [one.path.name for one in shown if not one.caption and not one.questions]
     if bare:
         raise ImageError(
             f"{folder}: {bare[0]} has no caption in a .txt file beside it or in {METADATA} "
             f"({len(bare)} of {len(shown)} lack one)."
         )
-    if not shown:
-        raise ImageError(f"{folder}: every image is in a folder whose name begins with 0, which leaves it out.")
     return shown
 
 

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from ..checkpoint.read import Checkpoint
 from .encoded import EncodedImages, fingerprint
 from .folder_data import Example
+from .settings import loop_settings
 
 SAMPLE = 4096  # values of each tensor in the fingerprint of a checkpoint
 FILES = ("checkpoint", "vae", "images", "prior.images")  # known by what they hold
@@ -41,9 +43,10 @@ def run_identity(
 
 
 def _result_settings(config: dict) -> dict:
-    """The settings that change a run's result, by dotted name; files and folders are known by what they hold."""
+    """The settings that change a run's result, by dotted name, the loop's with their defaults; files and folders are
+    known by what they hold."""
     settings = {}
-    for name, value in config.items():
+    for name, value in {**config, "loop": asdict(loop_settings(config))}.items():
         inner = value.items() if isinstance(value, dict) else [("", value)]
         settings |= {f"{name}.{key}".rstrip("."): one for key, one in inner if name not in NEUTRAL}
     return {name: value for name, value in settings.items() if name not in NEUTRAL and value is not None}

@@ -24,7 +24,7 @@ from .optimizers import StepInBackward, learning_rate, make_optimizer
 from .settings import LoopSettings
 from .sharding import is_sharded
 from .state import load_state, save_state
-from .streaming import stream
+from .streaming import stream, worker_errors
 
 
 def train(
@@ -59,21 +59,22 @@ def train(
 
     Raises:
         TrainingError: every weight is frozen, the folder's state is damaged or of another run, a loss, a gradient or a
-            weight is not finite, or a library is missing.
+            weight is not finite, a worker process died, or a library is missing.
         OutputError: the state cannot be written.
     """
     trainer = Trainer(objective, settings, Path(folder), identity or {}, sample, validate, export)
     end = settings.steps if stop_at is None else min(stop_at, settings.steps)
     batches = trainer.batches(batch_at, end)
-    for step in range(trainer.start, end):
-        trainer.train_step(step, batches)
-        done = step + 1
-        if done % settings.log_every == 0 or done == settings.steps:
-            trainer.log_losses(done)
-        if done % settings.save_every == 0 or done in (settings.steps, stop_at):
-            trainer.save(done)
-        if trainer.evaluates and done % settings.sample_every == 0:
-            trainer.evaluate(done)
+    with worker_errors():
+        for step in range(trainer.start, end):
+            trainer.train_step(step, batches)
+            done = step + 1
+            if done % settings.log_every == 0 or done == settings.steps:
+                trainer.log_losses(done)
+            if done % settings.save_every == 0 or done in (settings.steps, stop_at):
+                trainer.save(done)
+            if trainer.evaluates and done % settings.sample_every == 0:
+                trainer.evaluate(done)
     trainer.finish()
     return trainer.log
 
@@ -168,12 +169,13 @@ class Trainer:
         self.accelerator.log({**means, "learning rate": learning_rate(self.settings, done - 1)}, step=done)
 
     def save(self, done: int):
-        """Writes state.pt and log.jsonl, and calls `export`."""
-        save_state(self.folder, self.objective, self.optimizer, self.ema, done, self.log, self.identity)
+        """Calls `export`, and writes state.pt and log.jsonl: a run that resumes has exported all before."""
+        check_weights(self.ema.result(self.objective))
         if self.export and done < self.settings.steps and self.accelerator.is_main_process:
             self.ema.swap(self.objective)
             self.export(done)
             self.ema.swap(self.objective)
+        save_state(self.folder, self.objective, self.optimizer, self.ema, done, self.log, self.identity)
 
     def evaluate(self, done: int):
         """Calls `sample` and `validate` in the main process, with the averaged weights in place.

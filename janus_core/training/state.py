@@ -28,11 +28,9 @@ def save_state(folder: Path, objective, optimizer, ema: EMA, step: int, log: lis
         identity: see load_state.
 
     Raises:
-        TrainingError: a weight is not finite.
         OutputError: a file cannot be written.
     """
     weights = trained_parameters(objective)
-    check_weights(ema.result(objective))
     state = {
         "step": step,
         "weights": sharding.full_tensors(weights),

@@ -1,6 +1,7 @@
 """Batches in order, prepared by worker processes while the model trains."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -19,6 +20,20 @@ class _Batches(Dataset):
             return error
 
 
+@contextmanager
+def worker_errors():
+    """Raises TrainingError if a worker process of `stream` died; torch reports that wherever the training is."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):  # an error of batch_at says "in DataLoader worker process"
+            raise
+        raise TrainingError(
+            f"A process that prepares batches died ({first_line(error)}): set loop.workers to 0, or give the "
+            "container more shared memory."
+        ) from None
+
+
 def stream(
     batch_at: Callable, indices: Sequence[int], workers: int, before: Callable[[int], object] = lambda index: None
 ) -> Iterator[dict]:
@@ -30,7 +45,7 @@ def stream(
 
     Raises:
         JanusError: batch_at did.
-        TrainingError: a worker process died.
+        RuntimeError: a worker process died (see worker_errors).
     """
     if not workers or not indices:
         for index in indices:
@@ -46,15 +61,7 @@ def stream(
     )
     prepared = iter(loader)
     for index in indices:
-        try:
-            batch = next(prepared)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise TrainingError(
-                f"A process that prepares batches died ({first_line(error)}): set loop.workers to 0, or give the "
-                "container more shared memory."
-            ) from None
+        batch = next(prepared)
         if isinstance(batch, JanusError):
             raise batch
         before(index)

@@ -31,7 +31,7 @@ def build_trained_model(checkpoint: Checkpoint, config: dict):
     layers must fit together. A LoRA's layers convert to and from the frozen model's dtype.
 
     Raises:
-        CheckpointError: the weights do not fit together, or are of 8 bits and would be trained.
+        CheckpointError: the weights do not fit together, or are of 8 or 4 bits and would be trained.
         TrainingError: peft is missing.
     """
     lora = config.get("lora")

@@ -35,6 +35,13 @@ def test_geneval(tmp_path):
     assert {output.seeds for output in outputs_of("geneval", path, limit=3)} <= {output.seeds for output in outputs}
 
 
+def test_other_line_separators_do_not_end_a_prompt(tmp_path):
+    text = "two\u2028lines\x85and more"
+    path = tmp_path / "evaluation_metadata.jsonl"
+    path.write_text(json.dumps({"prompt": text}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert {output.prompt for output in outputs_of("geneval", path)} == {text}
+
+
 def test_dpg(tmp_path):
     for name in ("0", "partiprompts10", "COCOval2014000000"):
         (tmp_path / f"{name}.txt").write_text(f"A long prompt of {name}.\n")

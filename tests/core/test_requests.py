@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import janus_core
+from janus_core.errors import JanusError
 from janus_core.requests import Request, Runner
 from janus_core.requests.__main__ import main
 from janus_core.requests.config import inference_of, read_config
@@ -43,6 +44,8 @@ def test_guidance_towards_an_image_may_be_set_for_all_requests(pipe):
     request = {"task": "generation", "prompt": "a cat", "params": {"parallel_size": 1}}
     found, plain = (Runner(pipe, generation_cfg=cfg).run(request) for cfg in ({"image_guidance": 3}, {}))
     assert found["image"].tobytes() == plain["image"].tobytes()
+    with pytest.raises(JanusError, match="image_guidance"):
+        Runner(pipe).run({**request, "params": {"parallel_size": 1, "image_guidance": 3}})
 
 
 def test_many_requests_are_batched_and_equal_single_ones(pipe, monkeypatch):

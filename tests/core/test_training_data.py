@@ -2,8 +2,10 @@
 
 import json
 import logging
+import multiprocessing
 import os
 import random
+import time
 
 import pytest
 import torch
@@ -17,7 +19,9 @@ from janus_core.training import batches
 from janus_core.training.encoded import EncodedImages, fingerprint
 from janus_core.training.folder_batches import FolderBatches, Mixture, Order
 from janus_core.training.folder_data import Example, cut_texts, read_folder
-from janus_core.training.streaming import stream
+from janus_core.training.loop import train
+from janus_core.training.settings import LoopSettings
+from janus_core.training.streaming import stream, worker_errors
 
 SIZE = 16
 
@@ -205,6 +209,10 @@ def damaged(index):
     raise ImageError("a.png is damaged.")
 
 
+def fails(index):
+    raise RuntimeError("stack expects each tensor to be equal size")
+
+
 def dies(index):
     os._exit(1)
 
@@ -212,8 +220,34 @@ def dies(index):
 def test_an_error_in_a_worker_process_is_one_sentence():
     with pytest.raises(ImageError, match=r"^a\.png is damaged\.$"):
         list(stream(damaged, range(3), 1))
-    with pytest.raises(TrainingError, match="set loop.workers to 0"):
+    with pytest.raises(TrainingError, match="set loop.workers to 0"), worker_errors():
         list(stream(dies, range(3), 1))
+    with pytest.raises(RuntimeError, match="equal size"), worker_errors():
+        list(stream(fails, range(3), 1))
+
+
+def a_batch(index):
+    return {"x": torch.ones(1)}
+
+
+def test_a_worker_process_that_is_killed_during_a_step_is_one_sentence(tmp_path):
+    class Objective(torch.nn.Linear):
+        def forward(self, batch):
+            for process in multiprocessing.active_children():
+                process.kill()
+            time.sleep(10)  # in which torch raises
+
+    settings = LoopSettings(steps=3, lr=1e-3, precision="no", workers=1)
+    with pytest.raises(TrainingError, match="set loop.workers to 0"):
+        train(Objective(1, 1), a_batch, settings, tmp_path)
+
+
+def test_what_is_left_out_is_not_checked(tmp_path):
+    write_image(tmp_path / "a.png", caption="a")
+    for name in ("b.png", "b.jpg"):  # would share a caption file
+        write_image(tmp_path / "0_off" / name)
+    (tmp_path / "0_off" / "b.txt").write_bytes(b"\xff\xfe\xff")
+    assert [one.caption for one in read_folder(tmp_path)] == ["a"]
 
 
 def test_caption_dropout_is_a_setting(folder_batches):

@@ -137,7 +137,11 @@ def test_the_rate_warms_up_over_a_twentieth_of_the_steps(tmp_path):
     [
         (["--memory", "24"], "belong to --estimate"),
         (["--gpus", "2"], "belong to --estimate"),
-        (["--estimate", "--gpus", "8"], "FSDP shards all weights"),
+        (["--estimate", "--gpus", "8"], "FSDP is for all weights"),
+        (
+            ["--estimate", "--gpus", "8", "--set", "lora=null", "--set", "stage=3", "--set", "loop.ema_device=cpu"],
+            "ema_device 'same'",
+        ),
         (["--set", "lora={}"], "lora is empty: set rank, or lora to null"),
     ],
 )
@@ -306,7 +310,17 @@ def test_prior_images_questions_and_sub_folders(run, images, tmp_path):
 
 def test_a_folder_inside_the_images_is_refused(run, images, tmp_path):
     """Its images would be trained on as well."""
-    assert f"folder ({images / 'out'}) is in the images' folder" in run("janus", folder=str(images / "out"))
+    assert f"folder ({images / 'out'}) is in images, {images}" in run("janus", folder=str(images / "out"))
+    assert not (images / "out").exists()
     prior = {"images": str(images / "prior")}
-    assert f"prior.images ({images / 'prior'}) is in the images' folder" in run("janus", prior=prior)
-    assert "are in prior.images" in run("janus", prior={"images": str(tmp_path)})
+    assert f"prior.images ({images / 'prior'}) is in images, {images}" in run("janus", prior=prior)
+    outside = {"folder": str(tmp_path.parent / "outside")}
+    assert f"images ({images}) is in prior.images" in run("janus", prior={"images": str(tmp_path)}, **outside)
+    prior = {"images": str(tmp_path / "prior")}
+    assert "is in prior.images" in run("janus", prior=prior, folder=str(tmp_path / "prior" / "run"))
+
+
+def test_a_folder_beside_the_images_is_not_in_them(run, images, monkeypatch):
+    monkeypatch.chdir(images)
+    assert "is in images" not in run("janus", images=".", folder="../elsewhere")
+    assert "is in images" in run("janus", folder=f"../{images.name}/here")

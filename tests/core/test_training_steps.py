@@ -43,6 +43,24 @@ def test_a_run_with_a_long_log_resumes(tmp_path):
     assert train(objective, batch_at, settings, tmp_path) == state["log"]
 
 
+def test_a_run_that_stops_between_export_and_state_exports_again(tmp_path):
+    """Its state is of the save before, so no export is lost."""
+    objective, batch_at, *_ = tiny("janus")
+    settings = LoopSettings(steps=3, lr=1e-3, warmup=1, precision="no", save_every=1)
+    exported = []
+
+    def stops(done):
+        exported.append(done)
+        if exported == [1, 2]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(objective, batch_at, settings, tmp_path, export=stops)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 1
+    train(tiny("janus")[0], batch_at, settings, tmp_path, export=stops)
+    assert exported == [1, 2, 2]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_stopped_run_resumes_to_the_same_weights(family, tmp_path):
     settings = LoopSettings(steps=6, lr=1e-3, warmup=2, accumulate=2, precision="no", log_every=2, save_every=4)
