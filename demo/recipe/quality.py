@@ -33,6 +33,10 @@ COLUMNS = (
 )
 PLAIN_KINDS = ("background", "count", "colour of", "shape of", "colour", "shape", "where")
 PLAIN_BARS = dict(zip(COLUMNS, (95, 95, 95, 90, 90, 90, 85)))
+PLAIN_RUNS = {  # of each model; the first has bars
+    "AR": {"AR, cfg 5": {}},
+    "flow": {"flow, cfg 2, 30 steps": {}, "flow, cfg 2, 4 steps": {"steps": 4}},
+}
 TASK_BARS = (task_bars.edits, task_bars.checks, task_bars.plans)
 SECTIONS = ("plain", "phrasings", "variety", "negatives", "guidance", "img2img", "answers", "autoencoders", "tasks")
 
@@ -49,11 +53,6 @@ def plain_questions(scene: scenes.Scene, rng: random.Random) -> list[tuple[str, 
     facts = [fact for fact in questions.facts(scene, rng) if fact[0] in PLAIN_KINDS]
     pairs = [(questions.PHRASINGS[kind][0].format(**asked), answer) for kind, asked, answer in facts]
     return [*pairs, (questions.DESCRIBE[0], plain_caption(questions.in_reading_order(scene)))]
-
-
-def generate(pipe, asked, **settings):
-    """One image per (scene, prompt); prompt k is generated with seed k."""
-    return [pipe(text, seed=k, **settings)[0] for k, (_, text) in enumerate(asked)]
 
 
 def scores(images, asked) -> dict[str, float]:
@@ -92,27 +91,23 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def plain_scores(ar, flow, count: int, folder: Path | None):
+def plain_scores(pipes: dict, count: int, folder: Path | None):
     """Prints the table of plain prompts and questions. Returns these as bars as well."""
     asked = prompts(count)
-    runs = {"AR, cfg 5": (ar, {}), "flow, cfg 2, 30 steps": (flow, {}), "flow, cfg 2, 4 steps": (flow, {"steps": 4})}
-    rows = {"ground truth": scores([scenes.render(scene) for scene, _ in asked], asked)}
-    for name, (pipe, settings) in runs.items():
-        images = generate(pipe, asked, **settings)
-        rows[name] = scores(images, asked)
-        if folder:
-            folder.mkdir(parents=True, exist_ok=True)
-            for k, image in enumerate(images):
-                image.save(folder / f"{name.replace(' ', '_').replace(',', '')}_{k:03}.png")
-    print(f"Percent right on {count} plain prompts:\n\n{table(rows)}\n", flush=True)
-    found = []
-    for name, pipe, run in (("AR", ar, "AR, cfg 5"), ("flow", flow, "flow, cfg 2, 30 steps")):
-        everything, held_out = understanding(pipe, count)
-        found += [
-            bars.Bar(f"{name}: plain prompts, {column}", rows[run][column], PLAIN_BARS[column]) for column in COLUMNS
-        ]
+    rows, found = {"ground truth": scores([scenes.render(scene) for scene, _ in asked], asked)}, []
+    for name, pipe in pipes.items():
+        for run, settings in PLAIN_RUNS[name].items():
+            images = bars.generate(pipe, [text for _, text in asked], **settings)
+            rows[run] = scores(images, asked)
+            if folder:
+                folder.mkdir(parents=True, exist_ok=True)
+                for k, image in enumerate(images):
+                    image.save(folder / f"{run.replace(' ', '_').replace(',', '')}_{k:03}.png")
+        first, (everything, held_out) = rows[next(iter(PLAIN_RUNS[name]))], understanding(pipe, count)
+        found += [bars.Bar(f"{name}: plain prompts, {column}", first[column], PLAIN_BARS[column]) for column in COLUMNS]
         found.append(bars.Bar(f"{name}: plain questions", everything, 95))
         found.append(bars.Bar(f"{name}: plain questions, held-out scenes", held_out, 90))
+    print(f"Percent right on {count} plain prompts:\n\n{table(rows)}\n", flush=True)
     return found
 
 
@@ -121,6 +116,9 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m demo.recipe.quality", description=__doc__)
     parser.add_argument("--count", type=int, default=bars.COUNT, help=f"prompts or questions per bar ({bars.COUNT})")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="sections, all by default")
+    parser.add_argument(
+        "--models", nargs="+", choices=list(PLAIN_RUNS), default=list(PLAIN_RUNS), help="both by default"
+    )
     parser.add_argument("--ar", type=Path, default=AR)
     parser.add_argument("--flow", type=Path, default=FLOW)
     parser.add_argument("--vae", type=Path, default=VAE)
@@ -129,36 +127,40 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     torch.set_grad_enabled(False)
     load = {"device": "cpu", "dtype": torch.float32}
-    ar = janus_core.load(args.ar, **load)
-    flow = janus_core.load(args.flow, vae=args.vae, **load)
-    both = (("AR", ar), ("flow", flow))
+    files = {"AR": {"path": args.ar}, "flow": {"path": args.flow, "vae": args.vae}}
+    pipes = {name: janus_core.load(**files[name], **load) for name in args.models}
+    ar, flow = pipes.get("AR"), pipes.get("flow")
 
     def each(measure, *settings):
-        return [one for name, pipe in both for one in measure(name, pipe, *settings)]
+        return [one for name, pipe in pipes.items() for one in measure(name, pipe, *settings)]
+
+    def autoencoders():
+        found = {"VQ": ar and ar.vq, "VAE": flow and flow.vae}
+        return [one for name, model in found.items() if model for one in bars.textures(name, model, args.count)]
 
     def tasks():
         pipe = janus_core.load(args.ar, loras=args.tasks, **load)
         return [one for measure in TASK_BARS for one in measure(pipe, args.count)]
 
-    def autoencoders():
-        return [*bars.textures("VQ", ar.vq, args.count), *bars.textures("VAE", flow.vae, args.count)]
-
     sections = {
-        "plain": partial(plain_scores, ar, flow, 2 * args.count, args.images),
+        "plain": partial(plain_scores, pipes, 2 * args.count, args.images),
         "phrasings": partial(each, bars.phrasings, args.count),
         "variety": partial(each, bars.variety),
         "negatives": partial(each, bars.negatives, args.count),
-        "guidance": partial(bars.flow_guidance, flow, args.count),
-        "img2img": partial(bars.image_to_image, flow, args.count),
         "answers": partial(each, bars.answers, args.count),
         "autoencoders": autoencoders,
-        "tasks": tasks,
     }
+    if flow:
+        sections["guidance"] = partial(bars.flow_guidance, flow, args.count)
+        sections["img2img"] = partial(bars.image_to_image, flow, args.count)
+    if ar:
+        sections["tasks"] = tasks
     found = []
     for name in args.only:
-        began = time.time()
-        found += sections[name]()
-        print(f"{name}: {time.time() - began:.0f} s", flush=True)
+        if name in sections:
+            began = time.time()
+            found += sections[name]()
+            print(f"{name}: {time.time() - began:.0f} s", flush=True)
     print(f"\n{bars.table(found)}")
     return 0 if all(one.passed for one in found) else 1
 

@@ -5,7 +5,7 @@ import random
 from janus_core.finetunes.think import RECIPES
 
 from . import judge
-from .bars import Bar, follow_rate, held_out_prompts, percent
+from .bars import Bar, follow_rate, generate, held_out_prompts, percent
 from .scene_data import mixed_scene
 from .scenes import render
 from .tasks import Edit, check_of, distinct_scene, edit_of
@@ -53,12 +53,11 @@ def checks(pipe, count: int) -> list[Bar]:
 def plans(pipe, count: int) -> list[Bar]:
     """Images with a plan in each recipe's form, beside those without."""
     asked = held_out_prompts(count, 3)
-    without = follow_rate(pipe, asked)
+    texts = [says.text for _, says in asked]
+    without = follow_rate(generate(pipe, texts), asked)
     found = []
     for recipe in RECIPES:
-
-        def planned(text, seed, recipe=recipe):
-            return pipe(pipe.think(text, recipe, seed=seed).prompt, seed=seed)
-
-        found.append(Bar(f"tasks: all right with a plan of {recipe}", follow_rate(planned, asked), without))
+        plans = [pipe.think(text, recipe, seed=k).prompt for k, text in enumerate(texts)]
+        rate = follow_rate(generate(pipe, plans), asked)
+        found.append(Bar(f"tasks: all right with a plan of {recipe}", rate, without))
     return found

@@ -39,7 +39,9 @@ class Oracle:
     def image(self, scene: Scene):
         return render(scene if self.right else Scene((), "white" if scene.background != "white" else "black"))
 
-    def __call__(self, text, seed, negative_prompt="", **_):
+    def __call__(self, text, seed=None, seeds=(), negative_prompt="", **_):
+        if isinstance(text, list):
+            return [image for one, seed in zip(text, seeds) for image in self(one, seed)]
         if text in self.meant:
             scene = self.meant[text]
         elif text in bars.BARE:
