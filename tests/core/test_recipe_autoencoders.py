@@ -120,6 +120,16 @@ def test_the_vaes_losses_fall(tmp_path):
     assert all(log[-1][name] < log[0][name] for name in ("reconstruction", "moments"))
 
 
+def test_a_phase_of_the_vaes_decoder_preserves_its_latents(tmp_path):
+    vae, batch = AutoencoderTiny(), {"pixels": autoencoders.image_batch(0, 0, 2, 32)[0]}
+    before = {name: weight.clone() for name, weight in vae.state_dict().items()}
+    settings = LoopSettings(steps=1, lr=1e-3, warmup=1, precision="no")
+    train(autoencoders.VAEObjective(vae, "decoder"), lambda index: batch, settings, tmp_path)
+    changed = {name.split(".")[0] for name, weight in vae.state_dict().items() if not torch.equal(weight, before[name])}
+    assert changed == {"decoder"}
+    assert all(p.requires_grad for p in autoencoders.VAEObjective(vae).parameters())
+
+
 def test_a_taesd_file_is_the_diffusers_network(tmp_path):
     torch.manual_seed(0)
     vae = AutoencoderTiny().to(torch.bfloat16).float()
