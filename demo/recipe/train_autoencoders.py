@@ -13,7 +13,7 @@ from janus_core.networks.vq import VQModel, VQParams, tokens_to_latent
 from janus_core.training.loop import train
 from janus_core.training.settings import LoopSettings
 from janus_core.training.validation import image_grid
-from janus_core.vae import SDXL_SCALE
+from janus_core.vae import SDXL_SCALE, load_vae
 
 from . import autoencoders
 from .codebook import make_codebook, patch_tokens
@@ -75,7 +75,7 @@ def train_vae(config: dict, folder: Path) -> Path:
     torch.manual_seed(config["seed"])
     vae = AutoencoderTiny()
     if config.get("start"):
-        vae.load_state_dict(diffusers_tensors(read_tensors(Path(config["start"]))))
+        vae.load_state_dict(load_vae(config["start"]).vae.state_dict())
 
     def reconstruct(pixels, _):
         return vae.decode(vae.encode(pixels.to(vae.device)).latents).sample.cpu()
@@ -97,16 +97,6 @@ def taesd_tensors(vae) -> dict[str, torch.Tensor]:
         index = int(index) + (part == "decoder")
         tensors[f"taesd_{part}.{index}.{rest}"] = weight.to(torch.bfloat16).contiguous()
     return tensors
-
-
-def diffusers_tensors(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights of an AutoencoderTiny in float32, from those of taesd_tensors."""
-    weights = {}
-    for name, weight in tensors.items():
-        if name.startswith("taesd_"):
-            part, index, rest = name.removeprefix("taesd_").split(".", 2)
-            weights[f"{part}.layers.{int(index) - (part == 'decoder')}.{rest}"] = weight.float()
-    return weights
 
 
 def vq_params(config: dict) -> VQParams:
