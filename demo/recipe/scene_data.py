@@ -76,6 +76,8 @@ class SceneBatches:
         text_held_out: whether text alone also describes held-out combinations.
         late: of the flow's rows, the share with the prompt of another scene and a late time (see flow_objective.py).
         complete: see captions.caption.
+        plain: share of the prompts in plain words (captions.plain_caption), which tell soonest what belongs together.
+        pairs: share of the images to generate that are chosen among those of two objects only.
         bare: of a batch, the groups of generation rows with one bare name as the prompt: an image with each background.
     """
 
@@ -93,12 +95,16 @@ class SceneBatches:
         text_held_out=False,
         late=0.0,
         complete=COMPLETE,
+        plain=0.0,
+        pairs=0.0,
         bare=0,
     ):
         self.prompts, self.scenes, self.codes = prompts, scenes, codes
         self.image_tokens, self.question_tokens = image_tokens, question_tokens
         self.rows, self.seed, self.alignment = batches.split_rows(rows, ratio), seed, alignment
         self.text_split, self.late, self.complete = None if text_held_out else False, late, complete
+        self.plain, self.pairs = plain, pairs
+        self.of_two = [k for k, scene in enumerate(scenes) if len(scene.objects) == 2]
         self.bare, self.by_name = bare, {}
         for k, scene in enumerate(scenes):
             if len(scene.objects) == 1:
@@ -119,12 +125,12 @@ class SceneBatches:
             batch |= batches.text_rows(self.prompts, text_pairs(scenes, rng))
         if generation:
             chosen, captions = self.bare_names(rng, generation)
-            others = [rng.randrange(len(self.scenes)) for _ in range(generation - len(chosen))]
+            others = [self.any_scene(rng) for _ in range(generation - len(chosen))]
             late = [False] * len(chosen) + [rng.random() < self.late for _ in others]
             chosen += others
             scenes = [self.scenes[k] for k in chosen]
             said = [rng.choice(self.scenes) if other else one for one, other in zip(scenes, late)]
-            captions += [caption(scene, rng, complete=self.complete) for scene in said[len(captions) :]]
+            captions += [self.caption(scene, rng) for scene in said[len(captions) :]]
             texts = [one.text for one in captions]
             batch |= batches.generation_rows(self.prompts, texts, self.codes[chosen], self.image_tokens, rng)
             batch["gen_smoothing"] = smoothing_shares(captions, batch["gen_smoothing"] == 1)
@@ -132,6 +138,18 @@ class SceneBatches:
             if self.alignment:
                 batch["gen_pixels"] = scene_pixels(scenes)
         return batch
+
+    def any_scene(self, rng: random.Random) -> int:
+        """A scene to generate, by index."""
+        if rng.random() < self.pairs:
+            return rng.choice(self.of_two)
+        return rng.randrange(len(self.scenes))
+
+    def caption(self, scene: Scene, rng: random.Random) -> Caption:
+        if rng.random() < self.plain:
+            every = (True,) * len(scene.objects)
+            return Caption(plain_caption(scene), True, bool(scene.relation), every, every, every)
+        return caption(scene, rng, complete=self.complete)
 
     def bare_names(self, rng: random.Random, most: int) -> tuple[list[int], list[Caption]]:
         """Scenes, by index, and their prompts: of every background one, so that none is more likely than another."""

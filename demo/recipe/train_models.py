@@ -49,10 +49,10 @@ def train_model(config: dict, folder: Path) -> Path:
     scene_data.mixed_scene), by default 0; with `compile` the language model's blocks are compiled, which needs a C++
     compiler; `overshoot` and `late` are the flow's (see flow_objective.py). Each of the config's `stages` has a stage
     number, the rows and the data ratio of a batch, whether text alone describes held-out combinations
-    (`text_held_out`), the share of prompts that say everything (`complete`), groups of bare names (`bare`, see
-    scene_data.SceneBatches) and loop settings; it can replace the config's `time_mean`, `overshoot` and `late`. A stage
-    with `mean` starts from the mean over the ends of that many stages before it (averaging over learning rate cycles,
-    arXiv 1803.05407).
+    (`text_held_out`), the share of prompts that say everything (`complete`), other shares of prompts and images
+    (`plain`, `pairs`, `bare`, see scene_data.SceneBatches) and loop settings; it can replace the config's `time_mean`,
+    `overshoot` and `late`. A stage with `mean` starts from the mean over the ends of that many stages before it
+    (averaging over learning rate cycles, arXiv 1803.05407).
     """
     seed, family = config["seed"], config["family"]
     torch.manual_seed(seed)
@@ -124,6 +124,8 @@ def train_model(config: dict, folder: Path) -> Path:
             text_held_out=stage.pop("text_held_out", False),
             late=stage.pop("late", config.get("late", 0.0)),
             complete=stage.pop("complete", captions.COMPLETE),
+            plain=stage.pop("plain", 0.0),
+            pairs=stage.pop("pairs", 0.0),
             bare=stage.pop("bare", 0),
         )
         settings = LoopSettings(**{**config.get("loop", {}), **stage}, seed=seed + number)
