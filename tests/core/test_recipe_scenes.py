@@ -92,6 +92,21 @@ def test_a_bare_name_has_an_image_with_every_background():
         assert any(len(scene.objects) == 2 for scene in chosen[18:])
 
 
+def test_shares_of_plain_prompts_and_of_two_objects():
+    listed = scene_data.scene_list(0, 300)
+    prompts = PromptEncoder.of(tiny("janus")[2])
+    codes = torch.arange(300)[:, None].expand(-1, 64)
+    more = {"plain": 1.0, "pairs": 1.0}
+    batch = scene_data.SceneBatches(prompts, listed, codes, 64, 64, 32, (0, 1, 0), 0, **more)(0)
+    for number, ids, dropped in zip(batch["gen_tokens"][:, 0], batch["gen_ids"], batch["gen_smoothing"] == 1):
+        scene = listed[number]
+        plain = prompts.conditional(plain_caption(scene)).ids
+        assert len(scene.objects) == 2
+        assert dropped or torch.equal(ids[: len(plain)], plain)
+    batch = scene_data.SceneBatches(prompts, listed, codes, 64, 64, 32, (0, 1, 0), 0)(0)
+    assert {len(listed[number].objects) for number in batch["gen_tokens"][:, 0]} >= {1, 2}
+
+
 def test_questions_have_answers_from_the_scene():
     circle = scenes.SceneObject("circle", "red", "small", 32, 64)
     rng = random.Random(0)
