@@ -21,7 +21,7 @@ SMALL = {
         "codebook": {"seed": 1, "scenes": 30, "textures": 3, "scene_codes": 60, "texture_codes": 40, "rounds": 1},
     },
     "vae": {},
-    "language": {"sizes": SIZES},
+    "language": {"sizes": SIZES, "compile": False},
     "janus_pro": {"sizes": SIZES, "scenes": 8, "compile": False},
     "janusflow": {"sizes": SIZES, "scenes": 8, "compile": False},
     "tasks": {"rows": 4, "rank": 2},
