@@ -21,6 +21,7 @@ from .captions import plain_caption
 
 DEMO = Path(__file__).resolve().parents[1]
 AR, FLOW, VAE = DEMO / "janus-pro-demo", DEMO / "janusflow-demo", DEMO / "vae" / "janusflow-demo-vae.safetensors"
+NEW_VAE = DEMO / "recipe" / "vae.safetensors"  # for the next flow demo
 TASKS = DEMO / "loras" / "janus-pro-demo-tasks.safetensors"
 COLUMNS = (
     "background",

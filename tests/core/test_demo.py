@@ -47,14 +47,14 @@ def test_the_vae_reconstructs_scenes():
     with torch.no_grad():
         z = vae.encode(pixels)
         restored = vae.decode(z)
-    assert z.shape == (8, 4, 16, 16) and 0.2 < z.std() < 0.8, "0.4 times as wide as the noise"
+    assert z.shape == (8, 4, 16, 16) and 0.5 < z.std() < 2, "about as wide as the noise"
     assert (restored - pixels).abs().mean() < 0.05
 
 
 def test_the_vae_file_has_taesd_names():
     with safe_open(quality.VAE, framework="pt") as file:
         names = set(file.keys())
-        assert file.get_tensor("vae_scale").item() == pytest.approx(0.13025 / 0.4)
+        assert file.get_tensor("vae_scale").item() == pytest.approx(0.13025)
         assert file.get_tensor("vae_shift").item() == 0
     assert {"taesd_decoder.1.weight", "taesd_encoder.0.weight"} <= names
     assert all(name.startswith(("taesd_", "vae_")) for name in names)
@@ -83,10 +83,7 @@ def test_a_demo_answers_questions(family, pipes):
 
 
 # What demo/recipe/bars.py and task_bars.py demand, with fewer prompts; the margin is about two standard deviations.
-ar_is_retrained = pytest.mark.skipif(
-    not quality.TASKS.is_file(), reason="the AR demo is of the recipe before the toy tasks"
-)
-RETRAINED = [pytest.param("janus", marks=ar_is_retrained), "janusflow"]
+retrained = pytest.mark.skipif(not quality.TASKS.is_file(), reason="the demos are of the recipe before the toy tasks")
 MARGIN = 12
 
 
@@ -95,34 +92,44 @@ def check(found):
         assert one.measured >= one.bar - (MARGIN if one.bar > 20 else 0), one
 
 
-@pytest.mark.parametrize("family", RETRAINED)
+@retrained
+@pytest.mark.parametrize("family", FOLDERS)
 @pytest.mark.parametrize("measure", (bars.phrasings, bars.negatives, bars.answers))
 def test_a_demo_meets_its_bars_in_held_out_phrasings(family, measure, pipes):
     check(measure(family, pipes[family], COUNT))
 
 
-@pytest.mark.parametrize("family", RETRAINED)
+@retrained
+@pytest.mark.parametrize("family", FOLDERS)
 def test_what_a_prompt_leaves_out_varies(family, pipes):
     check(bars.variety(family, pipes[family]))
 
 
+@retrained
 def test_the_flow_demo_follows_at_every_guidance_and_from_images(pipes):
     check(bars.flow_guidance(pipes["janusflow"], COUNT))
     check(bars.image_to_image(pipes["janusflow"], COUNT))
 
 
-def test_textures_come_back_from_the_vae(pipes):
-    for one in bars.textures("VAE", pipes["janusflow"].vae, COUNT):
-        assert one.measured >= one.bar - 1, one
+def test_textures_come_back_from_the_new_vae():
+    """The result of the recipe's step 3, from which no demo has been trained yet."""
+    vae = load_vae(quality.NEW_VAE)
+    for one in bars.textures("VAE", vae, COUNT):
+        assert one.passed, one
+    pixels = torch.stack([image.to_pixels(scenes.render(scene)) for scene, _ in quality.prompts(8)])
+    with torch.no_grad():
+        z = vae.encode(pixels)
+        assert 0.2 < z.std() < 0.8, "0.4 times as wide as the noise"
+        assert (vae.decode(z) - pixels).abs().mean() < 0.05
 
 
-@ar_is_retrained
+@retrained
 def test_textures_come_back_from_the_vq(pipes):
     for one in bars.textures("VQ", pipes["janus"].vq, COUNT):
         assert one.measured >= one.bar - 1, one
 
 
-@ar_is_retrained
+@retrained
 def test_the_toy_tasks():
     pipe = janus_core.load(quality.AR, device="cpu", dtype=torch.float32, loras=quality.TASKS)
     for measure in quality.TASK_BARS:
