@@ -20,7 +20,7 @@ from janus_core import cli, loading
 from janus_core.checkpoint import save_folder
 from janus_core.checkpoint.files import read_pickle
 from janus_core.errors import ImageError, TrainingError
-from janus_core.training import finetune, folder_data, read_config, settings, trained_model
+from janus_core.training import finetune, folder_data, identity, read_config, settings, trained_model
 
 LOOP = {"steps": 6, "lr": 5e-3, "warmup": 1, "precision": "no", "log_every": 3, "save_every": 3}
 LORA = {"rank": 4, "targets": ["q_proj", "down_proj"]}
@@ -130,6 +130,12 @@ def test_the_rate_warms_up_over_a_twentieth_of_the_steps(tmp_path):
     assert settings.loop_settings(config).warmup == 25
     assert settings.loop_settings({**config, "loop": {"steps": 500, "warmup": 3}}).warmup == 3
     assert settings.loop_settings({**config, "loop": {"steps": 10**6}}).warmup == 2000
+
+
+def test_the_loops_defaults_belong_to_what_a_resumed_run_must_have():
+    settings = identity._result_settings({"loop": {"steps": 500, "save_every": 7}, "lora": {"rank": 4}, "seed": 0})
+    assert settings["loop.warmup"] == 25 and settings["loop.ema"] == 0 and settings["lora.rank"] == 4
+    assert "loop.save_every" not in settings
 
 
 @pytest.mark.parametrize(
