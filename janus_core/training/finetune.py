@@ -38,8 +38,7 @@ def finetune(config: dict, folder: Path) -> Path:
     Raises:
         CheckpointError: the checkpoint cannot be read or trained, or the VAE of a JanusFlow is not named.
         ImageError: an image or a caption is missing or cannot be read.
-        TrainingError: a loss is not finite, the folder's state is of another
-            run, or a library is missing.
+        TrainingError: a loss is not finite, the folder's state is of another run, or a library is missing.
         OutputError: the result cannot be written.
     """
     processes, settings = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")), loop_settings(config)
