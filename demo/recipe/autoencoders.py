@@ -18,10 +18,10 @@ CROP = 16  # crops of scenes start at multiples of the token size
 FLAT = 6  # standard deviation up to which a crop counts as flat, in levels of 0 to 255
 
 
-def reconstruction_loss(pixels, target):
-    """mean |x - y| + mean (x - y)^2 over pixels in [-1, 1]."""
+def reconstruction_loss(pixels, target, squared: float = 1.0):
+    """mean |x - y| + squared * mean (x - y)^2 over pixels in [-1, 1]."""
     error = pixels.float() - target.float()
-    return error.abs().mean() + error.square().mean()
+    return error.abs().mean() + squared * error.square().mean()
 
 
 def moments_loss(z, weight: float = 0.1):
@@ -113,12 +113,13 @@ class VQObjective(nn.Module):
             layer to pixels, which learn the meaning of the codes in a fraction of the time, or "joint": both networks.
             The encoder then chooses the codes from which a texture is reconstructed best, by straight-through gradients
             (arXiv 1711.00937, section 3.2); scenes keep their clusters. The cross-entropy holds it to what it chose.
+        squared: of reconstruction_loss; more of it gives a higher signal-to-noise ratio.
     """
 
-    def __init__(self, vq: VQModel, part: str, temperature: float = 0.05):
+    def __init__(self, vq: VQModel, part: str, temperature: float = 0.05, squared: float = 1.0):
         super().__init__()
         self.vq = vq
-        self.part, self.temperature = part, temperature
+        self.part, self.temperature, self.squared = part, temperature, squared
         self.classification = 0.05 if part == "joint" else 1.0  # weight of the cross-entropy
         trained = {
             "encoder": ("encoder.", "quant_conv."),
@@ -162,7 +163,7 @@ class VQObjective(nn.Module):
             x = self.to_pixels(x)
         else:
             x = vq.decoder(x)
-        return {"reconstruction": reconstruction_loss(x, pixels), **losses}
+        return {"reconstruction": reconstruction_loss(x, pixels, self.squared), **losses}
 
 
 class VAEObjective(nn.Module):

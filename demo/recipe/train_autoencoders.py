@@ -1,6 +1,7 @@
 """Training the demos' two autoencoders from their configs."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,7 +27,8 @@ def train_vq(config: dict, folder: Path) -> Path:
 
     The codebook is built first, from patches of textures and of scenes of both splits; with `both_splits` the networks
     are trained on both as well (without captions). `start` names the folder of an AR model from whose VQ the networks
-    go on. A phase's `part` is VQObjective's, its `size` that of the crops in pixels, its `textures` their share.
+    go on. A phase's `part` and `squared` are VQObjective's, its `size` is that of the crops in pixels, its `textures`
+    their share.
     """
     torch.manual_seed(config["seed"])
     params = vq_params(config)
@@ -50,8 +52,8 @@ def train_vq(config: dict, folder: Path) -> Path:
             tokens[is_texture] = patch_tokens(pixels[is_texture], centres, params.downscale)
         return {"tokens": tokens, "is_texture": is_texture}
 
-    def objective_of(part):
-        return autoencoders.VQObjective(vq, part)
+    def objective_of(part, **settings):
+        return autoencoders.VQObjective(vq, part, **settings)
 
     def reconstruct(pixels, is_texture):
         grid = [size // params.downscale for size in pixels.shape[-2:]]
@@ -80,7 +82,7 @@ def train_vae(config: dict, folder: Path) -> Path:
     def reconstruct(pixels, _):
         return vae.decode(vae.encode(pixels.to(vae.device)).latents).sample.cpu()
 
-    _phases(config, folder, lambda part: autoencoders.VAEObjective(vae, part), reconstruct)
+    _phases(config, folder, partial(autoencoders.VAEObjective, vae), reconstruct)
     path = folder / "vae.safetensors"
     save_file(taesd_tensors(vae), path)
     return path
@@ -127,13 +129,13 @@ def _phases(config, folder, objective_of, reconstruct, more_of=lambda *images: {
         phase = dict(phase)
         size, batch, part = phase.pop("size"), phase.pop("batch"), phase.pop("part", None)
         textures, seed = phase.pop("textures"), config["seed"] + number
+        objective = objective_of(part, **{key: phase.pop(key) for key in ("squared",) if key in phase})
 
         def batch_at(index, seed=seed, size=size, batch=batch, textures=textures):
             images = autoencoders.image_batch(seed, index, batch, size, both, textures)
             return {"pixels": images[0], **more_of(*images)}
 
         settings = LoopSettings(**{**config.get("loop", {}), **phase}, seed=seed)
-        objective = objective_of(part)
         train(objective, batch_at, settings, folder / f"phase_{number}", sample=lambda path: _grid(path, reconstruct))
 
 
