@@ -64,7 +64,10 @@ class TaskObjective(nn.Module):
 
 
 def train_tasks(config: dict, folder: Path) -> Path:
-    """Trains the LoRA of the toy tasks and writes it as lora.safetensors; see configs/tasks.json."""
+    """Trains the LoRA of the toy tasks and writes it as lora.safetensors; see configs/tasks.json.
+
+    `compile` is as in train_model.
+    """
     torch.manual_seed(config["seed"])
     checkpoint = read_checkpoint(config["start"])
     model = build_model(checkpoint, attention=matmul_attention, dtype=torch.float32)
@@ -72,6 +75,9 @@ def train_tasks(config: dict, folder: Path) -> Path:
     encode = partial(patch_tokens, centres=centres, size=model.params.vq.downscale)
     embedder = Embedder(model, PromptEncoder.of(checkpoint), torch.device("cpu"), torch.float32)
     add_lora(model, config["rank"], config["rank"], LAYERS)
+    if config.get("compile"):
+        for block in model.llama.layers:
+            block.compile(dynamic=True)
     tokens = (model.params.siglip.image_size // model.params.vq.downscale) ** 2
     batch_at = TaskBatches(
         embedder, encode, model.params.siglip.tokens, tokens, config["rows"], config["ratio"], config["seed"]
