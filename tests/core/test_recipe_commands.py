@@ -22,8 +22,8 @@ SMALL = {
     },
     "vae": {},
     "language": {"sizes": SIZES, "compile": False},
-    "janus_pro": {"sizes": SIZES, "scenes": 8, "compile": False},
     "janusflow": {"sizes": SIZES, "scenes": 8, "compile": False},
+    "janus_pro": {"sizes": SIZES, "scenes": 8, "compile": False},
     "tasks": {"rows": 4, "rank": 2},
 }
 
