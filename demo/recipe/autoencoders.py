@@ -120,7 +120,6 @@ class VQObjective(nn.Module):
         super().__init__()
         self.vq = vq
         self.part, self.temperature, self.squared = part, temperature, squared
-        self.classification = 0.05 if part == "joint" else 1.0  # weight of the cross-entropy
         trained = {
             "encoder": ("encoder.", "quant_conv."),
             "decoder": ("decoder.", "post_quant_conv."),
@@ -147,7 +146,7 @@ class VQObjective(nn.Module):
             if self.part == "joint":
                 texture = batch["is_texture"][:, None]
                 tokens = torch.where(texture, similarity.argmax(-1), tokens)
-            losses["tokens"] = self.classification * image_token_loss(similarity / self.temperature, tokens)
+            losses["tokens"] = self.classification_loss(similarity / self.temperature, tokens, batch["is_texture"])
         if self.part == "encoder":
             return losses
         vectors = codebook[tokens]
@@ -164,6 +163,13 @@ class VQObjective(nn.Module):
         else:
             x = vq.decoder(x)
         return {"reconstruction": reconstruction_loss(x, pixels, self.squared), **losses}
+
+    def classification_loss(self, logits, tokens, is_texture):
+        """The cross-entropy; beside the reconstruction it weighs less, least for textures, which choose their codes."""
+        if self.part != "joint":
+            return image_token_loss(logits, tokens)
+        kinds = ((0.3, ~is_texture), (0.05, is_texture))
+        return sum(weight * image_token_loss(logits[rows], tokens[rows]) for weight, rows in kinds if rows.any())
 
 
 class VAEObjective(nn.Module):

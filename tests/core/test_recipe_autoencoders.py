@@ -14,6 +14,7 @@ from demo.recipe import autoencoders, bars, new_models, scene_data, scenes, text
 from demo.recipe.codebook import make_codebook, nearest, patch_tokens, to_patches
 from janus_core.networks.vq import VQModel, VQParams, latent_to_tokens, tokens_to_latent
 from janus_core.training.loop import train
+from janus_core.training.objectives import image_token_loss
 from janus_core.training.settings import LoopSettings
 from janus_core.vae import load_vae
 
@@ -110,6 +111,21 @@ def test_jointly_scenes_keep_their_clusters_and_textures_choose(codebook):
     of_tokens = tokens_to_latent(tokens, codebook["codes"], (2, 2))
     torch.testing.assert_close(seen[0], torch.nn.functional.normalize(of_tokens, dim=1))
     torch.testing.assert_close(seen[1], vq.encode(pixels))
+
+
+def test_the_weights_of_the_losses():
+    """Jointly, scenes keep more of the encoder's cross-entropy than textures; `squared` weighs the squared errors."""
+    torch.manual_seed(0)
+    logits, tokens = torch.randn(2, 4, 9), torch.randint(9, (2, 4))
+    kinds = torch.tensor([False, True])
+    scene, texture = (image_token_loss(logits[k : k + 1], tokens[k : k + 1]) for k in range(2))
+    vq = VQModel(PARAMS)
+    alone = autoencoders.VQObjective(vq, "encoder").classification_loss(logits, tokens, kinds)
+    jointly = autoencoders.VQObjective(vq, "joint").classification_loss(logits, tokens, kinds)
+    torch.testing.assert_close(alone, (scene + texture) / 2)
+    torch.testing.assert_close(jointly, 0.3 * scene + 0.05 * texture)
+    x, y = torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), 0.5)
+    assert [autoencoders.reconstruction_loss(x, y, squared).item() for squared in (1.0, 5.0)] == [0.75, 1.75]
 
 
 def test_the_vaes_losses_fall(tmp_path):
