@@ -51,8 +51,7 @@ def train_model(config: dict, folder: Path) -> Path:
     number, the rows and the data ratio of a batch, whether text alone describes held-out combinations
     (`text_held_out`), the share of prompts that say everything (`complete`), other shares of prompts and images
     (`plain`, `pairs`, `bare`, see scene_data.SceneBatches) and loop settings; it can replace the config's `time_mean`,
-    `overshoot` and `late`. A stage with `mean` starts from the mean over the ends of that many stages before it
-    (averaging over learning rate cycles, arXiv 1803.05407).
+    `overshoot` and `late`.
     """
     seed, family = config["seed"], config["family"]
     torch.manual_seed(seed)
@@ -98,11 +97,8 @@ def train_model(config: dict, folder: Path) -> Path:
         images = [pipe(prompt, seed=k)[0] for k, prompt in enumerate(SAMPLE_PROMPTS)]
         image_grid(images, 4).save(path, format="PNG")
 
-    ends = []
     for number, stage in enumerate(config["stages"]):
         stage = dict(stage)
-        if "mean" in stage:
-            model.load_state_dict(mean_weights(ends[-stage.pop("mean") :]))
         for setting in PER_STAGE:
             if setting in config:
                 setattr(objective, setting, stage.pop(setting, config[setting]))
@@ -130,15 +126,9 @@ def train_model(config: dict, folder: Path) -> Path:
         )
         settings = LoopSettings(**{**config.get("loop", {}), **stage}, seed=seed + number)
         train(objective, batch_at, settings, folder / f"stage_{number}", sample=sample if encode else None)
-        ends.append({name: weight.clone() for name, weight in model.state_dict().items()})
     if processes.is_main_process:
         save_model(model, checkpoint, vq, folder / "checkpoint")
     return folder / "checkpoint"
-
-
-def mean_weights(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The mean of several states of one model."""
-    return {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
 
 
 def run_tokenizer(folder: Path) -> Tokenizer:

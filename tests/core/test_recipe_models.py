@@ -67,8 +67,8 @@ def test_fixed_image_tokens_are_distinct_and_not_trained(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(before, new_models.image_token_weights(model)))
 
 
-def test_a_stage_with_mean_starts_from_the_mean_of_those_before_it(tmp_path, monkeypatch):
-    """Every stage adds one to each weight, beginning with 0: the last starts from the mean of 2 and 3."""
+def test_a_stage_starts_where_the_one_before_it_ends(tmp_path, monkeypatch):
+    """Every stage adds one to each weight, beginning with 0."""
     starts = []
 
     def add_one(objective, batch_at, settings, folder, sample):
@@ -77,12 +77,12 @@ def test_a_stage_with_mean_starts_from_the_mean_of_those_before_it(tmp_path, mon
             p.data.add_(1)
 
     stage = {"stage": 3, "rows": 4, "steps": 1}
-    model, config = tiny_recipe(monkeypatch, "janus", add_one, stages=[stage, stage, stage, stage | {"mean": 2}])
+    model, config = tiny_recipe(monkeypatch, "janus", add_one, stages=[stage, stage, stage])
     for p in model.parameters():
         p.data.zero_()
     train_models.train_model(config, tmp_path)
-    assert starts == [0, 1, 2, 2.5]
-    assert next(model.parameters()).flatten()[0] == 3.5, "the last stage's end is what is written"
+    assert starts == [0, 1, 2]
+    assert next(model.parameters()).flatten()[0] == 3, "the last stage's end is what is written"
 
 
 def test_a_stage_of_the_flow_has_its_own_times_and_overshoot(tmp_path, monkeypatch):
@@ -121,11 +121,6 @@ def test_without_an_autoencoder_a_model_learns_from_text_alone(tmp_path, monkeyp
     del config["autoencoder"]
     train_models.train_model(config, tmp_path)
     assert set(batches[0]) == {"text_ids", "text_labels", "text_learnt"}
-
-
-def test_the_mean_of_weights():
-    mean = train_models.mean_weights([{"a": torch.tensor([1.0, 2.0])}, {"a": torch.tensor([3.0, 6.0])}])
-    assert mean["a"].tolist() == [2.0, 4.0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
