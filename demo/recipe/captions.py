@@ -30,6 +30,17 @@ JUNK = (
     "artifacts",
 )
 
+SAMPLE_PROMPTS = (
+    "a red circle on a blue background",
+    "a large green triangle on a white background",
+    "a small yellow cross on a black background",
+    "a purple square on an orange background",
+    "a white circle left of a black square on a red background",
+    "a green cross above a yellow circle on a purple background",
+    "a small blue triangle right of a large orange cross on a white background",
+    "a red triangle on a green background",
+)
+
 
 @dataclass(frozen=True)
 class Caption:

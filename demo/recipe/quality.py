@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 
 import janus_core
+from janus_core.training.validation import image_grid
 
 from . import bars, judge, questions, scenes, task_bars
-from .captions import plain_caption
+from .captions import SAMPLE_PROMPTS, plain_caption
 
 DEMO = Path(__file__).resolve().parents[1]
 AR, FLOW, VAE = DEMO / "janus-pro-demo", DEMO / "janusflow-demo", DEMO / "vae" / "janusflow-demo-vae.safetensors"
@@ -125,12 +126,17 @@ def main(argv=None) -> int:
     parser.add_argument("--vae", type=Path, default=VAE)
     parser.add_argument("--tasks", type=Path, default=TASKS, help="the LoRA of the toy tasks")
     parser.add_argument("--images", type=Path, help="folder to save the images of the plain prompts in")
+    parser.add_argument("--samples", type=Path, help="image file: a row of samples of each model")
     args = parser.parse_args(argv)
     torch.set_grad_enabled(False)
     load = {"device": "cpu", "dtype": torch.float32}
     files = {"AR": {"path": args.ar}, "flow": {"path": args.flow, "vae": args.vae}}
     pipes = {name: janus_core.load(**files[name], **load) for name in args.models}
     ar, flow = pipes.get("AR"), pipes.get("flow")
+
+    if args.samples:
+        rows = [bars.generate(pipe, SAMPLE_PROMPTS) for pipe in pipes.values()]
+        image_grid([image for row in rows for image in row], len(SAMPLE_PROMPTS)).save(args.samples)
 
     def each(measure, *settings):
         return [one for name, pipe in pipes.items() for one in measure(name, pipe, *settings)]

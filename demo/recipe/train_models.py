@@ -29,16 +29,6 @@ from .tokenizer import build_tokenizer
 from .train_autoencoders import load_vq
 
 PER_STAGE = ("time_mean", "overshoot")  # settings of the flow's objective that a stage can replace
-SAMPLE_PROMPTS = (
-    "a red circle on a blue background",
-    "a large green triangle on a white background",
-    "a small yellow cross on a black background",
-    "a purple square on an orange background",
-    "a white circle left of a black square on a red background",
-    "a green cross above a yellow circle on a purple background",
-    "a small blue triangle right of a large orange cross on a white background",
-    "a red triangle on a green background",
-)
 
 
 def train_model(config: dict, folder: Path) -> Path:
@@ -94,7 +84,7 @@ def train_model(config: dict, folder: Path) -> Path:
     @torch.compiler.set_stance("force_eager")
     def sample(path):
         pipe = pipeline_of(model, prompts, vae if vq is None else vq)  # where the model is by now
-        images = [pipe(prompt, seed=k)[0] for k, prompt in enumerate(SAMPLE_PROMPTS)]
+        images = [pipe(prompt, seed=k)[0] for k, prompt in enumerate(captions.SAMPLE_PROMPTS)]
         image_grid(images, 4).save(path, format="PNG")
 
     for number, stage in enumerate(config["stages"]):
