@@ -18,10 +18,16 @@ CROP = 16  # crops of scenes start at multiples of the token size
 FLAT = 6  # standard deviation up to which a crop counts as flat, in levels of 0 to 255
 
 
-def reconstruction_loss(pixels, target, squared: float = 1.0):
-    """mean |x - y| + squared * mean (x - y)^2 over pixels in [-1, 1]."""
-    error = pixels.float() - target.float()
-    return error.abs().mean() + squared * error.square().mean()
+def reconstruction_loss(pixels, target, squared: float = 1.0, focus: float = 0.0):
+    """mean |x - y| + squared * mean (x - y)^2 over pixels [B, 3, H, W] in [-1, 1].
+
+    A token's pixels weigh 1 + focus where the target is not flat.
+    """
+    error = (pixels.float() - target.float()).abs()
+    height = F.max_pool2d(target.float(), CROP) + F.max_pool2d(-target.float(), CROP)
+    weight = 1 + focus * (height.amax(1, keepdim=True) > 2 * FLAT / 127.5)
+    weight = weight.repeat_interleave(CROP, 2).repeat_interleave(CROP, 3) / weight.float().mean()
+    return (weight * (error + squared * error.square())).mean()
 
 
 def moments_loss(z, weight: float = 0.1):
@@ -113,13 +119,14 @@ class VQObjective(nn.Module):
             layer to pixels, which learn the meaning of the codes in a fraction of the time, or "joint": both networks.
             The encoder then chooses the codes from which a texture is reconstructed best, by straight-through gradients
             (arXiv 1711.00937, section 3.2); scenes keep their clusters. The cross-entropy holds it to what it chose.
-        squared: of reconstruction_loss; more of it gives a higher signal-to-noise ratio.
+        squared, focus: of reconstruction_loss; more squared gives a higher signal-to-noise ratio, more focus sharper
+            shapes.
     """
 
-    def __init__(self, vq: VQModel, part: str, temperature: float = 0.05, squared: float = 1.0):
+    def __init__(self, vq: VQModel, part: str, temperature: float = 0.05, squared: float = 1.0, focus: float = 0.0):
         super().__init__()
         self.vq = vq
-        self.part, self.temperature, self.squared = part, temperature, squared
+        self.part, self.temperature, self.squared, self.focus = part, temperature, squared, focus
         trained = {
             "encoder": ("encoder.", "quant_conv."),
             "decoder": ("decoder.", "post_quant_conv."),
@@ -162,7 +169,7 @@ class VQObjective(nn.Module):
             x = self.to_pixels(x)
         else:
             x = vq.decoder(x)
-        return {"reconstruction": reconstruction_loss(x, pixels, self.squared), **losses}
+        return {"reconstruction": reconstruction_loss(x, pixels, self.squared, self.focus), **losses}
 
     def classification_loss(self, logits, tokens, is_texture):
         """The cross-entropy; beside the reconstruction it weighs less, least for textures, which choose their codes."""

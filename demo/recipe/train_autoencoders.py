@@ -27,8 +27,8 @@ def train_vq(config: dict, folder: Path) -> Path:
 
     The codebook is built first, from patches of textures and of scenes of both splits; with `both_splits` the networks
     are trained on both as well (without captions). `start` names the folder of an AR model from whose VQ the networks
-    go on. A phase's `part` and `squared` are VQObjective's, its `size` is that of the crops in pixels, its `textures`
-    their share.
+    go on. A phase's `part`, `squared` and `focus` are VQObjective's, its `size` is that of the crops in pixels, its
+    `textures` their share.
     """
     torch.manual_seed(config["seed"])
     params = vq_params(config)
@@ -129,7 +129,7 @@ def _phases(config, folder, objective_of, reconstruct, more_of=lambda *images: {
         phase = dict(phase)
         size, batch, part = phase.pop("size"), phase.pop("batch"), phase.pop("part", None)
         textures, seed = phase.pop("textures"), config["seed"] + number
-        objective = objective_of(part, **{key: phase.pop(key) for key in ("squared",) if key in phase})
+        objective = objective_of(part, **{key: phase.pop(key) for key in ("squared", "focus") if key in phase})
 
         def batch_at(index, seed=seed, size=size, batch=batch, textures=textures):
             images = autoencoders.image_batch(seed, index, batch, size, both, textures)

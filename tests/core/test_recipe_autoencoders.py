@@ -114,7 +114,7 @@ def test_jointly_scenes_keep_their_clusters_and_textures_choose(codebook):
 
 
 def test_the_weights_of_the_losses():
-    """Jointly, scenes keep more of the encoder's cross-entropy than textures; `squared` weighs the squared errors."""
+    """Jointly, scenes keep more of the encoder's cross-entropy than textures."""
     torch.manual_seed(0)
     logits, tokens = torch.randn(2, 4, 9), torch.randint(9, (2, 4))
     kinds = torch.tensor([False, True])
@@ -124,8 +124,18 @@ def test_the_weights_of_the_losses():
     jointly = autoencoders.VQObjective(vq, "joint").classification_loss(logits, tokens, kinds)
     torch.testing.assert_close(alone, (scene + texture) / 2)
     torch.testing.assert_close(jointly, 0.3 * scene + 0.05 * texture)
-    x, y = torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), 0.5)
-    assert [autoencoders.reconstruction_loss(x, y, squared).item() for squared in (1.0, 5.0)] == [0.75, 1.75]
+
+
+def test_the_reconstruction_loss():
+    """`squared` weighs the squared errors, `focus` the tokens that are not flat."""
+    flat, edge = torch.full((1, 3, 16, 16), 0.5), torch.full((1, 3, 16, 16), 0.5)
+    edge[..., 8:] = -0.5
+    loss = autoencoders.reconstruction_loss
+    zeros = torch.zeros(1, 3, 16, 32)
+    assert [loss(zeros[..., :16], flat, squared).item() for squared in (1.0, 5.0)] == [0.75, 1.75]
+    both, right = torch.cat((flat, edge), dim=3), torch.cat((flat, torch.zeros_like(edge)), dim=3)
+    assert loss(right, both).item() == pytest.approx(0.75 / 2)
+    assert loss(right, both, focus=3.0).item() == pytest.approx(0.75 * 4 / 5)
 
 
 def test_the_vaes_losses_fall(tmp_path):
