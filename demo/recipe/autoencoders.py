@@ -24,10 +24,13 @@ def reconstruction_loss(pixels, target, squared: float = 1.0, focus: float = 0.0
     A token's pixels weigh 1 + focus where the target is not flat.
     """
     error = (pixels.float() - target.float()).abs()
+    error = error + squared * error.square()
+    if not focus:
+        return error.mean()
     height = F.max_pool2d(target.float(), CROP) + F.max_pool2d(-target.float(), CROP)
     weight = 1 + focus * (height.amax(1, keepdim=True) > 2 * FLAT / 127.5)
-    weight = weight.repeat_interleave(CROP, 2).repeat_interleave(CROP, 3) / weight.float().mean()
-    return (weight * (error + squared * error.square())).mean()
+    weight = (weight / weight.mean()).repeat_interleave(CROP, 2).repeat_interleave(CROP, 3)
+    return (weight * error).mean()
 
 
 def moments_loss(z, weight: float = 0.1):
