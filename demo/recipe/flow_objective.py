@@ -6,7 +6,7 @@ from janus_core.training import objectives
 from janus_core.training.unified import JanusFlowObjective
 
 LATE = 0.65  # from this time on the latents, and no longer the prompt, say what the image shows
-AHEAD = 0.2  # where guidance has led farthest: 0.1, measured at w = 2 with latents as wide as the noise, by their width
+AHEAD = 0.2  # the time at which guidance has led farthest; 0.1, measured at w = 2, if latents are as wide as the noise
 
 
 class DemoFlowObjective(JanusFlowObjective):

@@ -56,6 +56,12 @@ def matmul_attention(q, k, v, mask=None, transformer_options=None):
     return scores.softmax(-1).to(v.dtype) @ v
 
 
+def compile_blocks(model):
+    """Compiles the language model's blocks in place, for batches of any length."""
+    for block in model.llama.layers:
+        block.compile(dynamic=True)
+
+
 @torch.no_grad()
 def _initialise(model):
     """PyTorch's own initialisation, with small embeddings, residual branches scaled by 1 / sqrt(2 layers) and a first

@@ -68,8 +68,7 @@ def train_model(config: dict, folder: Path) -> Path:
         new_models.tower_of(model).load_state_dict(read_tensors(Path(config["encoder"])))
     checkpoint = new_models.new_checkpoint(model, tokenizer, folder, vq)
     if config.get("compile"):
-        for block in model.llama.layers:
-            block.compile(dynamic=True)
+        new_models.compile_blocks(model)
     checkpoint.config[TRAINED_WITH] = {key: config[key] for key in OBJECTIVE if key in config}  # for fine-tuning
     prompts = PromptEncoder.of(checkpoint)
     if family == JanusFlow.family:

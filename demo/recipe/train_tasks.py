@@ -18,8 +18,8 @@ from janus_core.training.lora import add_lora
 from janus_core.training.settings import LAYERS, LoopSettings
 from janus_core.training.unified import IGNORED
 
+from . import new_models
 from .codebook import patch_tokens
-from .new_models import matmul_attention
 from .task_data import SEEN, TARGET, TaskBatches
 
 
@@ -70,14 +70,13 @@ def train_tasks(config: dict, folder: Path) -> Path:
     """
     torch.manual_seed(config["seed"])
     checkpoint = read_checkpoint(config["start"])
-    model = build_model(checkpoint, attention=matmul_attention, dtype=torch.float32)
+    model = build_model(checkpoint, attention=new_models.matmul_attention, dtype=torch.float32)
     centres = read_tensors(Path(config["autoencoder"]) / "codebook.safetensors")["scenes"]
     encode = partial(patch_tokens, centres=centres, size=model.params.vq.downscale)
     embedder = Embedder(model, PromptEncoder.of(checkpoint), torch.device("cpu"), torch.float32)
     add_lora(model, config["rank"], config["rank"], LAYERS)
     if config.get("compile"):
-        for block in model.llama.layers:
-            block.compile(dynamic=True)
+        new_models.compile_blocks(model)
     tokens = (model.params.siglip.image_size // model.params.vq.downscale) ** 2
     batch_at = TaskBatches(
         embedder, encode, model.params.siglip.tokens, tokens, config["rows"], config["ratio"], config["seed"]
