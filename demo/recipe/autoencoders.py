@@ -14,7 +14,7 @@ from .codebook import to_pixels
 from .scenes import SIZE, Scene, random_scene, render_array
 from .textures import KINDS, texture
 
-CROP = 16  # crops of scenes start at multiples of the token size
+TOKEN = 16  # width of a token, in pixels; crops of scenes start at multiples of it
 FLAT = 6  # standard deviation up to which a crop counts as flat, in levels of 0 to 255
 
 
@@ -27,9 +27,9 @@ def reconstruction_loss(pixels, target, squared: float = 1.0, focus: float = 0.0
     error = error + squared * error.square()
     if not focus:
         return error.mean()
-    height = F.max_pool2d(target.float(), CROP) + F.max_pool2d(-target.float(), CROP)
+    height = F.max_pool2d(target.float(), TOKEN) + F.max_pool2d(-target.float(), TOKEN)
     weight = 1 + focus * (height.amax(1, keepdim=True) > 2 * FLAT / 127.5)
-    weight = (weight / weight.mean()).repeat_interleave(CROP, 2).repeat_interleave(CROP, 3)
+    weight = (weight / weight.mean()).repeat_interleave(TOKEN, 2).repeat_interleave(TOKEN, 3)
     return (weight * error).mean()
 
 
@@ -65,7 +65,7 @@ def scene_crop(scene: Scene, rng: random.Random, size: int) -> np.ndarray:
     explode on flat images."""
     chosen = rng.choice(scene.objects)
     left, top = (
-        min(max((centre - size // 2) // CROP * CROP + rng.choice((-CROP, 0, CROP)), 0), SIZE - size)
+        min(max((centre - size // 2) // TOKEN * TOKEN + rng.choice((-TOKEN, 0, TOKEN)), 0), SIZE - size)
         for centre in (chosen.x, chosen.y)
     )
     return render_array(scene)[top : top + size, left : left + size]
@@ -111,17 +111,18 @@ def initialise_vq(vq: VQModel, pixels, start: dict[str, torch.Tensor] | None = N
 
 
 class VQObjective(nn.Module):
-    """The VQ tokenizer around a fixed codebook of patch clusters (see codebook.py).
+    """The VQ tokenizer around a fixed codebook of patches (see codebook.py).
 
-    The encoder learns to classify each patch's cluster: cross-entropy over the codes, by cosine similarity. The decoder
-    learns to reconstruct the image from the clusters' codes; details that a code lacks come from its neighbours.
-    A batch is {"pixels": [B, 3, H, W], "tokens": int64 [B, N], the clusters of its patches, "is_texture": bool [B]}.
+    The encoder learns to classify each patch by the nearest of the codebook's: cross-entropy over the codes, by cosine
+    similarity. The decoder learns to reconstruct the image from the codes; details that a code lacks come from its
+    neighbours. A batch is {"pixels": [B, 3, H, W], "tokens": int64 [B, N], the codes of its patches, "is_texture":
+    bool [B]}.
 
     Args:
         part: the trained part: "encoder", "decoder", "coarse": the decoder's two lowest levels with a temporary linear
             layer to pixels, which learn the meaning of the codes in a fraction of the time, or "joint": both networks.
             The encoder then chooses the codes from which a texture is reconstructed best, by straight-through gradients
-            (arXiv 1711.00937, section 3.2); scenes keep their clusters. The cross-entropy holds it to what it chose.
+            (arXiv 1711.00937, section 3.2); scenes keep their patches' codes. The cross-entropy holds it to its choice.
         squared, focus: of reconstruction_loss; more squared gives a higher signal-to-noise ratio, more focus sharper
             shapes.
     """

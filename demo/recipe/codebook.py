@@ -1,4 +1,4 @@
-"""The VQ tokenizer's codebook: clusters of image patches, and a code for each.
+"""The VQ tokenizer's codebook: the patches of scenes, clusters of those of textures, and a code for each.
 
 Clusters are computed in whole numbers, which float32 holds exactly, so that they do not depend on the machine or on its
 number of threads. Codes are computed in float64 without random numbers and rounded at the end.
@@ -15,7 +15,7 @@ from .textures import KINDS, texture
 
 LEVELS = 64  # of a pixel's channel in a patch; a product of two patches of 16 x 16 pixels stays below 2^24
 CHUNK = 4096
-COVERED = 0.004  # mean squared error, of the range of pixels, up to which scene clusters are enough for a texture
+COVERED = 0.004  # mean squared error, of the range of pixels, up to which a patch of scenes is enough for a texture
 
 
 def to_patches(pixels: torch.Tensor, size: int) -> torch.Tensor:
@@ -35,7 +35,7 @@ def nearest(patches: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def patch_tokens(pixels: torch.Tensor, centres: torch.Tensor, size: int) -> torch.Tensor:
-    """The nearest cluster of every patch of images [B, 3, H, W], int64 [B, N]."""
+    """The nearest of the codebook's patches to every patch of images [B, 3, H, W], int64 [B, N]."""
     return nearest(to_patches(pixels, size), centres.float()).view(len(pixels), -1)
 
 
@@ -57,37 +57,21 @@ def patch_clusters(patches: torch.Tensor, counts: torch.Tensor, first: torch.Ten
     return centres
 
 
-@torch.no_grad()
-def farthest_first(patches: torch.Tensor, count: int) -> torch.Tensor:
-    """`count` of the patches [n, D], each the one farthest from those before it."""
-    norms = patches.square().sum(1)
-    distance = torch.full((len(patches),), torch.inf)
-    chosen = [0]
-    while len(chosen) < count:
-        one = patches[chosen[-1]]
-        distance = torch.minimum(distance, norms - 2 * patches @ one + norms[chosen[-1]])
-        chosen.append(int(distance.argmax()))
-    return patches[chosen]
-
-
 def make_codebook(size: int, dim: int, config: dict) -> dict[str, torch.Tensor]:
-    """Clusters of the patches of scenes and of textures, and their codes. Each flat patch of scenes is a cluster.
+    """The patches that scenes have, clusters of the patches of textures, and a code for each.
 
     Args:
         size: width of a patch, in pixels.
         dim: of the codes.
-        config: seed; scenes and textures, how many images of each (textures of each kind); scene_codes and
-            texture_codes, how many clusters; rounds of k-means.
+        config: seed; scenes and textures, from how many images of each (textures of each kind); texture_codes, how many
+            clusters; rounds of k-means.
 
     Returns:
-        {"scenes", "textures": uint8 [n, size^2 * 3], the clusters of each; "codes": [K, dim] of both, in this order}.
+        {"scenes", "textures": uint8 [n, size^2 * 3], "codes": [K, dim] of both, in this order}.
     """
     rng = random.Random(config["seed"])
-    scenes = _patches((render_array(random_scene(rng, held_out=None)) for _ in range(config["scenes"])), size)
-    scenes, counts = scenes.unique(dim=0, return_counts=True)
-    flat = (scenes.unflatten(1, (-1, 3)) == scenes[:, None, :3]).all(2).all(1)
-    first = farthest_first(scenes[~flat], config["scene_codes"] - int(flat.sum()))
-    centres = torch.cat((scenes[flat], patch_clusters(scenes[~flat], counts[~flat], first, config["rounds"])))
+    scenes = (render_array(random_scene(rng, held_out=None)) for _ in range(config["scenes"]))
+    centres = _patches(scenes, size).unique(dim=0)
     textures = centres[:0]
     if config["texture_codes"]:
         images = (texture(KINDS[k % len(KINDS)], rng) for k in range(len(KINDS) * config["textures"]))
@@ -111,7 +95,7 @@ def to_pixels(images: np.ndarray) -> torch.Tensor:
 
 
 def patch_codes(centres: torch.Tensor, dim: int, steps: int = 60, width: float = 0.1) -> torch.Tensor:
-    """Codebook vectors of patch clusters: unit vectors [K, dim], similar for similar patches.
+    """Codebook vectors of patches: unit vectors [K, dim], similar for similar patches.
 
     The first principal components, each divided by the square root of its standard deviation, and a constant, which
     preserves the length of the others; then pushed apart by a Gaussian repulsion, so that codes remain distinct in

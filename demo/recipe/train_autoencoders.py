@@ -17,6 +17,7 @@ from janus_core.training.validation import image_grid
 from janus_core.vae import SDXL_SCALE, load_vae
 
 from . import autoencoders
+from .autoencoders import TOKEN
 from .codebook import make_codebook, patch_tokens
 
 LATENT_WIDTH = 0.4  # standard deviation of the flow model's latents, see demo/README.md
@@ -31,38 +32,36 @@ def train_vq(config: dict, folder: Path) -> Path:
     `textures` their share.
     """
     torch.manual_seed(config["seed"])
-    params = vq_params(config)
     path = folder / "codebook.safetensors"
     if not path.is_file():
-        codebook = make_codebook(params.downscale, params.codebook_dim, config["codebook"])
-        save_file(codebook, path)
+        save_file(make_codebook(TOKEN, config["model"]["codebook_dim"], config["codebook"]), path)
     codebook = read_tensors(path)
-    vq = VQModel(params)
+    model = {**config["model"], "codebook_size": len(codebook["codes"])}
+    vq = _new_vq(model)
     first = config["phases"][0]
     start = vq_tensors(config["start"]) if "start" in config else None
     autoencoders.initialise_vq(vq, autoencoders.image_batch(config["seed"], 0, 64, first["size"])[0], start)
     vq.quantize.embedding.weight.data.copy_(codebook["codes"])
 
-    centres = torch.cat((codebook["scenes"], codebook["textures"]))
+    patches = torch.cat((codebook["scenes"], codebook["textures"]))
 
     def tokens_of(pixels, is_texture):
-        """Of scenes among the clusters of scenes, of textures among all."""
-        tokens = patch_tokens(pixels, codebook["scenes"], params.downscale)
+        """Of scenes among the patches of scenes, of textures among all."""
+        tokens = patch_tokens(pixels, codebook["scenes"], TOKEN)
         if is_texture.any():
-            tokens[is_texture] = patch_tokens(pixels[is_texture], centres, params.downscale)
+            tokens[is_texture] = patch_tokens(pixels[is_texture], patches, TOKEN)
         return {"tokens": tokens, "is_texture": is_texture}
 
     def objective_of(part, **settings):
         return autoencoders.VQObjective(vq, part, **settings)
 
     def reconstruct(pixels, is_texture):
-        grid = [size // params.downscale for size in pixels.shape[-2:]]
+        grid = [size // TOKEN for size in pixels.shape[-2:]]
         latent = tokens_to_latent(tokens_of(pixels, is_texture)["tokens"], codebook["codes"], grid)
         return vq.decode(latent.to(vq.post_quant_conv.weight.device)).cpu()
 
     _phases(config, folder, objective_of, reconstruct, tokens_of)
     weights = {name: weight.contiguous() for name, weight in vq.state_dict().items()}
-    model = {**config["model"], "codebook_size": params.codebook_size}
     save_file(weights, folder / "vq.safetensors", metadata={"model": json.dumps(model)})
     return folder / "vq.safetensors"
 
@@ -101,12 +100,6 @@ def taesd_tensors(vae) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def vq_params(config: dict) -> VQParams:
-    """The VQ model of a config; its codebook has the codes of scenes and those of textures."""
-    codes = config["codebook"]["scene_codes"] + config["codebook"]["texture_codes"]
-    return VQParams(**{**config["model"], "channels": tuple(config["model"]["channels"])}, codebook_size=codes)
-
-
 def vq_tensors(folder: str | Path) -> dict[str, torch.Tensor]:
     """The weights of the VQ tokenizer of an AR model's folder."""
     tensors = read_checkpoint(folder).tensors
@@ -116,10 +109,13 @@ def vq_tensors(folder: str | Path) -> dict[str, torch.Tensor]:
 def load_vq(path: str | Path) -> VQModel:
     """The VQ tokenizer of a vq.safetensors, for inference."""
     path = Path(path)
-    model = json.loads(read_header(path)[0]["model"])
-    vq = VQModel(VQParams(**{**model, "channels": tuple(model["channels"])}))
+    vq = _new_vq(json.loads(read_header(path)[0]["model"]))
     vq.load_state_dict(read_tensors(path))
     return vq.eval().requires_grad_(False)
+
+
+def _new_vq(model: dict) -> VQModel:
+    return VQModel(VQParams(**{**model, "channels": tuple(model["channels"])}))
 
 
 def _phases(config, folder, objective_of, reconstruct, more_of=lambda *images: {}):

@@ -1,4 +1,4 @@
-"""The demos' autoencoders: the codebook of patch clusters, the phases of training, the VAE file with TAESD's names."""
+"""The demos' autoencoders: the codebook of patches, the phases of training, the VAE file with TAESD's names."""
 
 import dataclasses
 import math
@@ -18,8 +18,8 @@ from janus_core.training.objectives import image_token_loss
 from janus_core.training.settings import LoopSettings
 from janus_core.vae import load_vae
 
-PARAMS = VQParams(codebook_size=200, codebook_dim=8, z_channels=32, channels=(32,) * 5, res_blocks=1)
-CODEBOOK = {"seed": 0, "scenes": 40, "textures": 6, "scene_codes": 120, "texture_codes": 80, "rounds": 3}
+PARAMS = VQParams(codebook_size=490, codebook_dim=8, z_channels=32, channels=(32,) * 5, res_blocks=1)
+CODEBOOK = {"seed": 0, "scenes": 40, "textures": 6, "texture_codes": 80, "rounds": 3}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def codebook():
 
 def test_codes_remain_distinct_in_bfloat16(codebook):
     codes = torch.nn.functional.normalize(codebook["codes"].bfloat16().float(), dim=-1)
-    assert torch.equal(latent_to_tokens(codes.T[None, :, None], codes)[0], torch.arange(200))
+    assert torch.equal(latent_to_tokens(codes.T[None, :, None], codes)[0], torch.arange(PARAMS.codebook_size))
 
 
 def test_a_codebook_is_the_same_whenever_it_is_made(codebook):
@@ -91,9 +91,9 @@ def test_a_part_trains_only_its_weights_and_its_loss_falls(part, trained, codebo
     assert moved == trained
 
 
-def test_jointly_scenes_keep_their_clusters_and_textures_choose(codebook):
-    """The decoder gets a scene's clusters and a texture's own choice; the reconstruction moves the encoder of textures
-    only."""
+def test_jointly_scenes_keep_their_codes_and_textures_choose(codebook):
+    """The decoder gets the codes of a scene's patches and a texture's own choice; the reconstruction moves the encoder
+    of textures only."""
     torch.manual_seed(0)
     vq = VQModel(PARAMS)
     pixels = autoencoders.image_batch(0, 0, 4, 32)[0]

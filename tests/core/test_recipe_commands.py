@@ -18,7 +18,7 @@ SMALL = {
     "encoder": {"siglip": SIZES["siglip"], "rows": 2},
     "vq": {
         "model": {"codebook_dim": 32, "z_channels": 32, "channels": [32] * 5, "res_blocks": 1},
-        "codebook": {"seed": 1, "scenes": 30, "textures": 3, "scene_codes": 60, "texture_codes": 40, "rounds": 1},
+        "codebook": {"seed": 1, "scenes": 30, "textures": 3, "texture_codes": 40, "rounds": 1},
     },
     "vae": {},
     "language": {"sizes": SIZES, "compile": False},
