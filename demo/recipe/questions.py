@@ -18,30 +18,37 @@ PHRASINGS = {
         "What colour is the background?", "What is the background colour?", "Which colour is the background?",
         "What color does the background have?", "Background colour?", "What colour is behind the shapes?",
         "Tell me the colour of the background.", "What is the color of the background?",
+        "Can you say which colour the background has?", "Could you tell me the background colour?",
     ),
     "count": (
         "How many shapes are there?", "How many objects are in the image?", "How many shapes can you see?",
         "Count the shapes.", "What is the number of shapes?", "How many things are there?", "Number of objects?",
+        "Can you count the shapes?",
     ),
     "count of": (
         "How many {p} are there?", "How many {p} can you see?", "Count the {p}.", "Number of {p}?",
-        "How many {p} are in the image?", "What is the number of {p}?",
+        "How many {p} are in the image?", "What is the number of {p}?", "Can you count the {p}?",
     ),
     "colour of": (
         "What colour is the {s}?", "Which colour is the {s}?", "What color is the {s}?", "What colour has the {s}?",
         "Tell me the colour of the {s}.", "What is the colour of the {s}?", "The {s} is of which colour?",
-        "Colour of the {s}?", "Name the color of the {s}.",
+        "Colour of the {s}?", "Name the color of the {s}.", "Can you say which colour the {s} has?",
+        "Could you tell me the colour of the {s}?",
     ),
     "shape of": (
         "Which shape is {c}?", "What shape is {c}?", "What is {c}?", "Which object is {c}?", "Name the {c} shape.",
         "What is the {c} shape?", "What shape does the {c} object have?", "The {c} object is what shape?",
+        "Can you say which shape is {c}?", "Could you tell me the shape that is {c}?",
     ),
     "colour": ("What colour is it?", "What color is the shape?", "Which colour has the object?", "What is its colour?"),
     "shape": ("What shape is it?", "Which shape is this?", "What is its shape?", "What object is in the image?"),
-    "size": ("How big is the {s}?", "What size is the {s}?", "Which size has the {s}?", "What is the size of the {s}?"),
+    "size": (
+        "How big is the {s}?", "What size is the {s}?", "Which size has the {s}?", "What is the size of the {s}?",
+        "Can you say how big the {s} is?",
+    ),
     "where": (
         "Where is {t}?", "Where can {t} be found?", "In which place is {t}?", "What is the position of {t}?",
-        "Where do you see {t}?", "Tell me where {t} is.",
+        "Where do you see {t}?", "Tell me where {t} is.", "Could you say where {t} is?",
     ),
     "is there": (
         "Is there {a}?", "Is {a} in the image?", "Does the image have {a}?", "Do you see {a}?", "Can you see {a}?",
@@ -86,6 +93,7 @@ PHRASINGS_TEST = {
 DESCRIBE = (
     "Describe this picture.", "Describe this image.", "Describe the image.", "What is in this picture?",
     "What do you see?", "What is in this image?", "What does the image show?", "Describe what you see.", "Caption?",
+    "Can you say what this image shows?", "Could you caption this picture?", "Tell me what you see.",
 )  # fmt: skip
 DESCRIBE_TEST = ("Can you describe this image?", "Tell me what is in this picture.", "What can you see in the image?")
 
