@@ -178,3 +178,20 @@ def test_a_comparison_tells_the_objects_apart():
         assert compare(scenes.render(painted), scene).objects == (ATTRIBUTES - {"size"}, ATTRIBUTES)
         gone = compare(scenes.render(replace(scene, objects=(b,), relation=None)), scene)
         assert not gone.count and gone.objects == (None, ATTRIBUTES)
+
+
+def test_stored_codes_are_those_of_the_same_scenes_and_the_same_autoencoder(tmp_path):
+    calls = []
+
+    def encode(pixels, scale=1):
+        calls.append(len(pixels))
+        return (pixels.mean(dim=(2, 3)) * 1000).long() * scale
+
+    one, other = (scene_data.scene_list(seed, 5) for seed in (1, 2))
+    path = tmp_path / "codes.safetensors"
+    codes = scene_data.encode_scenes(one, encode, path, chunk=2)
+    assert calls == [2, 2, 1] and len(codes) == 5
+    assert torch.equal(scene_data.encode_scenes(one, encode, path, chunk=2), codes) and calls == [2, 2, 1, 2]
+    assert not torch.equal(scene_data.encode_scenes(other, encode, path, chunk=2), codes)
+    doubled = scene_data.encode_scenes(other, lambda pixels: encode(pixels, 2), path, chunk=2)
+    assert torch.equal(doubled, 2 * scene_data.encode_scenes(other, encode, path, chunk=2))
