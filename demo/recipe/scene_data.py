@@ -23,7 +23,7 @@ QUESTIONS = 14  # about an image in a batch, besides its description
 
 
 EMPTY = 0.04  # share of scenes without objects
-CLOSE = 0.05  # mean difference of stored latents or tokens and those of the same scenes
+CLOSE = 0.05  # mean difference up to which stored latents or tokens are those of the same scenes
 
 
 def mixed_scene(rng: random.Random, held_out: bool | None = False, shared: float = 0.3, world: World = TASK) -> Scene:
